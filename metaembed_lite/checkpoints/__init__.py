@@ -1,0 +1,19 @@
+"""The checkpoints that ship with the package, found by name wherever the package is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BACKBONES = ("tiny-vlm",)  # what build() starts from
+MODELS = {"tiny": "tiny-handwriting"}  # what load() gives: name -> folder
+PREFIX = "metaembed_lite/"  # how an adapter names a shipped backbone, instead of a path
+
+
+def folder(name: str) -> Path | None:
+    """The folder of a shipped backbone or model, or None if nothing by that name ships."""
+    name = name.removeprefix(PREFIX)
+    if name in BACKBONES:
+        return Path(__file__).parent / name
+    if name in MODELS:
+        return Path(__file__).parent / MODELS[name]
+    return None

@@ -1,0 +1,216 @@
+"""Meta tokens: a few learnable tokens whose last hidden states are the multi-vector embedding.
+
+z = [content; M_q; M_c] goes through the backbone; the last hidden states at M_q (for a query) or at
+M_c (for a candidate) are the embedding, (R, D) whatever the content's length (MetaEmbed, section 3).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, Literal
+
+import torch
+from sentence_transformers.base.modules import Transformer
+from torch import Tensor
+
+from metaembed_lite import checkpoints
+
+logger = logging.getLogger(__name__)
+
+Layout = Literal["joint", "separate"]
+# Vocabulary entries that a backbone leaves untrained for its users: BERT, PaliGemma, Llama 3.
+RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>")
+
+
+class MetaTokenTransformer(Transformer):
+    """A backbone that reads meta tokens after the content and returns only their hidden states.
+
+    A query is read as [content; M_q]. A candidate is read as [content; M_q; M_c] in the ``joint``
+    layout of the paper, as [content; M_c] in the ``separate`` one, R_q tokens cheaper. (The paper
+    appends M_c to queries too; in a causal backbone M_q cannot see it, so it is left out.)
+
+    Meta tokens are vocabulary entries, in slots the backbone leaves unused where it has enough of
+    them, and are never truncated: content gives way. Rows are laid out anew as content, meta
+    tokens, padding, so that the tokenizer's padding side does not matter.
+
+    Args:
+        model_name_or_path: a hub id, a folder, or a shipped backbone ("tiny-vlm").
+        r_q: query meta tokens R_q. Assign a smaller number to encode queries with fewer.
+        r_c: candidate meta tokens R_c, likewise.
+        layout: "joint" or "separate".
+        **kwargs: those of sentence-transformers' ``Transformer``.
+
+    Raises:
+        ValueError: on an unknown layout or counts below one.
+    """
+
+    config_keys = [*Transformer.config_keys, "r_q", "r_c", "layout"]
+    forward_kwargs = {"task"}
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        *,
+        r_q: int = 16,
+        r_c: int = 64,
+        layout: Layout = "joint",
+        **kwargs: Any,
+    ) -> None:
+        if layout not in ("joint", "separate"):
+            raise ValueError(f"layout {layout!r}: choose 'joint' (the paper's) or 'separate'")
+        if r_q < 1 or r_c < 1:
+            raise ValueError(f"r_q={r_q}, r_c={r_c}: a model needs at least one meta token a side")
+        super().__init__(str(checkpoints.folder(model_name_or_path) or model_name_or_path), **kwargs)
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{model_name_or_path!r} has no tokenizer; meta tokens are vocabulary entries, so "
+                "choose a text encoder or a vision-language model"
+            )
+        self.r_q, self.r_c, self.layout = r_q, r_c, layout
+        ids = claim_vocabulary(self.tokenizer, self.model, r_q, r_c)
+        self.meta_ids = {"query": ids[:r_q], "document": ids[r_q:]}
+
+    def appended_ids(self, task: str | None) -> list[int]:
+        """The meta tokens that follow the content for a task, "query" or "document"."""
+        query = self.meta_ids["query"][: self.r_q]
+        if task == "query":
+            return query
+        document = self.meta_ids["document"][: self.r_c]
+        return [*query, *document] if self.layout == "joint" else document
+
+    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Features of the inputs with the task's meta tokens appended to each row."""
+        appended = self.appended_ids(kwargs.get("task"))
+        limit = self._content_limit(kwargs.get("task"), kwargs.get("max_length"), len(appended))
+        if limit is not None:
+            kwargs["max_length"] = limit
+        features = super().preprocess(inputs, prompt=prompt, **kwargs)
+        if not features:
+            return features
+        if limit is not None:
+            full = int((features["attention_mask"].sum(dim=1) >= limit).sum())
+            if full:
+                logger.warning(
+                    "%d of %d inputs reach %d tokens, all that leaves room for the %d meta tokens: "
+                    "content beyond that is cut. Shorten the input or raise max_seq_length.",
+                    full, len(features["attention_mask"]), limit, len(appended),
+                )  # fmt: skip
+        return append_tokens(features, appended)
+
+    def _content_limit(self, task: str | None, max_length: int | None, reserve: int) -> int | None:
+        """The most content tokens that leave room for ``reserve`` meta tokens; None if unlimited."""
+        own = self.query_length if task == "query" else self.document_length
+        asked = max_length if max_length is not None else own
+        room = self.max_seq_length
+        if room is None or room > 10**9:  # tokenizers without a limit say 10**30
+            return asked
+        if room - reserve < 1:
+            raise ValueError(
+                f"max_seq_length {room} leaves no room for content beside {reserve} meta tokens; "
+                "raise it, or build with fewer meta tokens"
+            )
+        return min(room - reserve, asked) if asked is not None else room - reserve
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Adds ``token_embeddings`` (B, R, H) and a mask (B, R) of ones: R_q or R_c by task."""
+        task = kwargs.get("task") or features.get("task")
+        r = self.r_q if task == "query" else self.r_c
+        lengths = features["attention_mask"].sum(dim=1)
+        features = super().forward(features)
+        hidden = features["token_embeddings"]
+        where = (lengths[:, None] - r + torch.arange(r, device=hidden.device))[..., None]
+        features["token_embeddings"] = hidden.gather(1, where.expand(-1, -1, hidden.shape[2]))
+        features["attention_mask"] = torch.ones(hidden.shape[0], r, dtype=torch.long, device=hidden.device)
+        features["input_ids"] = features["input_ids"].gather(1, where[..., 0])
+        return features
+
+    def _should_flatten_inputs(self, *args: Any, **kwargs: Any) -> bool:
+        return False  # meta tokens are appended to padded rows
+
+    def _load_config(self, model_name_or_path: str, backend: str, config_kwargs: dict) -> Any:
+        base = adapter_base(model_name_or_path)
+        if base is None:
+            return super()._load_config(model_name_or_path, backend, config_kwargs)
+        config, _ = super()._load_config(str(checkpoints.folder(base) or base), backend, config_kwargs)
+        return config, True
+
+    def _load_model(
+        self, model_name_or_path: str, transformer_task: Any, config: Any, backend: str,
+        is_peft_model: bool, **model_kwargs: Any,
+    ) -> Any:  # fmt: skip
+        base = adapter_base(model_name_or_path) or model_name_or_path
+        shipped = checkpoints.folder(base)
+        model = super()._load_model(
+            str(shipped or base), transformer_task, config, backend, False, **model_kwargs
+        )
+        if is_peft_model:
+            model.load_adapter(model_name_or_path)
+        name = next((n for n in checkpoints.BACKBONES if checkpoints.folder(n) == shipped), None)
+        if name:  # what a saved adapter calls its base: a name holds on other machines, a path not
+            model.name_or_path = checkpoints.PREFIX + name
+        return model
+
+
+def adapter_base(model_name_or_path: str) -> str | None:
+    """The backbone that the PEFT adapter in a local folder was trained on; None if there is none."""
+    import json
+    from pathlib import Path
+
+    file = Path(model_name_or_path) / "adapter_config.json"
+    return json.loads(file.read_text())["base_model_name_or_path"] if file.is_file() else None
+
+
+def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int]:
+    """Ids of R_q + R_c vocabulary entries for meta tokens: query first, then candidate.
+
+    In order of preference: the entries claimed before (a saved model), entries that the backbone
+    reserves ([unusedN], <unusedN>, <|reserved_special_token_N|>), embedding rows beyond the
+    tokenizer's vocabulary (Qwen2.5-VL pads it), and, last, new rows.
+    """
+    vocabulary = tokenizer.get_vocab()
+    names = [f"<|meta_q_{i}|>" for i in range(r_q)] + [f"<|meta_c_{i}|>" for i in range(r_c)]
+    if all(name in vocabulary for name in names):
+        return [vocabulary[name] for name in names]
+    reserved = sorted(i for token, i in vocabulary.items() if RESERVED.fullmatch(token))
+    if len(reserved) >= len(names):
+        return reserved[: len(names)]
+    tokenizer.add_tokens(names, special_tokens=True)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return list(tokenizer.convert_tokens_to_ids(names))
+
+
+def append_tokens(features: dict[str, Any], ids: list[int]) -> dict[str, Any]:
+    """Each row of a padded batch as [content; ids; padding], in every tensor along the sequence.
+
+    Appended positions are attended to, and are text: 0 in ``token_type_ids`` and
+    ``mm_token_type_ids``. In masks with more axes, such as Mllama's ``cross_attention_mask``
+    (B, T, images, tiles), they see what the last content token sees.
+    """
+    mask = features["attention_mask"].bool()
+    batch, width = mask.shape
+    lengths = mask.sum(dim=1, keepdim=True)
+    content_first = torch.argsort(~mask, dim=1, stable=True)
+    where = lengths + torch.arange(len(ids))  # (B, n): the appended positions
+    for key, value in list(features.items()):
+        if not isinstance(value, Tensor) or value.shape[:2] != mask.shape:
+            continue
+        tail = value.shape[2:]
+        index = content_first.view(batch, width, *[1] * len(tail)).expand(-1, -1, *tail)
+        rows = value.gather(1, index)
+        if key == "input_ids":
+            new = torch.tensor(ids, dtype=value.dtype).expand(batch, -1)
+        elif key == "attention_mask":
+            new = torch.ones(batch, len(ids), dtype=value.dtype)
+        elif tail:
+            new = rows[torch.arange(batch), lengths[:, 0] - 1][:, None].expand(-1, len(ids), *tail)
+        else:
+            new = torch.zeros(batch, len(ids), dtype=value.dtype)
+        grown = torch.cat([rows, torch.zeros_like(new)], dim=1)
+        if key == "input_ids":  # padding keeps its id, wherever it now stands
+            padding = value[~mask][0] if (~mask).any() else torch.zeros((), dtype=value.dtype)
+            grown[:, width:] = padding
+        spread = where.view(batch, len(ids), *[1] * len(tail)).expand(-1, -1, *tail)
+        features[key] = grown.scatter(1, spread, new.contiguous())
+    return features

@@ -1,0 +1,158 @@
+"""Matryoshka Multi-Vector Retrieval: one contrastive loss over nested budgets at once.
+
+    L = sum over g of  w_g * InfoNCE(S_g / tau),    S_g[u, v] = MaxSim of q_u and c_v at budget g
+
+(MetaEmbed, section 3.) One similarity tensor at the full budget serves every group: group g is a
+prefix slice of it, a max over the candidates' prefix, a sum over the query's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaembed_lite.budget import PAPER_BUDGETS, Budget, nested
+from metaembed_lite.scoring import at_least_float32
+
+if TYPE_CHECKING:
+    from sentence_transformers import MultiVectorEncoder
+
+
+def group_scores(queries: Tensor, candidates: Tensor, budgets: Sequence[Budget]) -> list[Tensor]:
+    """MaxSim at every budget from one similarity tensor.
+
+    Args:
+        queries: (B, R_q, D).
+        candidates: (N, R_c, D).
+        budgets: G nested budgets within (R_q, R_c).
+
+    Returns:
+        G tensors (B, N), float32, or float64 if the queries are; also under autocast, which would
+        otherwise multiply in half precision.
+    """
+    full = budgets[-1]
+    q = at_least_float32(queries[:, : full.r_q])
+    c = candidates[:, : full.r_c].to(q.dtype)
+    with torch.autocast(q.device.type, enabled=False):
+        similarities = torch.einsum("bqd,nrd->bnqr", q, c)
+    scores = []
+    best, seen = None, 0  # max over the candidate vectors of the groups so far
+    for budget in budgets:
+        if budget.r_c > seen:
+            ring = similarities[..., seen : budget.r_c].amax(dim=3)  # (B, N, R_q)
+            best = ring if best is None else torch.maximum(best, ring)
+            seen = budget.r_c
+        assert best is not None
+        scores.append(best[..., : budget.r_q].sum(dim=2))
+    return scores
+
+
+class MatryoshkaMultiVectorLoss(nn.Module):
+    """The MMR loss, for ``MultiVectorEncoderTrainer``; one budget alone is plain InfoNCE.
+
+    Inputs are columns (query, positive) or (query, positive, negative, ...). Every query is scored
+    against all positives and negatives of the batch. The loss is the plain weighted sum over
+    groups; the official code divides it by their number, which only scales the learning rate.
+
+    Args:
+        model: the ``MultiVectorEncoder`` to train; None to use ``score_loss`` alone.
+        budgets: nested (r_q, r_c); the paper's five are the default.
+        weights: w_g, one a budget; None: all 1, as in the paper.
+        temperature: tau. Scores are sums that range to r_q, so logits range to r_q / tau: at the
+            paper's 0.03 to 33 with one query vector and 533 with sixteen.
+        gather_across_devices: also score against the other processes' candidates, with gradients.
+
+    Raises:
+        ValueError: on budgets that are not nested or beyond the model's meta tokens, weights that
+            do not fit them, or a temperature that is not positive.
+    """
+
+    def __init__(
+        self,
+        model: MultiVectorEncoder | None = None,
+        budgets: Iterable[Budget | Sequence[int] | str] = PAPER_BUDGETS,
+        weights: Sequence[float] | None = None,
+        temperature: float = 0.03,
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.budgets = nested(budgets)
+        self.weights = [1.0] * len(self.budgets) if weights is None else [float(w) for w in weights]
+        if len(self.weights) != len(self.budgets) or min(self.weights) < 0 or not any(self.weights):
+            raise ValueError(
+                f"weights {self.weights}: need one a budget ({len(self.budgets)}), none negative "
+                "and not all 0"
+            )
+        if not temperature > 0:
+            raise ValueError(
+                f"temperature={temperature}: it divides the scores; use a positive number"
+            )
+        if model is not None:
+            from metaembed_lite.model import vectors
+
+            full = vectors(model)
+            self.budgets[-1].check(full.r_q, full.r_c)
+        self.temperature = temperature
+        self.gather_across_devices = gather_across_devices
+        self.group_losses: list[float] = []  # of the last batch, by budget, unweighted
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Tensor:
+        """The loss of a batch of tokenised columns, as the trainer calls it; a scalar."""
+        if self.model is None:
+            raise ValueError("this loss has no model: pass one, or call score_loss on embeddings")
+        query, *columns = [dict(features) for features in sentence_features]
+        queries = self.model(query, task="query")["token_embeddings"]
+        candidates = [self.model(c, task="document")["token_embeddings"] for c in columns]
+        return self.score_loss(queries, torch.stack(candidates, dim=1))
+
+    def score_loss(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """The loss on ready embeddings.
+
+        Args:
+            queries: (B, R_q, D), L2-normalised.
+            candidates: (B, 1 + n_neg, R_c, D), each query's positive first.
+
+        Returns:
+            Scalar: sum over g of w_g CE(S_g / tau), S_g of shape (B, B (1 + n_neg)), or that many
+            times the number of processes with ``gather_across_devices``.
+
+        Raises:
+            ValueError: on shapes that do not fit, or a budget beyond R_q or R_c.
+        """
+        if queries.ndim != 3 or candidates.ndim != 4 or len(queries) != len(candidates):
+            raise ValueError(
+                f"queries {tuple(queries.shape)}, candidates {tuple(candidates.shape)}: expected "
+                "(B, R_q, D) and (B, 1 + n_neg, R_c, D) with the same B"
+            )
+        if queries.shape[2] != candidates.shape[3]:
+            raise ValueError(
+                f"queries have {queries.shape[2]} dimensions, candidates {candidates.shape[3]}"
+            )
+        self.budgets[-1].check(queries.shape[1], candidates.shape[2])
+        per_query = candidates.shape[1]
+        positives = torch.arange(len(queries), device=queries.device) * per_query
+        if self.gather_across_devices:
+            from sentence_transformers.util.distributed import all_gather_with_grad, get_rank
+
+            candidates = all_gather_with_grad(candidates)
+            if candidates.requires_grad:  # gloo misplaces a strided gradient (pytorch#192920)
+                candidates.register_hook(Tensor.contiguous)
+            positives = positives + get_rank() * len(queries) * per_query
+        scores = group_scores(queries, candidates.flatten(0, 1), self.budgets)
+        losses = [F.cross_entropy(s / self.temperature, positives) for s in scores]
+        self.group_losses = [float(loss.detach()) for loss in losses]
+        return torch.stack([w * loss for w, loss in zip(self.weights, losses, strict=True)]).sum()
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card says of the loss."""
+        return {
+            "budgets": [str(b) for b in self.budgets],
+            "weights": self.weights,
+            "temperature": self.temperature,
+            "gather_across_devices": self.gather_across_devices,
+        }

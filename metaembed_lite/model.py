@@ -1,0 +1,214 @@
+"""build() a retriever from a backbone; load() one that was saved or that ships with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from metaembed_lite import checkpoints
+from metaembed_lite.budget import Budget
+from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer
+
+if TYPE_CHECKING:
+    from sentence_transformers import MultiVectorEncoder
+
+# What LoRA adapts, by the structure of the backbone: the language model's attention and MLP, as in
+# the paper's configuration. The vision tower and the projection into the language model stay frozen.
+DECODER_LINEARS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
+TEXT_DECODER_LINEARS = r".*layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj"
+ENCODER_LINEARS = r".*encoder\.layer\..*\.(query|key|value|dense)"
+
+
+def build(
+    backbone: str = "tiny-vlm",
+    r_q: int = 16,
+    r_c: int = 64,
+    lora_rank: int | None = 32,
+    *,
+    dim: int | None = None,
+    layout: Layout = "joint",
+    init_text: str | None = None,
+    lora_alpha: int | None = None,
+    lora_dropout: float = 0.0,
+    device: str | None = None,
+    dtype: str = "auto",
+    seed: int = 0,
+) -> MultiVectorEncoder:
+    """A backbone with fresh meta tokens, ready to train: an ordinary ``MultiVectorEncoder``.
+
+    Args:
+        backbone: "tiny-vlm", a folder, or a hub id such as "Qwen/Qwen2.5-VL-3B-Instruct".
+        r_q: query meta tokens R_q; ``encode_query`` gives (R_q, D).
+        r_c: candidate meta tokens R_c; ``encode_document`` gives (R_c, D).
+        lora_rank: rank of the LoRA matrices on the language model (paper: 32). Only they, the
+            meta tokens' rows and the projection train. None: no adapter, every weight trains.
+        dim: D, by a linear projection; None keeps the backbone's hidden size, as in the paper.
+        layout: "joint", the paper's [content; M_q; M_c] for candidates, or "separate".
+        init_text: start the meta tokens at the embeddings of this text's tokens, over and over, as
+            peft's ``prompt_tuning_init_text`` does for soft prompts. None: at draws around the
+            vocabulary's mean.
+        lora_alpha: scale of the update is lora_alpha / lora_rank; None: equal to the rank (paper).
+        lora_dropout: dropout on the LoRA path (paper: 0.1).
+        device: "cpu", "cuda", ...; None takes the best there is.
+        dtype: weights' type, "float32", "bfloat16", ...; "auto" keeps the checkpoint's.
+        seed: of the meta tokens, the LoRA matrices and the projection.
+
+    Raises:
+        ValueError: on counts below one, or a backbone whose layers LoRA does not know.
+        OSError: if the backbone is no folder, ships not, and the hub cannot be reached.
+    """
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Dense, Normalize
+
+    Budget(r_q, r_c)
+    for name, value in (("lora_rank", lora_rank), ("dim", dim)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: use a whole number from 1 up, or None")
+    torch.manual_seed(seed)
+    try:
+        transformer = MetaTokenTransformer(
+            backbone, r_q=r_q, r_c=r_c, layout=layout, model_kwargs={"dtype": dtype}
+        )
+    except OSError as error:
+        raise OSError(_unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
+    _start_meta_tokens(transformer, init_text)
+    hidden = transformer.get_embedding_dimension()
+    modules: list[nn.Module] = [transformer]
+    if dim is not None:
+        projection = Dense(
+            hidden, dim, bias=False, activation_function=None, module_input_name="token_embeddings"
+        )
+        nn.init.orthogonal_(projection.linear.weight)
+        modules.append(projection)
+    modules.append(Normalize(module_input_name="token_embeddings"))
+    model = MultiVectorEncoder(modules=modules, device=device, similarity_fn_name="maxsim")
+    if lora_rank is not None:
+        _add_lora(model, transformer, lora_rank, lora_alpha or lora_rank, lora_dropout)
+    return model
+
+
+def _start_meta_tokens(transformer: MetaTokenTransformer, text: str | None) -> None:
+    """Write the meta tokens' rows: a text's embeddings, or draws around the vocabulary's mean."""
+    weight = transformer.model.get_input_embeddings().weight
+    sides = transformer.meta_ids.values()
+    with torch.no_grad():
+        if text is None:
+            others = weight[: min(map(min, sides))].float()
+            mean, spread = others.mean(0), others.std(0)
+            starts = [mean + spread * torch.randn(len(ids), weight.shape[1]) for ids in sides]
+        else:
+            words = transformer.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if not words:
+                raise ValueError(f"init_text={text!r} has no tokens; use words, or None")
+            starts = [weight[[words[i % len(words)] for i in range(len(ids))]] for ids in sides]
+        for ids, start in zip(sides, starts, strict=True):
+            weight[ids] = start.to(weight.dtype)
+
+
+def lora_targets(model: nn.Module) -> str:
+    """The pattern of layer names that LoRA adapts in a backbone.
+
+    Raises:
+        ValueError: if the backbone has none of the layers that are known.
+    """
+    import re
+
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for pattern in (DECODER_LINEARS, TEXT_DECODER_LINEARS, ENCODER_LINEARS):
+        if any(re.fullmatch(pattern, name) for name in names):
+            return pattern
+    raise ValueError(
+        f"{type(model).__name__}: none of its {len(names)} linear layers has a known name, such as "
+        f"{names[:3]}; use lora_rank=None, or add a pattern to metaembed_lite/model.py"
+    )
+
+
+def _add_lora(
+    model: MultiVectorEncoder, transformer: MetaTokenTransformer, rank: int, alpha: int, dropout: float
+) -> None:
+    from peft import LoraConfig
+
+    backbone = transformer.model
+    embedding = next(n for n, m in backbone.named_modules() if m is backbone.get_input_embeddings())
+    ids = transformer.meta_ids["query"] + transformer.meta_ids["document"]
+    model.add_adapter(
+        LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules=lora_targets(backbone),
+            trainable_token_indices={embedding: ids},
+        )
+    )
+
+
+def load(name_or_path: str | Path, device: str | None = None) -> MultiVectorEncoder:
+    """A saved model: a shipped name ("tiny"), a folder, or a hub id.
+
+    No code that a checkpoint carries is run: module classes come from sentence-transformers and
+    from this package or the model is refused.
+
+    Raises:
+        FileNotFoundError: if a folder holds no saved model.
+        OSError: if the name is no folder, ships not, and the hub cannot be reached.
+        ValueError: if the model asks for classes from anywhere else.
+    """
+    from sentence_transformers import MultiVectorEncoder
+
+    from metaembed_lite import budget
+
+    path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)
+    if not path.exists():
+        path = _from_hub(str(name_or_path))
+    listing = path / "modules.json"
+    if not listing.is_file():
+        raise FileNotFoundError(
+            f"{path} has no modules.json: not a saved model. Save one with "
+            "model.save_pretrained(folder); to start from a backbone use build()"
+        )
+    for module in json.loads(listing.read_text()):
+        if not module["type"].startswith(("sentence_transformers.", "metaembed_lite.")):
+            raise ValueError(
+                f"{path} asks for the class {module['type']!r}: only classes of sentence-transformers "
+                "and metaembed_lite are loaded, none that a checkpoint brings along"
+            )
+    own = {  # handed over, so that trust_remote_code stays False for all that is read
+        "metaembed_lite.meta_tokens.MetaTokenTransformer": MetaTokenTransformer,
+        "metaembed_lite.budget.PrefixPooling": budget.PrefixPooling,
+    }
+    return MultiVectorEncoder._load_with_module_classes(str(path), own, device=device)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.py", "*.bin", "*.pt", "*.onnx"]))
+    except Exception as error:
+        raise OSError(_unreachable(name, "model", tuple(checkpoints.MODELS))) from error
+
+
+def _unreachable(name: str, kind: str, shipped: tuple[str, ...]) -> str:
+    return (
+        f"{kind} {name!r}: there is no such folder, it does not ship with metaembed_lite (these do: "
+        f"{', '.join(shipped)}), and it could not be fetched from the hub. Check the spelling and "
+        "the connection, or give the path of a local copy"
+    )
+
+
+def vectors(model: MultiVectorEncoder) -> Budget:
+    """A model's full budget: its numbers of query and candidate meta tokens.
+
+    Raises:
+        ValueError: if the model was not built with meta tokens.
+    """
+    if not isinstance(model[0], MetaTokenTransformer):
+        raise ValueError(
+            f"the model's first module is {type(model[0]).__name__}, not MetaTokenTransformer: it "
+            "has no meta tokens and so no budget; make one with build() or load()"
+        )
+    return Budget(model[0].r_q, model[0].r_c)
