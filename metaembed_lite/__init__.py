@@ -39,7 +39,20 @@ _HOME = {  # imported when first asked for: torch and transformers take seconds
     "maxsim": "scoring",
     "train": "training",
 }
-__all__ = sorted(_HOME)
+__all__ = [
+    "PAPER_BUDGETS",
+    "Budget",
+    "MatryoshkaMultiVectorLoss",
+    "MetaTokenTransformer",
+    "PrefixPooling",
+    "RetrievalTask",
+    "build",
+    "load",
+    "load_task",
+    "maxsim",
+    "sweep",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -101,6 +101,8 @@ def sweep(
 
     full = vectors(model)
     chosen = up_to(full.r_q, full.r_c) if budgets is None else [as_budget(b) for b in budgets]
+    if not chosen:
+        raise ValueError("no budgets: give at least one, for example [(1, 1)], or None")
     for budget in chosen:
         budget.check(full.r_q, full.r_c)
     encoded = encoded or encode(model, task, batch_size)

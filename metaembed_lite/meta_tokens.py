@@ -1,14 +1,16 @@
 """Meta tokens: a few learnable tokens whose last hidden states are the multi-vector embedding.
 
 z = [content; M_q; M_c] goes through the backbone; the last hidden states at M_q (for a query) or at
-M_c (for a candidate) are the embedding, (R, D) whatever the content's length (MetaEmbed, section 3).
+M_c (for a candidate) are the embedding, (R, D) whatever the content's length (MetaEmbed, sec. 3).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from sentence_transformers.base.modules import Transformer
@@ -19,6 +21,7 @@ from metaembed_lite import checkpoints
 logger = logging.getLogger(__name__)
 
 Layout = Literal["joint", "separate"]
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 # Vocabulary entries that a backbone leaves untrained for its users: BERT, PaliGemma, Llama 3.
 RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>")
 
@@ -32,12 +35,13 @@ class MetaTokenTransformer(Transformer):
 
     Meta tokens are vocabulary entries, in slots the backbone leaves unused where it has enough of
     them, and are never truncated: content gives way. Rows are laid out anew as content, meta
-    tokens, padding, so that the tokenizer's padding side does not matter.
+    tokens, padding, so that the tokenizer's padding side does not matter. In a causal backbone a
+    query may be encoded at a smaller budget, with the same vectors: set ``read_q``.
 
     Args:
         model_name_or_path: a hub id, a folder, or a shipped backbone ("tiny-vlm").
-        r_q: query meta tokens R_q. Assign a smaller number to encode queries with fewer.
-        r_c: candidate meta tokens R_c, likewise.
+        r_q: query meta tokens R_q.
+        r_c: candidate meta tokens R_c.
         layout: "joint" or "separate".
         **kwargs: those of sentence-transformers' ``Transformer``.
 
@@ -45,8 +49,8 @@ class MetaTokenTransformer(Transformer):
         ValueError: on an unknown layout or counts below one.
     """
 
-    config_keys = [*Transformer.config_keys, "r_q", "r_c", "layout"]
-    forward_kwargs = {"task"}
+    config_keys: ClassVar[list[str]] = [*Transformer.config_keys, "r_q", "r_c", "layout"]
+    forward_kwargs: ClassVar[set[str]] = {"task"}
 
     def __init__(
         self,
@@ -61,7 +65,9 @@ class MetaTokenTransformer(Transformer):
             raise ValueError(f"layout {layout!r}: choose 'joint' (the paper's) or 'separate'")
         if r_q < 1 or r_c < 1:
             raise ValueError(f"r_q={r_q}, r_c={r_c}: a model needs at least one meta token a side")
-        super().__init__(str(checkpoints.folder(model_name_or_path) or model_name_or_path), **kwargs)
+        super().__init__(
+            str(checkpoints.folder(model_name_or_path) or model_name_or_path), **kwargs
+        )
         if self.tokenizer is None:
             raise ValueError(
                 f"{model_name_or_path!r} has no tokenizer; meta tokens are vocabulary entries, so "
@@ -70,13 +76,13 @@ class MetaTokenTransformer(Transformer):
         self.r_q, self.r_c, self.layout = r_q, r_c, layout
         ids = claim_vocabulary(self.tokenizer, self.model, r_q, r_c)
         self.meta_ids = {"query": ids[:r_q], "document": ids[r_q:]}
+        self.read_q = r_q  # assign less than r_q, and queries are encoded with so many tokens only
 
     def appended_ids(self, task: str | None) -> list[int]:
         """The meta tokens that follow the content for a task, "query" or "document"."""
-        query = self.meta_ids["query"][: self.r_q]
+        query, document = self.meta_ids["query"], self.meta_ids["document"]
         if task == "query":
-            return query
-        document = self.meta_ids["document"][: self.r_c]
+            return query[: self.read_q]
         return [*query, *document] if self.layout == "joint" else document
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -99,7 +105,7 @@ class MetaTokenTransformer(Transformer):
         return append_tokens(features, appended)
 
     def _content_limit(self, task: str | None, max_length: int | None, reserve: int) -> int | None:
-        """The most content tokens that leave room for ``reserve`` meta tokens; None if unlimited."""
+        """The most content tokens that leave room for ``reserve`` meta tokens; None: no limit."""
         own = self.query_length if task == "query" else self.document_length
         asked = max_length if max_length is not None else own
         room = self.max_seq_length
@@ -115,13 +121,15 @@ class MetaTokenTransformer(Transformer):
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds ``token_embeddings`` (B, R, H) and a mask (B, R) of ones: R_q or R_c by task."""
         task = kwargs.get("task") or features.get("task")
-        r = self.r_q if task == "query" else self.r_c
+        r = self.read_q if task == "query" else self.r_c
         lengths = features["attention_mask"].sum(dim=1)
         features = super().forward(features)
         hidden = features["token_embeddings"]
         where = (lengths[:, None] - r + torch.arange(r, device=hidden.device))[..., None]
         features["token_embeddings"] = hidden.gather(1, where.expand(-1, -1, hidden.shape[2]))
-        features["attention_mask"] = torch.ones(hidden.shape[0], r, dtype=torch.long, device=hidden.device)
+        features["attention_mask"] = torch.ones(
+            hidden.shape[0], r, dtype=torch.long, device=hidden.device
+        )
         features["input_ids"] = features["input_ids"].gather(1, where[..., 0])
         return features
 
@@ -129,36 +137,48 @@ class MetaTokenTransformer(Transformer):
         return False  # meta tokens are appended to padded rows
 
     def _load_config(self, model_name_or_path: str, backend: str, config_kwargs: dict) -> Any:
-        base = adapter_base(model_name_or_path)
-        if base is None:
+        adapter = adapter_config(model_name_or_path)
+        if adapter is None:
             return super()._load_config(model_name_or_path, backend, config_kwargs)
-        config, _ = super()._load_config(str(checkpoints.folder(base) or base), backend, config_kwargs)
+        base = adapter["base_model_name_or_path"]
+        config, _ = super()._load_config(
+            str(checkpoints.folder(base) or base), backend, config_kwargs
+        )
         return config, True
 
     def _load_model(
         self, model_name_or_path: str, transformer_task: Any, config: Any, backend: str,
         is_peft_model: bool, **model_kwargs: Any,
     ) -> Any:  # fmt: skip
-        base = adapter_base(model_name_or_path) or model_name_or_path
-        shipped = checkpoints.folder(base)
-        model = super()._load_model(
-            str(shipped or base), transformer_task, config, backend, False, **model_kwargs
-        )
-        if is_peft_model:
-            model.load_adapter(model_name_or_path)
-        name = next((n for n in checkpoints.BACKBONES if checkpoints.folder(n) == shipped), None)
-        if name:  # what a saved adapter calls its base: a name holds on other machines, a path not
-            model.name_or_path = checkpoints.PREFIX + name
+        adapter = adapter_config(model_name_or_path)
+        if adapter is None:
+            return super()._load_model(
+                model_name_or_path, transformer_task, config, backend, is_peft_model, **model_kwargs
+            )
+        base = adapter["base_model_name_or_path"]
+        base = str(checkpoints.folder(base) or base)
+        model = super()._load_model(base, transformer_task, config, backend, False, **model_kwargs)
+        trained = adapter.get("trainable_token_indices") or {}
+        rows = 1 + max((i for ids in trained.values() for i in ids), default=0)
+        if rows > model.get_input_embeddings().weight.shape[0]:  # the adapter's meta tokens are new
+            model.resize_token_embeddings(rows, mean_resizing=False)
+        model.load_adapter(model_name_or_path)
         return model
 
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """Save as sentence-transformers does; an adapter names a shipped backbone, not its path."""
+        super().save(output_path, *args, **kwargs)
+        adapter = adapter_config(output_path)
+        if adapter is not None:
+            base = checkpoints.portable_name(adapter["base_model_name_or_path"])
+            adapter["base_model_name_or_path"] = base
+            (Path(output_path) / ADAPTER_CONFIG).write_text(json.dumps(adapter, indent=2) + "\n")
 
-def adapter_base(model_name_or_path: str) -> str | None:
-    """The backbone that the PEFT adapter in a local folder was trained on; None if there is none."""
-    import json
-    from pathlib import Path
 
-    file = Path(model_name_or_path) / "adapter_config.json"
-    return json.loads(file.read_text())["base_model_name_or_path"] if file.is_file() else None
+def adapter_config(folder: str) -> dict[str, Any] | None:
+    """The configuration of the PEFT adapter in a local folder; None if there is none."""
+    file = Path(folder) / ADAPTER_CONFIG
+    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int]:

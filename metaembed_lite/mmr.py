@@ -64,7 +64,8 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         weights: w_g, one a budget; None: all 1, as in the paper.
         temperature: tau. Scores are sums that range to r_q, so logits range to r_q / tau: at the
             paper's 0.03 to 33 with one query vector and 533 with sixteen.
-        gather_across_devices: also score against the other processes' candidates, with gradients.
+        gather_across_devices: also score against the other processes' candidates, with gradients;
+            every process needs the same B.
 
     Raises:
         ValueError: on budgets that are not nested or beyond the model's meta tokens, weights that
@@ -99,10 +100,10 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             self.budgets[-1].check(full.r_q, full.r_c)
         self.temperature = temperature
         self.gather_across_devices = gather_across_devices
-        self.group_losses: list[float] = []  # of the last batch, by budget, unweighted
+        self.group_losses = torch.zeros(len(self.budgets))  # of the last batch, unweighted
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Tensor:
-        """The loss of a batch of tokenised columns, as the trainer calls it; a scalar."""
+        """The loss of a batch of tokenized columns, as the trainer calls it; a scalar."""
         if self.model is None:
             raise ValueError("this loss has no model: pass one, or call score_loss on embeddings")
         query, *columns = [dict(features) for features in sentence_features]
@@ -114,7 +115,7 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         """The loss on ready embeddings.
 
         Args:
-            queries: (B, R_q, D), L2-normalised.
+            queries: (B, R_q, D), L2-normalized.
             candidates: (B, 1 + n_neg, R_c, D), each query's positive first.
 
         Returns:
@@ -122,7 +123,8 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             times the number of processes with ``gather_across_devices``.
 
         Raises:
-            ValueError: on shapes that do not fit, or a budget beyond R_q or R_c.
+            ValueError: on shapes that do not fit, a budget beyond R_q or R_c, or a loss that is not
+                finite.
         """
         if queries.ndim != 3 or candidates.ndim != 4 or len(queries) != len(candidates):
             raise ValueError(
@@ -144,9 +146,14 @@ class MatryoshkaMultiVectorLoss(nn.Module):
                 candidates.register_hook(Tensor.contiguous)
             positives = positives + get_rank() * len(queries) * per_query
         scores = group_scores(queries, candidates.flatten(0, 1), self.budgets)
-        losses = [F.cross_entropy(s / self.temperature, positives) for s in scores]
-        self.group_losses = [float(loss.detach()) for loss in losses]
-        return torch.stack([w * loss for w, loss in zip(self.weights, losses, strict=True)]).sum()
+        losses = torch.stack([F.cross_entropy(s / self.temperature, positives) for s in scores])
+        if not losses.isfinite().all():
+            raise ValueError(
+                f"the loss by budget is {losses.tolist()}: the embeddings hold NaN or infinity; "
+                "lower the learning rate, or look at the inputs of this batch"
+            )
+        self.group_losses = losses.detach()
+        return losses @ losses.new_tensor(self.weights)
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says of the loss."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 # What LoRA adapts, by the structure of the backbone: the language model's attention and MLP, as in
-# the paper's configuration. The vision tower and the projection into the language model stay frozen.
+# the paper's configuration. The vision tower and the projection out of it stay frozen.
 DECODER_LINEARS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 TEXT_DECODER_LINEARS = r".*layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj"
 ENCODER_LINEARS = r".*encoder\.layer\..*\.(query|key|value|dense)"
@@ -31,7 +31,7 @@ def build(
     *,
     dim: int | None = None,
     layout: Layout = "joint",
-    init_text: str | None = None,
+    init_text: tuple[str, str] | None = None,
     lora_alpha: int | None = None,
     lora_dropout: float = 0.0,
     device: str | None = None,
@@ -48,9 +48,9 @@ def build(
             meta tokens' rows and the projection train. None: no adapter, every weight trains.
         dim: D, by a linear projection; None keeps the backbone's hidden size, as in the paper.
         layout: "joint", the paper's [content; M_q; M_c] for candidates, or "separate".
-        init_text: start the meta tokens at the embeddings of this text's tokens, over and over, as
-            peft's ``prompt_tuning_init_text`` does for soft prompts. None: at draws around the
-            vocabulary's mean.
+        init_text: a text for M_q and one for M_c, whose tokens' embeddings the meta tokens start
+            at, over and over, as peft's ``prompt_tuning_init_text`` does for soft prompts. None:
+            they start at draws around the vocabulary's mean.
         lora_alpha: scale of the update is lora_alpha / lora_rank; None: equal to the rank (paper).
         lora_dropout: dropout on the LoRA path (paper: 0.1).
         device: "cpu", "cuda", ...; None takes the best there is.
@@ -65,6 +65,8 @@ def build(
     from sentence_transformers.base.modules import Dense, Normalize
 
     Budget(r_q, r_c)
+    if isinstance(init_text, str):
+        raise ValueError(f"init_text={init_text!r}: give two texts, (for queries, for candidates)")
     for name, value in (("lora_rank", lora_rank), ("dim", dim)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: use a whole number from 1 up, or None")
@@ -91,20 +93,25 @@ def build(
     return model
 
 
-def _start_meta_tokens(transformer: MetaTokenTransformer, text: str | None) -> None:
-    """Write the meta tokens' rows: a text's embeddings, or draws around the vocabulary's mean."""
+def _start_meta_tokens(transformer: MetaTokenTransformer, texts: tuple[str, str] | None) -> None:
+    """Write the meta tokens' rows: two texts' embeddings, or draws around the vocabulary's mean."""
     weight = transformer.model.get_input_embeddings().weight
-    sides = transformer.meta_ids.values()
+    sides = list(transformer.meta_ids.values())
     with torch.no_grad():
-        if text is None:
-            others = weight[: min(map(min, sides))].float()
+        if texts is None:
+            words = torch.ones(len(transformer.tokenizer), dtype=torch.bool)
+            for ids in sides:
+                words[[i for i in ids if i < len(words)]] = False
+            others = weight[: len(words)][words].float()
             mean, spread = others.mean(0), others.std(0)
             starts = [mean + spread * torch.randn(len(ids), weight.shape[1]) for ids in sides]
         else:
-            words = transformer.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if not words:
-                raise ValueError(f"init_text={text!r} has no tokens; use words, or None")
-            starts = [weight[[words[i % len(words)] for i in range(len(ids))]] for ids in sides]
+            starts = []
+            for ids, text in zip(sides, texts, strict=True):
+                said = transformer.tokenizer(text, add_special_tokens=False)["input_ids"]
+                if not said:
+                    raise ValueError(f"init_text {text!r} has no tokens; use words, or None")
+                starts.append(weight[[said[i % len(said)] for i in range(len(ids))]])
         for ids, start in zip(sides, starts, strict=True):
             weight[ids] = start.to(weight.dtype)
 
@@ -128,7 +135,11 @@ def lora_targets(model: nn.Module) -> str:
 
 
 def _add_lora(
-    model: MultiVectorEncoder, transformer: MetaTokenTransformer, rank: int, alpha: int, dropout: float
+    model: MultiVectorEncoder,
+    transformer: MetaTokenTransformer,
+    rank: int,
+    alpha: int,
+    dropout: float,
 ) -> None:
     from peft import LoraConfig
 
@@ -173,8 +184,9 @@ def load(name_or_path: str | Path, device: str | None = None) -> MultiVectorEnco
     for module in json.loads(listing.read_text()):
         if not module["type"].startswith(("sentence_transformers.", "metaembed_lite.")):
             raise ValueError(
-                f"{path} asks for the class {module['type']!r}: only classes of sentence-transformers "
-                "and metaembed_lite are loaded, none that a checkpoint brings along"
+                f"{path} asks for the class {module['type']!r}: only classes of "
+                "sentence-transformers and metaembed_lite are loaded, none that a checkpoint "
+                "brings along"
             )
     own = {  # handed over, so that trust_remote_code stays False for all that is read
         "metaembed_lite.meta_tokens.MetaTokenTransformer": MetaTokenTransformer,
@@ -194,9 +206,9 @@ def _from_hub(name: str) -> Path:
 
 def _unreachable(name: str, kind: str, shipped: tuple[str, ...]) -> str:
     return (
-        f"{kind} {name!r}: there is no such folder, it does not ship with metaembed_lite (these do: "
-        f"{', '.join(shipped)}), and it could not be fetched from the hub. Check the spelling and "
-        "the connection, or give the path of a local copy"
+        f"{kind} {name!r}: there is no such folder, it does not ship with metaembed_lite "
+        f"(these do: {', '.join(shipped)}), and it could not be fetched from the hub. "
+        "Check the spelling and the connection, or give the path of a local copy"
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 INK = "#7a7a7a"  # contrast 4.3 on white, 4.4 on black pages (#121212): one gray for both
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#b0639b")  # Okabe and Ito; the pink one darkened
+COLORS = ("#1b7fbd", "#c85800", "#008561", "#b0639b")  # hues of Okabe and Ito, contrast of INK
 MARKERS = ("o", "s", "^", "D")
 DASHES = ("-", "--", "-.", ":")
 STYLE: dict[str, Any] = {
@@ -52,10 +52,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def show_boards(
-    images: Sequence[Any],
-    titles: Sequence[str] | None = None,
-    columns: int = 6,
-    cells: int = 3,
+    images: Sequence[Any], titles: Sequence[str] | None = None, columns: int = 6, cells: int = 3
 ) -> Figure:
     """Images side by side, in rows of ``columns``, pixels left as pixels.
 
@@ -75,10 +72,8 @@ def show_boards(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     with style():
-        fig, axes = plt.subplots(
-            rows, columns, squeeze=False, layout="constrained",
-            figsize=(1.6 * columns, 1.9 * rows),
-        )  # fmt: skip
+        size = (1.6 * columns, 1.9 * rows)
+        fig, axes = plt.subplots(rows, columns, squeeze=False, layout="constrained", figsize=size)
     for i, ax in enumerate(axes.flat):
         ax.axis("off")
         if i < len(images):
@@ -89,8 +84,7 @@ def show_boards(
                 ax.axvline(pixels.shape[1] * k / cells - 0.5, color=COLORS[0], lw=0.8)
             if titles is not None:
                 ax.set_title(titles[i], fontsize=9, color=INK)
-    plt.close(fig)
-    return fig
+    return _done(fig)
 
 
 def alignment(
@@ -101,6 +95,7 @@ def alignment(
     title: str = "",
     x_label: str = "candidate vector",
     y_label: str = "query vector",
+    value_label: str = "similarity",
 ) -> Figure:
     """Heat map of the similarities of a query's vectors and a candidate's, values written in.
 
@@ -111,7 +106,7 @@ def alignment(
         marks: the column to outline in each row, R_q of them; None outlines the row's maximum,
             which is what MaxSim picks.
         title: drawn above the map.
-        x_label, y_label: what columns and rows are.
+        x_label, y_label, value_label: what columns, rows and values are.
 
     Raises:
         ValueError: if the labels do not fit the shape.
@@ -126,24 +121,23 @@ def alignment(
     marks = values.argmax(axis=1).tolist() if marks is None else marks
     wide = columns > 4 and max(map(len, candidate_labels)) > 5
     with style():
-        fig, ax = plt.subplots(
-            layout="constrained", figsize=(1.6 + 0.62 * columns, 1.2 + 0.42 * rows)
-        )
+        size = (1.6 + 0.62 * columns, 1.2 + 0.42 * rows)
+        fig, ax = plt.subplots(layout="constrained", figsize=size)
         ax.grid(False)
         low, high = min(values.min(), 0.0), max(values.max(), 1.0)
         shades = ax.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-        ax.set_xticks(range(columns), candidate_labels, rotation=30 if wide else 0)
-        ax.set_yticks(range(rows), query_labels)
+        ax.set_xticks(range(columns), list(candidate_labels), rotation=30 if wide else 0)
+        ax.set_yticks(range(rows), list(query_labels))
         ax.set(xlabel=x_label, ylabel=y_label, title=title)
-        fig.colorbar(shades, ax=ax, label="similarity").outline.set_visible(False)
+        fig.colorbar(shades, ax=ax, label=value_label).outline.set_visible(False)
     for i, j in np.ndindex(values.shape):
         dark = np.mean(colormaps["cividis"]((values[i, j] - low) / (high - low))[:3]) < 0.5
-        ax.text(j, i, f"{values[i, j]:.2f}".replace("-0.00", "0.00"), ha="center", va="center", fontsize=8,
-                color="white" if dark else "black")  # fmt: skip
+        text = f"{values[i, j].round(2) + 0.0:.2f}"  # + 0.0 turns -0.0 into 0.0
+        ink = "white" if dark else "black"
+        ax.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
     for i, j in enumerate(marks):
         ax.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, lw=2.5, ec=COLORS[1]))
-    plt.close(fig)
-    return fig
+    return _done(fig)
 
 
 def curves(
@@ -153,7 +147,6 @@ def curves(
     *,
     guides: Mapping[str, float] | None = None,
     log_x: bool = False,
-    log_y: bool = False,
 ) -> Figure:
     """One line a series, each with its own color, marker and dash.
 
@@ -161,7 +154,7 @@ def curves(
         series: name -> (x, y), each (n,).
         x_label, y_label: with units.
         guides: name -> height of a dotted horizontal line, such as the best that is possible.
-        log_x, log_y: logarithmic axes, with ticks at the values of the first series for x.
+        log_x: a logarithmic x axis, with ticks at the values of the first series.
     """
     with style():
         fig, ax = plt.subplots(layout="constrained", figsize=(7.2, 3.8))
@@ -170,13 +163,31 @@ def curves(
         if log_x:
             _log_ticks(ax, np.asarray(next(iter(series.values()))[0]))
         ax.set(xlabel=x_label, ylabel=y_label)
-        if log_y:
-            ax.set_yscale("log")
-        else:
-            ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
         fig.legend(loc="outside right upper")
-    plt.close(fig)
-    return fig
+    return _done(fig)
+
+
+def histograms(
+    panels: Mapping[str, Mapping[str, ArrayLike]], x_label: str, bins: int = 50
+) -> Figure:
+    """One panel a system, in it the distribution of each of its groups, each of area 1.
+
+    Args:
+        panels: panel title -> group name -> values (n,); the first group is drawn filled.
+        x_label: with units.
+        bins: a group.
+    """
+    with style():
+        size = (3.7 * len(panels), 2.9)
+        fig, axes = plt.subplots(1, len(panels), squeeze=False, layout="constrained", figsize=size)
+        for ax, (title, groups) in zip(axes[0], panels.items(), strict=True):
+            for i, (name, values) in enumerate(groups.items()):
+                ax.hist(np.asarray(values), bins, density=True, label=name, lw=2, alpha=0.8,
+                        color=COLORS[i % 4], histtype="step" if i else "stepfilled")  # fmt: skip
+            ax.set(title=title, xlabel=x_label, ylabel="density (area 1)")
+        axes[0, 0].legend()
+    return _done(fig)
 
 
 def budget_curve(
@@ -214,7 +225,8 @@ def budget_curve(
         fig, ax = plt.subplots(layout="constrained", figsize=(6.8, 4.6))
         _lines(ax, {k: (p["bytes_per_candidate"], p[y]) for k, p in systems.items()})
         _guides(ax, guides)
-        _log_ticks(ax, 2.0 ** np.arange(*_octaves(df["bytes_per_candidate"])))
+        exponents = np.log2(df["bytes_per_candidate"])
+        _log_ticks(ax, 2.0 ** np.arange(np.floor(exponents.min()), np.ceil(exponents.max()) + 1))
         ax.set(xlabel="index bytes per candidate (float32)", ylabel=y_label, ylim=(0, 1))
         if len(systems) > 1 or guides:
             fig.legend(loc="outside upper center", ncols=2)
@@ -223,7 +235,11 @@ def budget_curve(
         for at, height, label in zip(part.bytes_per_candidate, part[y], part.label, strict=True):
             ax.annotate(label, (at, height), beside, textcoords="offset points", ha=side,
                         fontsize=8, color=COLORS[i % len(COLORS)])  # fmt: skip
-    plt.close(fig)
+    return _done(fig)
+
+
+def _done(fig: Figure) -> Figure:
+    plt.close(fig)  # the notebook shows what a cell returns; an open figure would show twice
     return fig
 
 
@@ -236,10 +252,6 @@ def _lines(ax: Axes, series: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> None:
 def _guides(ax: Axes, guides: Mapping[str, float] | None) -> None:
     for name, height in (guides or {}).items():
         ax.axhline(height, color=INK, linestyle=(0, (1, 2)), label=name)
-
-
-def _octaves(values: Any) -> tuple[int, int]:
-    return int(np.floor(np.log2(values.min()))), int(np.ceil(np.log2(values.max()))) + 1
 
 
 def _log_ticks(ax: Axes, ticks: np.ndarray) -> None:

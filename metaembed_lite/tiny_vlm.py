@@ -2,15 +2,16 @@
 
 It is built from transformers' own classes, with a tokenizer and a processor of its own, so that
 ``AutoModel`` and ``AutoProcessor`` load it exactly as they load ``Qwen/Qwen2.5-VL-3B-Instruct``.
-Pretraining is next-token prediction on conversations about boards and scenes. Either an image or a
-text ("4 top-left, 7 centre") is followed by what it says, in one of two forms:
+Pretraining is next-token prediction. An image of a board or scene, or a text that names a few of
+its places, is followed by names of places, and after each the model says what stands there:
 
-    words     "top-left 4, centre 7": each content is predicted after its place's name
-    notation  "a3=4 b2=7", as chess names squares: each fact is one token, so that before the first
-              one the model must hold all facts at once, as an embedding will have to
+    "4 top-left, 7 center"  ->  "center b2=7, left ?, top-left a3=4"
+                            or  "all b2=7, second b2=7, third ?, first a3=4"
 
-in reading order at first, later in random order, so that the language model binds contents to places, in images and in text, before it learns to
-retrieve. Remake the shipped checkpoint with ``python -m metaembed_lite.tiny_vlm OUT``.
+A fact is one token, written as chess names squares: b2=7 is a 7 in the center. What a text does not
+name is "?"; after "all" any of the facts is right. So the state that precedes a fact tells place
+and content together, the same for an image and for a text, before the model learns to retrieve.
+Remake the shipped checkpoint with ``python -m metaembed_lite.tiny_vlm OUT``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from metaembed_lite.data.handwriting import PLACES
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
            "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 SQUARES = [f"{column}{row}" for row in (3, 2, 1) for column in "abc"]  # PLACES, as in chess
+ORDINALS = ("first", "second", "third", "fourth")
 SPARE_TOKENS = 128  # vocabulary rows left unused, as Qwen2.5-VL leaves 271: meta tokens go there
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -48,26 +50,41 @@ def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, 
     learns to read boards in reading order within a few hundred steps, and the places' names next;
     from random order alone it learned nothing in 700 steps.
     """
+    contents: list[tuple[str, ...]]  # a place each: (digit,) or (color, shape)
     if rng.random() < 0.6:
         digits = rng.integers(10, size=9)
         contents = [(str(d),) for d in digits]
     else:
         scene = scenes.random_scene(rng)
-        contents = [(list(scenes.COLOURS)[c], scenes.SHAPES[s]) for c, s in scene]
+        contents = [(list(scenes.COLORS)[c], scenes.SHAPES[s]) for c, s in scene]
+    facts = [
+        [f"{square}={word}" for word in words]
+        for square, words in zip(SQUARES, contents, strict=True)
+    ]
     if rng.random() < 0.7:
         is_board = len(contents[0]) == 1
         image = (
-            handwriting.draw_board(digits, rng, "train") if is_board else scenes.draw_scene(scene, rng)
+            handwriting.draw_board(digits, rng, "train")
+            if is_board
+            else scenes.draw_scene(scene, rng)
         )
         said = ""
-        told = rng.permutation(9) if rng.random() < shuffled else np.arange(9)
+        asked = rng.permutation(9) if rng.random() < shuffled else np.arange(9)
     else:
-        image, named = None, rng.permutation(9)[: rng.integers(2, 6)]
+        image, named = None, rng.permutation(9)[: rng.integers(2, 5)]
         said = ", ".join(f"{' '.join(contents[p])} {PLACES[p]}" for p in named)
-        told = rng.permutation(named)
-    if rng.random() < 0.4:
-        return image, said, ", ".join(f"{PLACES[p]} {' '.join(contents[p])}" for p in told)
-    return image, said, " ".join(f"{SQUARES[p]}={word}" for p in told for word in contents[p])
+        facts = [facts[p] if p in named else ["?"] for p in range(9)]
+        unnamed = [p for p in rng.permutation(9) if p not in named][:2]
+        asked = rng.permutation([*named, *unnamed])
+    answers = [f"{PLACES[p]} {' '.join(rng.permutation(facts[p]))}" for p in asked]
+    if image is None and rng.random() < 0.5:  # ask by the order in which the text names its places
+        told = [facts[p] for p in named] + [["?"]] * (len(ORDINALS) - len(named))
+        answers = [
+            f"{ORDINALS[i]} {' '.join(rng.permutation(told[i]))}"
+            for i in rng.permutation(len(ORDINALS))
+        ]
+    known = [fact for of_place in facts for fact in of_place if fact != "?"]
+    return image, said, ", ".join([f"all {rng.choice(known)}", *answers])
 
 
 def build_tokenizer(seed: int = 0) -> Any:
@@ -107,7 +124,7 @@ def build_tokenizer(seed: int = 0) -> Any:
 
 
 def build_untrained(layers: int = 4, width: int = 128, seed: int = 0) -> tuple[Any, Any]:
-    """The model with random weights and its processor: ``(Qwen2_5_VLForConditionalGeneration, processor)``.
+    """The model, a ``Qwen2_5_VLForConditionalGeneration`` with random weights, and its processor.
 
     Boards and scenes of 48 x 48 pixels become 36 patches of 8 x 8 and, merged two by two, 9 image
     tokens: one a place.
@@ -196,8 +213,8 @@ def collate(examples: list[tuple[Any, str, str]], processor: Any) -> dict[str, t
         images += [image] if image is not None else []
     batch = processor(text=texts, images=images or None, padding=True, return_tensors="pt")
     ids = batch["input_ids"]
-    words = [*map(str, range(10)), *scenes.COLOURS, *scenes.SHAPES]
-    facts = [f"Ġ{w}" for w in words] + [f"Ġ{square}={w}" for square in SQUARES for w in words]
+    words = [*map(str, range(10)), *scenes.COLORS, *scenes.SHAPES]
+    facts = ["Ġ?"] + [f"Ġ{square}={word}" for square in SQUARES for word in words]
     wanted = torch.tensor(processor.tokenizer.convert_tokens_to_ids(facts))
     end = ids == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     answered = (end.cumsum(dim=1) == 1) & torch.isin(ids, wanted)
@@ -212,7 +229,7 @@ def reading_accuracy(model: Any, processor: Any, n: int = 200, seed: int = 1) ->
     examples = []
     for _ in range(n):
         digits, order = rng.integers(10, size=9), rng.permutation(9)
-        answer = ", ".join(f"{PLACES[p]} {digits[p]}" for p in order)
+        answer = ", ".join(f"{PLACES[p]} {SQUARES[p]}={digits[p]}" for p in order)
         examples.append((handwriting.draw_board(digits, rng, "test"), "", answer))
     batch = collate(examples, processor)
     labels = batch.pop("labels")
@@ -223,7 +240,7 @@ def reading_accuracy(model: Any, processor: Any, n: int = 200, seed: int = 1) ->
 
 
 def pretrain(
-    out: Path, steps: int = 1800, batch_size: int = 64, layers: int = 4, width: int = 128,
+    out: Path, steps: int = 1600, batch_size: int = 64, layers: int = 4, width: int = 128,
     lr: float = 1e-3, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Pretrain and save tiny-vlm to the folder ``out``; returns what is written to its log."""
@@ -255,7 +272,11 @@ def pretrain(
         "seconds": round(time.perf_counter() - started, 1),
         "test_digits_read": round(reading_accuracy(model, processor), 4),
         "torch": torch.__version__, "transformers": transformers.__version__,
-        "loss": [[h["step"], round(float(h["loss"]), 4)] for h in trainer.state.log_history if "loss" in h],
+        "loss": [
+            [h["step"], round(float(h["loss"]), 4)]
+            for h in trainer.state.log_history
+            if "loss" in h
+        ],
     }  # fmt: skip
     (Path(out) / "pretraining_log.json").write_text(json.dumps(log, indent=1) + "\n")
     return log

@@ -17,3 +17,8 @@ def folder(name: str) -> Path | None:
     if name in MODELS:
         return Path(__file__).parent / MODELS[name]
     return None
+
+
+def portable_name(path: str) -> str:
+    """A shipped backbone's name instead of its path on this machine; any other path as it is."""
+    return next((PREFIX + name for name in BACKBONES if str(folder(name)) == path), path)

@@ -1,7 +1,7 @@
 """Boards of real handwriting: the running example of the book.
 
 A board is a 3 x 3 image of scanned digits (scikit-learn's copy of the UCI optical digits). A query
-names a few of its places, "4 top-left, 7 centre, 1 right"; a hard negative is the same board with
+names a few of its places, "4 top-left, 7 center, 1 right"; a hard negative is the same board with
 another digit at one of the named places.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PLACES = (
     "top-left", "top", "top-right",
-    "left", "centre", "right",
+    "left", "center", "right",
     "bottom-left", "bottom", "bottom-right",
 )  # fmt: skip
 CELL = 16  # pixels a digit: the 8 x 8 scans, twice as large

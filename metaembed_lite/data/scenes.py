@@ -1,7 +1,7 @@
 """Rendered scenes of shapes: synthetic, so that the ground truth is exact.
 
-A scene is a 3 x 3 grid; each place holds one of 6 shapes in one of 8 colours. A query names a few
-of its objects by place; a hard negative differs in one attribute (colour or shape) of one of them.
+A scene is a 3 x 3 grid; each place holds one of 6 shapes in one of 8 colors. A query names a few
+of its objects by place; a hard negative differs in one attribute (color or shape) of one of them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from metaembed_lite.data.triples import Triple, check_sizes, satisfied, table
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLOURS = {
+COLORS = {
     "red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 119, 180),
     "yellow": (240, 200, 30), "purple": (128, 60, 170), "orange": (255, 127, 14),
-    "black": (20, 20, 20), "grey": (140, 140, 140),
+    "black": (20, 20, 20), "gray": (140, 140, 140),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 NAMED = 2  # objects a query names: 48 kinds a place, one scene in 2,304 fits by chance
 
-Scene = np.ndarray  # (9, 2) int: colour index, shape index
+Scene = np.ndarray  # (9, 2) int: color index, shape index
 
 
 def draw_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
@@ -34,13 +34,13 @@ def draw_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
     scale = 4
     image = Image.new("RGB", (3 * CELL * scale, 3 * CELL * scale), "white")
     pen = ImageDraw.Draw(image)
-    for place, (colour, shape) in enumerate(scene):
+    for place, (color, shape) in enumerate(scene):
         r = rng.uniform(5.2, 6.8) * scale
         x, y = (
             ((place % 3) + 0.5) * CELL * scale + rng.uniform(-1, 1) * scale,
             ((place // 3) + 0.5) * CELL * scale + rng.uniform(-1, 1) * scale,
         )
-        _draw_shape(pen, SHAPES[shape], list(COLOURS.values())[colour], x, y, r)
+        _draw_shape(pen, SHAPES[shape], list(COLORS.values())[color], x, y, r)
     return image.resize((3 * CELL, 3 * CELL), Image.Resampling.LANCZOS)
 
 
@@ -64,15 +64,15 @@ def _draw_shape(
 
 
 def describe(scene: Scene, places: np.ndarray) -> str:
-    """The query that names the objects at the given places: "red circle top, grey ring left"."""
+    """The query that names the objects at the given places: "red circle top, gray ring left"."""
     return ", ".join(
-        f"{list(COLOURS)[scene[p, 0]]} {SHAPES[scene[p, 1]]} {PLACES[p]}" for p in places
+        f"{list(COLORS)[scene[p, 0]]} {SHAPES[scene[p, 1]]} {PLACES[p]}" for p in places
     )
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Nine objects, colours and shapes independent and uniform."""
-    return np.stack([rng.integers(len(COLOURS), size=9), rng.integers(len(SHAPES), size=9)], axis=1)
+    """Nine objects, colors and shapes independent and uniform."""
+    return np.stack([rng.integers(len(COLORS), size=9), rng.integers(len(SHAPES), size=9)], axis=1)
 
 
 def draw_triple(rng: np.random.Generator) -> Triple:
@@ -80,7 +80,7 @@ def draw_triple(rng: np.random.Generator) -> Triple:
     scene, places = random_scene(rng), rng.permutation(9)[:NAMED]
     negative = scene.copy()
     attribute = int(rng.integers(2))
-    kinds = (len(COLOURS), len(SHAPES))[attribute]
+    kinds = (len(COLORS), len(SHAPES))[attribute]
     negative[places[0], attribute] += rng.integers(1, kinds)
     negative[places[0], attribute] %= kinds
     return Triple(scene, rng.permutation(places), negative)

@@ -1,0 +1,167 @@
+"""Write what the JSON files say into the results page and the README: no number is typed.
+
+python benchmarks/results_page.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from report import RESULTS
+
+ROOT = Path(__file__).parents[1]
+SYSTEMS = ("with MMR", "without MMR")
+
+
+def read(name: str) -> dict[str, Any]:
+    """One result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def measured_on(result: dict[str, Any]) -> str:
+    """Hardware, versions and date of a result, as a line."""
+    e = result["environment"]
+    where = e["accelerator"] or f"{e['processor']}, {e['threads']} threads"
+    versions = ", ".join(
+        f"{name} {e[name]}" for name in ("torch", "transformers", "sentence-transformers", "peft")
+    )
+    return f"*{where}; Python {e['python']}, {versions}; {e['date']}.*"
+
+
+def mmr_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One row a run and budget: system, seed, r_q, r_c, p_at_1, ..."""
+    return pd.DataFrame(
+        [
+            {"system": r["system"], "seed": r["seed"], **b}
+            for r in result["runs"]
+            for b in r["budgets"]
+        ]
+    )
+
+
+def mmr_markdown(table: pd.DataFrame) -> str:
+    """P@1 by system and budget, mean and range over seeds, as a Markdown table."""
+    budgets = list(dict.fromkeys(zip(table.r_q, table.r_c, strict=True)))
+    head = "| P@1 | " + " | ".join(f"({q}, {c})" for q, c in budgets) + " |"
+    lines = [head, "|---" * (len(budgets) + 1) + "|"]
+    for system in SYSTEMS:
+        cells = []
+        for q, c in budgets:
+            p = table[(table.system == system) & (table.r_q == q) & (table.r_c == c)].p_at_1
+            cells.append(f"{p.mean():.3f} ({p.min():.3f} to {p.max():.3f})")
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    sizes = table.drop_duplicates("r_c").bytes_per_candidate
+    lines.append("| bytes a board (float32) | " + " | ".join(f"{b:,.0f}" for b in sizes) + " |")
+    return "\n".join(lines)
+
+
+def mmr_verdicts(table: pd.DataFrame) -> str:
+    """The three figures that were aimed at, and what came out, over the mean of the seeds."""
+    p = table.groupby(["system", "r_c"]).p_at_1.mean()
+    small, large = table.r_c.min(), table.r_c.max()
+    growth = p["with MMR", large] / p["with MMR", small]
+    kept = p["without MMR", small] / p["without MMR", large]
+    lost = 100 * (p["without MMR", large] - p["with MMR", large])
+    rows = [
+        ("with MMR, the largest budget's P@1 over that at (1, 1)",
+         "at least 1.5 times", f"{growth:.2f} times", growth >= 1.5),
+        ("without MMR, (1, 1) as a share of its own full budget",
+         "below 0.1", f"{kept:.3f}", kept < 0.1),
+        ("what MMR loses at the full budget, in points of P@1",
+         "at most 5", f"{lost:.1f}", lost <= 5),
+    ]  # fmt: skip
+    lines = ["| claim | aimed at | measured | |", "|---|---|---|---|"]
+    lines += [f"| {c} | {a} | {m} | {'holds' if ok else 'does not hold'} |" for c, a, m, ok in rows]
+    return "\n".join(lines)
+
+
+def scoring_markdown(result: dict[str, Any]) -> str:
+    """Milliseconds by budget and method, as a Markdown table."""
+    table = pd.DataFrame(result["rows"])
+    budgets, methods = table.budget.unique(), table.method.unique()
+    lines = [
+        "| budget | " + " | ".join(f"{m}, ms (MiB)" for m in methods) + " |",
+        "|---" * (len(methods) + 1) + "|",
+    ]
+    for budget in budgets:
+        rows = table[table.budget == budget].set_index("method")
+        cells = [f"{rows.ms[m]:.1f} ({rows.largest_tensor_mib[m]:,.0f})" for m in methods]
+        lines.append(f"| {budget} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def timings_markdown(result: dict[str, Any]) -> str:
+    """What a newcomer waits, as a Markdown table."""
+    rows = [("`import metaembed_lite`", f"{result['import_seconds']:.2f} s")]
+    for target, profile in (("test", "smoke"), ("book", "cpu")):
+        if f"make_{target}_seconds" in result:
+            whole = result[f"make_{target}_seconds"] / 60
+            books = sum(result[f"notebooks_{profile}_seconds"].values()) / 60
+            rows.append(
+                (
+                    f"`make {target}`, clean clone",
+                    f"{whole:.1f} min, of which notebooks (`{profile}`) {books:.1f}",
+                )
+            )
+    return "\n".join(["| | measured |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+
+
+def picture(table: pd.DataFrame, path: Path) -> None:
+    """THE figure, over the mean of the seeds, as a PNG with a white ground."""
+    from metaembed_lite.plots import budget_curve
+
+    columns = ["p_at_1", "bytes_per_candidate"]
+    mean = table.groupby(["system", "r_q", "r_c"], as_index=False)[columns].mean()
+    figure = budget_curve(mean)
+    figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
+
+
+def sentences() -> dict[str, str]:
+    """Every generated block, by the name of its marker."""
+    mmr, scoring = read("mmr"), read("scoring")
+    table = mmr_table(mmr)
+    seeds, steps = table.seed.nunique(), mmr["runs"][0]["steps"]
+    minutes = statistics.mean(r["train_seconds"] for r in mmr["runs"]) / 60
+    log = ROOT / "metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"
+    pretraining = json.loads(log.read_text())
+    blocks = {
+        "backbone": f"`tiny-vlm` has {pretraining['parameters']:,} parameters, was pretrained for "
+        f"{pretraining['steps']:,} steps ({pretraining['seconds'] / 60:.0f} minutes on a CPU) and "
+        f"reads {pretraining['test_digits_read']:.1%} of the digits of writers it has never seen.",
+        "mmr": f"{seeds} seeds, {steps} steps each, {minutes:.0f} minutes a run; mean, and range "
+        f"over the seeds.\n\n{mmr_markdown(table)}\n\n{measured_on(mmr)}",
+        "verdicts": mmr_verdicts(table),
+        "scoring": f"{scoring['queries']} queries against {scoring['candidates']:,} candidates of "
+        f"{scoring['dim']} dimensions, median of {scoring['repeats']} runs; in brackets the "
+        f"largest tensor made.\n\n{scoring_markdown(scoring)}\n\n{measured_on(scoring)}",
+        "picture": "![P@1 against index bytes per board, with and without MMR]"
+        "(book/results/mmr.png)",
+        "results": "Real handwriting by unseen writers, 1,000 boards, half of them hard negatives; "
+        f"mean and range over {seeds} seeds:\n\n{mmr_markdown(table)}",
+    }
+    if (RESULTS / "timings.json").is_file():
+        timings = read("timings")
+        blocks["timings"] = f"{timings_markdown(timings)}\n\n{measured_on(timings)}"
+    return blocks
+
+
+def fill(text: str, blocks: dict[str, str]) -> str:
+    """The text with what stands between ``<!-- name -->`` and ``<!-- /name -->`` made anew."""
+    for name, block in blocks.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        pattern = re.escape(start) + ".*?" + re.escape(end)
+        whole = f"{start}\n{block}\n{end}"
+        text = re.sub(pattern, lambda _, w=whole: w, text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    picture(mmr_table(read("mmr")), RESULTS / "mmr.png")
+    for page in (ROOT / "README.md", ROOT / "book" / "results.md"):
+        page.write_text(fill(page.read_text(), sentences()))
+        print("written:", page.relative_to(ROOT))

@@ -1,0 +1,178 @@
+"""Execute the notebooks and build the site: `python book/make_book.py --profile cpu`.
+
+`.executed/<profile>/` holds one copy of the book: configuration, prose, notebooks. nbmake
+executes the notebooks there, and Jupyter Book builds the site from there with execution off. So
+each notebook runs once for both the tests and the site, and the checkout keeps its notebooks bare.
+
+A notebook runs again only when something that it depends on has changed: itself, a file of the
+module, the pins, the profile, the Python, and the measured results if it names them. The site is
+built again when any of its sources has changed.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "_build"
+EXECUTED = ROOT / ".executed"  # not below _build: there nbmake collects nothing
+PROFILES = ("smoke", "cpu", "gpu")
+CELL_TIMEOUT = 3000  # seconds
+
+
+def pages() -> list[str]:
+    """Every page of `_toc.yml`, in reading order, without its suffix; the first is the root."""
+
+    def walk(node: dict | list) -> list[str]:
+        if isinstance(node, list):
+            return [page for item in node for page in walk(item)]
+        here = [node[key] for key in ("root", "file") if key in node]
+        return here + [
+            page for value in node.values() if isinstance(value, list) for page in walk(value)
+        ]
+
+    return walk(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+
+
+def notebooks() -> list[str]:
+    """The chapters' names: `notebooks/01_one_vector` is `01_one_vector`."""
+    return [page.removeprefix("notebooks/") for page in pages() if page.startswith("notebooks/")]
+
+
+def stage(profile: str) -> Path:
+    """Bring configuration and prose of the scratch copy up to date and return its folder."""
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    tree = EXECUTED / profile
+    for folder in ("notebooks", "stamps"):
+        (tree / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copyfile(ROOT / name, tree / name)
+    shutil.rmtree(tree / "book", ignore_errors=True)
+    shutil.copytree(
+        ROOT / "book", tree / "book", ignore=shutil.ignore_patterns("__pycache__", "*.py")
+    )
+    return tree
+
+
+def files(folder: Path) -> list[Path]:
+    """The files under `folder`, sorted, without caches and dot files."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [
+        p
+        for p in found
+        if not any(x == "__pycache__" or x[0] == "." for x in p.relative_to(folder).parts)
+    ]
+
+
+def digest(paths: list[Path], *words: str) -> str:
+    """One SHA-256 over `words` and over the names and contents of `paths`."""
+    total = hashlib.sha256("\0".join(words).encode())
+    for path in paths:
+        total.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def execute(name: str, profile: str) -> None:
+    """Execute one notebook into the scratch copy, unless its last good run still stands.
+
+    Raises RuntimeError with nbmake's report if a cell fails or runs longer than `CELL_TIMEOUT`.
+    """
+    tree = stage(profile)
+    source = ROOT / "notebooks" / f"{name}.ipynb"
+    target = tree / "notebooks" / source.name
+    stamp = tree / "stamps" / name  # the digest and the seconds of the last good run
+    inputs = [source, ROOT / "requirements.lock", *files(ROOT / "metaembed_lite")]
+    if "book/results/" in source.read_text(encoding="utf-8"):
+        inputs += files(ROOT / "book/results")
+    want = digest(inputs, profile, sys.version)
+    have, seconds = stamp.read_text().split() if stamp.exists() else ("", "")
+    if have == want and target.exists():
+        print(f"   {name}: unchanged (it took {seconds} s)", flush=True)
+        return
+
+    print(f"   {name}: executing" + (f" (last time {seconds} s)" if seconds else ""), flush=True)
+    stamp.unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+    environment = os.environ | {"METAEMBED_PROFILE": profile}
+    if profile != "gpu":
+        environment |= {"HF_HUB_OFFLINE": "1"}  # these profiles stand on what the repository ships
+    nbmake = ["--nbmake", "--overwrite", f"--nbmake-timeout={CELL_TIMEOUT}"]
+    quiet = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--timeout=0"]
+    start = time.perf_counter()
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *nbmake, *quiet, str(target)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    if run.returncode:
+        raise RuntimeError(f"{name} failed in profile {profile}:\n{run.stdout}")
+    seconds = f"{time.perf_counter() - start:.0f}"
+    stamp.write_text(f"{want} {seconds}")
+    print(f"   {name}: done in {seconds} s", flush=True)
+
+
+def build_site(profile: str) -> Path:
+    """Build the site from the executed notebooks and return its folder. Warnings are errors."""
+    tree = stage(profile)
+    html, stamp = tree / "_build" / "html", tree / "stamps" / "site"
+    sources = [tree / "_config.yml", tree / "_toc.yml", *files(tree / "book")]
+    sources += [tree / "notebooks" / f"{name}.ipynb" for name in notebooks()]
+    want = digest([*sources, ROOT / "requirements.lock"], sys.version)
+    if stamp.exists() and stamp.read_text() == want and (html / "index.html").exists():
+        print("   site: unchanged", flush=True)
+        return html
+    print("   site: building", flush=True)
+    stamp.unlink(missing_ok=True)
+    # From scratch: a second build over a failed one would find nothing new to warn about and pass.
+    shutil.rmtree(tree / "_build", ignore_errors=True)
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    strict = ["--warningiserror", "--nitpick", "--keep-going"]
+    run = subprocess.run(
+        [jupyter_book, "build", tree, "--quiet", *strict],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    if run.returncode or not (html / "index.html").exists():
+        print(run.stdout, flush=True)
+        raise RuntimeError("the site was not built: each warning above counts as an error")
+    stamp.write_text(want)
+    return html
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--profile", choices=PROFILES, default="cpu")
+    profile = parser.parse_args().profile
+    print(f"== {len(notebooks())} notebooks, profile {profile}", flush=True)
+    failures = []
+    for name in notebooks():
+        try:
+            execute(name, profile)
+        except RuntimeError as failure:
+            print(failure, file=sys.stderr, flush=True)
+            failures.append(name)
+    if failures:
+        print(f"== no site: {', '.join(failures)} failed", file=sys.stderr)
+        return 1
+    try:
+        html = build_site(profile)
+    except RuntimeError as failure:
+        print(f"== {failure}", file=sys.stderr)
+        return 1
+    shutil.rmtree(BUILD / "html", ignore_errors=True)
+    shutil.copytree(html, BUILD / "html")
+    print(f"== the book is ready: open {(BUILD / 'html' / 'index.html').as_uri()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

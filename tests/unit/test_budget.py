@@ -1,0 +1,144 @@
+"""A budget says what it is, refuses what it cannot be, and knows what it costs."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaembed_lite.budget import (
+    PAPER_BUDGETS,
+    Budget,
+    PrefixPooling,
+    as_budget,
+    nested,
+    up_to,
+)
+
+counts = st.integers(1, 100)
+
+
+def test_the_paper_has_five_budgets():
+    pairs = [(b.r_q, b.r_c) for b in PAPER_BUDGETS]
+    assert pairs == [(1, 1), (2, 4), (4, 8), (8, 16), (16, 64)]
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.0, "4", None, True, np.int64(0)])
+def test_a_count_that_is_no_whole_number_from_1_up_is_refused_by_name(bad):
+    with pytest.raises(ValueError, match="r_q="):
+        Budget(bad, 1)
+    with pytest.raises(ValueError, match="r_c="):
+        Budget(1, bad)
+
+
+def test_whole_numbers_from_numpy_become_ordinary_ones():
+    budget = Budget(np.int64(4), np.int32(8))
+    assert budget == Budget(4, 8)
+    assert type(budget.r_q) is type(budget.r_c) is int
+
+
+def test_a_budget_cannot_be_changed_and_serves_as_a_key():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Budget(1, 1).r_q = 2
+    assert {Budget(4, 8): "here"}[Budget(4, 8)] == "here"
+
+
+@given(counts, counts, st.sampled_from(["{}x{}", "{},{}", "({}, {})", " {} x {} ", "{}×{}"]))
+def test_every_way_of_writing_a_budget_is_read(r_q, r_c, form):
+    assert Budget.parse(form.format(r_q, r_c)) == Budget(r_q, r_c)
+
+
+@given(counts, counts)
+def test_what_is_printed_can_be_parsed(r_q, r_c):
+    assert Budget.parse(str(Budget(r_q, r_c))) == Budget(r_q, r_c)
+
+
+@pytest.mark.parametrize("text", ["", "4", "4x", "x8", "4x8x2", "-1x4", "0x4", "1.5x2", "four x 8"])
+def test_a_text_that_is_no_budget_is_refused(text):
+    with pytest.raises(ValueError, match=r"budget|whole number"):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("value", [Budget(4, 8), (4, 8), [4, 8], "4x8"])
+def test_a_budget_may_be_given_as_a_pair_or_a_text(value):
+    assert as_budget(value) == Budget(4, 8)
+
+
+@pytest.mark.parametrize("value", [(4,), (4, 8, 16), ()])
+def test_anything_but_a_pair_is_refused(value):
+    with pytest.raises(ValueError, match="expected a pair"):
+        as_budget(value)
+
+
+@given(counts, counts, counts, counts)
+def test_a_budget_is_met_exactly_when_both_sides_have_the_vectors(r_q, r_c, has_q, has_c):
+    budget = Budget(r_q, r_c)
+    if r_q <= has_q and r_c <= has_c:
+        assert budget.check(has_q, has_c) == budget
+    else:
+        with pytest.raises(ValueError, match="ask for"):
+            budget.check(has_q, has_c)
+
+
+def test_a_budget_too_large_names_the_side_and_the_remedy():
+    with pytest.raises(ValueError, match=r"budget \(4, 80\).*64 candidate.*r_c <= 64.*r_c=80"):
+        Budget(4, 80).check(16, 64)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float16", 2), ("bfloat16", 2)])
+def test_a_candidate_takes_the_bytes_of_its_vectors(dtype, size):
+    values = torch.zeros(16, 128, dtype=getattr(torch, dtype))
+    assert Budget(8, 16).bytes_per_candidate(128, dtype) == values.numel() * size
+    assert values.element_size() == size
+
+
+def test_an_unknown_dtype_is_refused_with_the_choice():
+    with pytest.raises(ValueError, match=r"float8.*float32"):
+        Budget(1, 1).bytes_per_candidate(128, "float8")
+
+
+def test_scoring_takes_a_multiply_add_for_every_pair_of_values():
+    assert Budget(4, 8).multiply_adds(dim=128, candidates=1000) == 4 * 8 * 128 * 1000
+
+
+def test_nested_budgets_come_back_in_order_as_budgets():
+    assert nested([(1, 1), "2x4", Budget(2, 8)]) == (Budget(1, 1), Budget(2, 4), Budget(2, 8))
+
+
+@pytest.mark.parametrize(
+    "budgets", [[(2, 4), (1, 8)], [(2, 4), (4, 2)], [(2, 4), (2, 4)], [(4, 8), (1, 1)]]
+)
+def test_budgets_that_are_not_nested_are_refused(budgets):
+    with pytest.raises(ValueError, match="not nested"):
+        nested(budgets)
+
+
+def test_no_budget_at_all_is_refused():
+    with pytest.raises(ValueError, match="no budgets"):
+        nested([])
+
+
+@given(counts, counts)
+def test_a_models_budgets_are_nested_and_end_with_its_own(r_q, r_c):
+    budgets = up_to(r_q, r_c)
+    assert nested(budgets) == budgets
+    assert budgets[-1] == Budget(r_q, r_c)
+    assert set(budgets[:-1]) <= set(PAPER_BUDGETS)
+
+
+@given(st.integers(1, 8), st.integers(8, 12))
+def test_prefix_pooling_keeps_the_first_vectors(r, vectors):
+    embedding = torch.randn(vectors, 4)
+    torch.testing.assert_close(PrefixPooling(r).pool_one(embedding), embedding[:r], rtol=0, atol=0)
+
+
+def test_prefix_pooling_refuses_an_embedding_that_is_too_short():
+    with pytest.raises(ValueError, match=r"PrefixPooling\(8\).*4 vectors"):
+        PrefixPooling(8).pool_one(torch.randn(4, 4))
+
+
+def test_prefix_pooling_refuses_a_prefix_of_nothing():
+    with pytest.raises(ValueError, match="whole number"):
+        PrefixPooling(0)

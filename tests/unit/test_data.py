@@ -1,0 +1,299 @@
+"""The suites: the same task every time, honest relevance, nothing of the test in the training."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from metaembed_lite.data import RetrievalTask, codesearch, handwriting, load_task, scenes
+from metaembed_lite.data.handwriting import PLACES
+
+BOARDS = {"handwriting": (handwriting, "draw_board"), "scenes": (scenes, "draw_scene")}
+
+
+@pytest.fixture(params=BOARDS)
+def symbols(request, monkeypatch):
+    """A function that makes a suite's task with the symbols of a board for its image."""
+    module, draw = BOARDS[request.param]
+    monkeypatch.setattr(module, draw, lambda board, *_: board)
+    return lambda **sizes: load_task(request.param, **sizes)
+
+
+def satisfies(query, board):
+    """Reads a query's text, "4 top-left, 7 center" or "red ring top", against a board's symbols."""
+    for named in query.split(", "):
+        *content, place = named.split(" ")
+        held = np.atleast_1d(board[PLACES.index(place)])
+        if len(content) == 2:
+            said = [list(scenes.COLORS).index(content[0]), scenes.SHAPES.index(content[1])]
+        else:
+            said = [int(content[0])]
+        if list(held) != said:
+            return False
+    return True
+
+
+def test_relevance_is_what_the_query_text_says_of_the_boards(symbols):
+    task = symbols(n_queries=300, n_train=0)
+    read = [[satisfies(q, c) for c in task.candidates] for q in task.queries]
+    np.testing.assert_array_equal(task.relevance, np.array(read, dtype=np.float32))
+
+
+def test_boards_that_satisfy_a_query_by_chance_count(symbols):
+    task = symbols(n_queries=300, n_train=0)
+    assert (np.diag(task.relevance) == 1).all()
+    assert task.relevance.sum() > 300
+
+
+def test_half_of_the_candidates_are_hard_negatives_one_named_place_away(symbols):
+    n = 100
+    task = symbols(n_queries=n, n_train=0)
+    assert len(task.candidates) == 2 * n
+    for query, board, negative in zip(
+        task.queries, task.candidates[:n], task.candidates[n:], strict=True
+    ):
+        differing = np.unique(np.argwhere(board != negative)[:, 0])
+        assert len(differing) == 1
+        assert PLACES[differing[0]] in [named.split(" ")[-1] for named in query.split(", ")]
+        assert (board != negative).sum() == 1  # in scenes: either the color or the shape
+
+
+def test_a_query_names_different_places(symbols):
+    for query in symbols(n_queries=100, n_train=0).queries:
+        places = [named.split(" ")[-1] for named in query.split(", ")]
+        assert len(set(places)) == len(places) >= 2
+
+
+def test_the_order_of_the_places_does_not_tell_which_one_the_negative_changes(symbols):
+    n = 200
+    task = symbols(n_queries=n, n_train=0)
+    first = 0
+    for query, board, negative in zip(
+        task.queries, task.candidates[:n], task.candidates[n:], strict=True
+    ):
+        changed = PLACES[int(np.argwhere(board != negative)[0, 0])]
+        first += query.split(", ")[0].endswith(f" {changed}")
+    assert 0.2 * n < first < 0.65 * n  # a third in handwriting, half in scenes
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_training_rows_are_a_text_and_two_images(name):
+    row = load_task(name, n_queries=2, n_train=3).train[0]
+    assert list(row) == ["query", "positive", "negative"]
+    assert isinstance(row["query"], str)
+    assert row["positive"].size == row["negative"].size == (48, 48)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_the_splits_and_seeds_give_different_boards(name):
+    made = [
+        load_task(name, n_queries=50, n_train=0, seed=seed, split=split).queries
+        for seed, split in ((0, "test"), (0, "validation"), (0, "train"), (1, "test"))
+    ]
+    made.append(list(load_task(name, n_queries=1, n_train=50).train["query"]))
+    assert all(a != b for a, b in pairwise(made))
+    assert len({tuple(queries) for queries in made}) == len(made)
+
+
+def test_no_scan_of_the_test_is_in_the_training():
+    def scans(split):
+        return {scan.tobytes() for digit in handwriting.digit_scans(split) for scan in digit}
+
+    assert len(scans("test")) > 500
+    assert not scans("train") & (scans("test") | scans("validation"))
+
+
+def test_the_gap_between_train_and_test_is_as_wide_as_a_writer():
+    assert handwriting.SPLITS["test"][0] - handwriting.SPLITS["train"][1] >= 1797 / 13
+
+
+def test_a_board_shows_its_digits_at_their_places():
+    scans = handwriting.digit_scans("test")
+    flat = np.concatenate(scans).reshape(-1, 64).astype(float)
+    labels = np.repeat(np.arange(10), [len(s) for s in scans])
+    digits = np.array([3, 1, 4, 1, 5, 9, 2, 6, 0])
+    board = handwriting.draw_board(digits, np.random.default_rng(0), "test")
+    ink = 255 - np.asarray(board.convert("L").resize((24, 24))).astype(float)
+    cells = ink.reshape(3, 8, 3, 8).swapaxes(1, 2).reshape(9, 64)
+    nearest = ((cells[:, None] - flat) ** 2).sum(axis=2).argmin(axis=1)
+    np.testing.assert_array_equal(labels[nearest], digits)
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_a_scene_shows_an_object_at_its_place_in_its_color(place):
+    scene = np.zeros((9, 2), dtype=int)
+    scene[:, 0] = list(scenes.COLORS).index("blue")
+    scene[place, 0] = list(scenes.COLORS).index("red")
+    pixels = np.asarray(scenes.draw_scene(scene, np.random.default_rng(0))).astype(int)
+    reddish = pixels[..., 0] - pixels[..., 2] > 100
+    cells = reddish.reshape(3, 16, 3, 16).sum(axis=(1, 3)).ravel()
+    assert cells[place] > 50
+    assert cells.sum() == cells[place]
+
+
+def test_every_shape_looks_different():
+    drawn = []
+    for shape in range(len(scenes.SHAPES)):
+        scene = np.stack([np.zeros(9, dtype=int), np.full(9, shape)], axis=1)
+        drawn.append(np.asarray(scenes.draw_scene(scene, np.random.default_rng(0))).astype(int))
+    for i, a in enumerate(drawn):
+        assert all(np.abs(a - b).mean() > 5 for b in drawn[:i])
+
+
+@pytest.fixture(scope="module")
+def code():
+    return load_task("codesearch", n_queries=300, n_train=1000)
+
+
+def test_no_test_package_is_trained_on():
+    trained, evaluated = set(codesearch.SPLITS["train"]), set(codesearch.SPLITS["test"])
+    assert not trained & evaluated
+    assert {f.package for f in codesearch.pool("test")} == evaluated
+    assert {f.package for f in codesearch.pool("train")} == trained
+
+
+def test_no_sentence_and_no_code_of_the_test_is_trained_on():
+    test, train = codesearch.pool("test"), codesearch.pool("train")
+    assert not {f.query.casefold() for f in test} & {f.query.casefold() for f in train}
+    assert not {f.code for f in test} & {f.code for f in train}
+
+
+def test_no_sentence_and_no_code_comes_twice(code):
+    pool = codesearch.pool("test")
+    assert len({f.query.casefold() for f in pool}) == len({f.code for f in pool}) == len(pool)
+    assert len(set(code.candidates)) == len(code.candidates) >= 2 * len(code.queries)
+
+
+def test_code_that_is_found_parses_and_hides_its_name(code):
+    for source in code.candidates:
+        (function,) = ast.parse(source).body
+        assert function.name == "f"
+        assert ast.get_docstring(function) is None
+
+
+def test_the_right_code_is_the_querys_own(code):
+    own = {f.query: f.code for f in codesearch.pool("test")}
+    for query, relevant in zip(code.queries, code.relevance, strict=True):
+        assert [code.candidates[i] for i in np.flatnonzero(relevant)] == [own[query]]
+
+
+def test_training_rows_are_a_sentence_and_code_of_the_training_packages(code):
+    pairs = {(f.query, f.code) for f in codesearch.pool("train")}
+    assert code.train.column_names == ["query", "positive"]
+    assert len(code.train) == 1000
+    assert {(row["query"], row["positive"]) for row in code.train} <= pairs
+
+
+def test_about_names_the_packages_and_their_versions(code):
+    import matplotlib
+    import sklearn
+
+    for said in ("installed versions", sklearn.__version__, matplotlib.__version__, "pandas"):
+        assert said in code.about
+
+
+def test_a_function_is_read_without_its_docstring_name_decorators_and_comments():
+    source = '''
+@documented("a secret")
+def walk(tree, depth=0):
+    """Visit every node of a tree. Then stop."""
+    # a comment
+    def visit(node):
+        """Inner words."""
+        return walk(node, depth + 1)
+
+    if tree.children is None:
+        return tree.walk()
+    return [visit(child) for child in tree.children]
+'''
+    (function,) = codesearch.functions_in(source, "example")
+    assert function.query == "Visit every node of a tree."
+    for hidden in ("walk", "secret", "Visit", "comment", "Inner"):
+        assert hidden not in function.code
+    assert "return f(node, depth + 1)" in function.code
+    assert "return tree.f()" in function.code
+
+
+@pytest.mark.parametrize("docstring", [
+    "Too short.", "Parameters\n----------\nx : an int that is explained at length",
+    ">>> walk(tree, depth=1) == 3", "A word " * 40,
+])  # fmt: skip
+def test_a_docstring_without_a_usable_first_sentence_is_no_query(docstring):
+    assert codesearch.summary(docstring) is None
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(ValueError, match="'no_such_package' is not installed"):
+        list(codesearch.python_files("no_such_package"))
+
+
+def test_more_functions_than_there_are_is_refused_with_their_number():
+    held = f"{len(codesearch.pool('test')):,}"
+    with pytest.raises(ValueError, match=f"200,000 functions asked.*{held}"):
+        load_task("codesearch", n_queries=100_000, n_train=0)
+
+
+FINGERPRINTS = """
+import hashlib, json
+from metaembed_lite.data import load_task
+
+def digest(item):
+    raw = item if isinstance(item, str) else item.tobytes()
+    return raw.encode() if isinstance(raw, str) else raw
+
+def fingerprint(name, **sizes):
+    task = load_task(name, n_queries=20, **sizes)
+    items = [*task.queries, *task.candidates]
+    for row in task.train or []:
+        items += row.values()
+    return hashlib.sha256(b"|".join(map(digest, items)) + task.relevance.tobytes()).hexdigest()
+
+made = [fingerprint("handwriting", n_train=5), fingerprint("scenes", n_train=5),
+        fingerprint("codesearch", n_train=0)]
+"""
+
+
+def test_the_same_seed_gives_the_same_task_in_another_process():
+    here: dict = {}
+    exec(FINGERPRINTS, here)
+    script = FINGERPRINTS + "print(json.dumps(made))"
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"},
+    )  # fmt: skip
+    assert json.loads(elsewhere.stdout) == here["made"]
+
+
+@pytest.mark.parametrize("name", ["handwriting", "scenes", "codesearch"])
+@pytest.mark.parametrize(("sizes", "named"), [
+    ({"n_queries": 0}, "n_queries=0"), ({"n_train": -1}, "n_train=-1"),
+    ({"split": "exam"}, "unknown split 'exam'; choose from"),
+])  # fmt: skip
+def test_sizes_and_splits_that_cannot_be_are_refused(name, sizes, named):
+    with pytest.raises(ValueError, match=named):
+        load_task(name, **sizes)
+
+
+def test_an_unknown_suite_is_refused_with_the_choice():
+    with pytest.raises(ValueError, match="'mnist'; choose from handwriting, scenes, codesearch"):
+        load_task("mnist")
+
+
+def test_a_task_needs_queries_and_candidates():
+    with pytest.raises(ValueError, match="0 queries"):
+        RetrievalTask("empty", [], ["c"], np.zeros((0, 1)))
+
+
+def test_a_task_refuses_relevance_of_another_shape():
+    with pytest.raises(ValueError, match=r"shape \(1, 2\), expected .* \(2, 1\)"):
+        RetrievalTask("turned", ["a", "b"], ["c"], np.ones((1, 2)))
+
+
+def test_a_task_refuses_a_query_that_nothing_answers():
+    with pytest.raises(ValueError, match="1 queries have no relevant candidate, first index 1"):
+        RetrievalTask("orphan", ["a", "b"], ["c", "d"], np.array([[1, 0], [0, 0]]))

@@ -1,0 +1,227 @@
+"""The MMR loss and its gradient: a float64 numpy oracle, a peer library, two processes."""
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.multi_vector_encoder.losses import (
+    MultiVectorMultipleNegativesRankingLoss,
+)
+from torch import nn
+
+from metaembed_lite.budget import PAPER_BUDGETS
+from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
+
+BUDGETS = [(1, 1), (2, 3), (3, 5)]
+
+
+def oracle(queries, candidates, budgets, weights, temperature):
+    """Loss and gradients in numpy float64, by hand.
+
+    dL/dS_g = w_g / (B tau) (softmax(S_g / tau) - onehot); S_g[u, v] sums q_ui . c_vj over i with
+    j = argmax, so its gradient is c_vj for q_ui and q_ui for c_vj.
+    """
+    q, c = (np.asarray(x, dtype=np.float64) for x in (queries, candidates))
+    size, per_query = c.shape[:2]
+    flat = c.reshape(size * per_query, *c.shape[2:])
+    loss, q_grad, c_grad = 0.0, np.zeros_like(q), np.zeros_like(flat)
+    for (r_q, r_c), weight in zip(budgets, weights, strict=True):
+        similarities = np.einsum("uid,vjd->uvij", q[:, :r_q], flat[:, :r_c])
+        winner = similarities.argmax(axis=3)
+        logits = similarities.max(axis=3).sum(axis=2) / temperature
+        logits -= logits.max(axis=1, keepdims=True)
+        softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        target = np.zeros_like(softmax)
+        target[np.arange(size), np.arange(size) * per_query] = 1
+        loss += weight * -np.log((softmax * target).sum(axis=1)).mean()
+        slope = weight * (softmax - target) / (size * temperature)
+        for u, v, i in np.ndindex(winner.shape):
+            j = winner[u, v, i]
+            q_grad[u, i] += slope[u, v] * flat[v, j]
+            c_grad[v, j] += slope[u, v] * q[u, i]
+    return loss, q_grad, c_grad.reshape(c.shape)
+
+
+def batch(size=4, negatives=2, r_q=3, r_c=5, dim=6, dtype=torch.float64, seed=0):
+    """Unit vectors (B, R_q, D) and (B, 1 + n_neg, R_c, D), with gradients."""
+    draw = torch.Generator().manual_seed(seed)
+    shapes = ((size, r_q, dim), (size, 1 + negatives, r_c, dim))
+    made = [torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    return [nn.functional.normalize(x, dim=-1).to(dtype).requires_grad_() for x in made]
+
+
+@pytest.mark.parametrize("negatives", [0, 1, 3])
+@pytest.mark.parametrize("temperature", [0.03, 1.0])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (0.5, 0, 2)])
+def test_loss_and_gradients_equal_the_oracle(negatives, temperature, weights):
+    queries, candidates = batch(negatives=negatives)
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, weights, temperature)
+    loss = loss_fn.score_loss(queries, candidates)
+    loss.backward()
+    expected, q_grad, c_grad = oracle(
+        queries.detach(), candidates.detach(), BUDGETS, weights, temperature
+    )
+    assert loss.shape == ()
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-6)
+    np.testing.assert_allclose(queries.grad, q_grad, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(candidates.grad, c_grad, rtol=1e-6, atol=1e-12)
+
+
+def test_the_papers_budgets_and_temperature_in_float32_stay_close_to_the_oracle():
+    queries, candidates = batch(size=8, negatives=1, r_q=16, r_c=64, dim=32, dtype=torch.float32)
+    loss = MatryoshkaMultiVectorLoss().score_loss(queries, candidates)
+    pairs = [(b.r_q, b.r_c) for b in PAPER_BUDGETS]
+    expected, *_ = oracle(queries.detach(), candidates.detach(), pairs, [1] * 5, 0.03)
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-5)
+
+
+def test_budgets_that_grow_on_one_side_only_equal_the_oracle():
+    budgets = [(1, 2), (1, 5), (3, 5)]
+    queries, candidates = batch()
+    loss = MatryoshkaMultiVectorLoss(None, budgets, temperature=0.1).score_loss(queries, candidates)
+    expected, *_ = oracle(queries.detach(), candidates.detach(), budgets, [1] * 3, 0.1)
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-6)
+
+
+def test_a_query_is_scored_against_the_hard_negatives_of_the_others_too():
+    queries = torch.eye(4, dtype=torch.float64)[:, None]  # four queries of one vector
+    candidates = torch.stack([queries, -queries], dim=1)
+    candidates[3, 1] = queries[0]  # query 3's hard negative is query 0's positive once more
+    loss = MatryoshkaMultiVectorLoss(None, [(1, 1)], temperature=0.01).score_loss(
+        queries, candidates
+    )
+    assert loss.item() == pytest.approx(np.log(2) / 4)  # query 0 cannot tell the two apart
+
+
+def test_the_first_candidate_of_a_query_is_its_positive():
+    queries = torch.eye(4, dtype=torch.float64)[:, None]
+    right = torch.stack([queries, -queries], dim=1)
+    wrong = right.flip(1)
+    loss_fn = MatryoshkaMultiVectorLoss(None, [(1, 1)], temperature=0.1)
+    assert loss_fn.score_loss(queries, right) < 0.01 < 9 < loss_fn.score_loss(queries, wrong)
+
+
+def test_each_budgets_own_loss_is_kept_for_the_curve():
+    queries, candidates = batch()
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, (0.5, 0, 2), temperature=0.1)
+    loss_fn.score_loss(queries, candidates)
+    alone = [
+        MatryoshkaMultiVectorLoss(None, [b], temperature=0.1).score_loss(queries, candidates).item()
+        for b in BUDGETS
+    ]
+    np.testing.assert_allclose(loss_fn.group_losses, alone, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_scored_in_float32(dtype):
+    queries, candidates = batch(r_q=16, r_c=16, dim=32, dtype=dtype)
+    budgets = [(16, 16)]
+    loss = MatryoshkaMultiVectorLoss(None, budgets).score_loss(queries, candidates)
+    values = queries.detach().double(), candidates.detach().double()
+    np.testing.assert_allclose(loss.item(), oracle(*values, budgets, [1], 0.03)[0], rtol=1e-5)
+
+
+def test_mixed_precision_training_does_not_score_in_half_precision():
+    queries, candidates = batch(r_q=16, r_c=16, dim=32, dtype=torch.float32)
+    loss_fn = MatryoshkaMultiVectorLoss(None, [(4, 4), (16, 16)])
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = loss_fn.score_loss(queries, candidates)
+    torch.testing.assert_close(under_autocast, loss_fn.score_loss(queries, candidates))
+
+
+class ReadyEmbeddings(nn.Module):
+    """Stands in for a model: its features are the embeddings."""
+
+    def forward(self, features, task=None):
+        ones = torch.ones(features["embeddings"].shape[:2], dtype=torch.long)
+        return {"token_embeddings": features["embeddings"], "attention_mask": ones, "task": task}
+
+
+def columns(queries, candidates):
+    return [{"embeddings": x} for x in (queries, *candidates.unbind(1))]
+
+
+def test_one_budget_is_the_contrastive_loss_of_sentence_transformers():
+    queries, candidates = batch(dtype=torch.float32)
+    features = columns(queries, candidates)
+    theirs = MultiVectorMultipleNegativesRankingLoss(ReadyEmbeddings(), scale=1 / 0.1)(features)
+    ours = MatryoshkaMultiVectorLoss(None, [(3, 5)], temperature=0.1)
+    ours.model = ReadyEmbeddings()
+    torch.testing.assert_close(ours(features), theirs)
+
+
+def test_columns_of_a_batch_are_query_positive_negatives():
+    queries, candidates = batch()
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=0.1)
+    expected = loss_fn.score_loss(queries, candidates)
+    loss_fn.model = ReadyEmbeddings()
+    torch.testing.assert_close(loss_fn(columns(queries, candidates)), expected)
+
+
+def one_rank(rank, store, out, budgets):
+    """One of two processes, each with half of the batch."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    queries, candidates = batch(size=6)
+    own = slice(3 * rank, 3 * rank + 3)
+    q, c = queries.detach()[own].requires_grad_(), candidates.detach()[own].requires_grad_()
+    loss_fn = MatryoshkaMultiVectorLoss(None, budgets, temperature=0.1, gather_across_devices=True)
+    loss = loss_fn.score_loss(q, c)
+    loss.backward()
+    torch.save((loss.detach(), q.grad, c.grad), f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_that_gather_train_as_one_on_the_joint_batch(tmp_path):
+    torch.multiprocessing.spawn(one_rank, (tmp_path / "store", tmp_path, BUDGETS), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    losses, q_grads, c_grads = zip(*ranks, strict=True)
+    queries, candidates = batch(size=6)
+    joint = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=0.1).score_loss(
+        queries, candidates
+    )
+    joint.backward()
+    # Data-parallel training averages over processes: loss and gradients alike.
+    torch.testing.assert_close(torch.stack(losses).mean(), joint.detach())
+    torch.testing.assert_close(torch.cat(q_grads) / 2, queries.grad)
+    torch.testing.assert_close(torch.cat(c_grads) / 2, candidates.grad)
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (1, 1, 1, 1), (), (1, -1, 1), (0, 0, 0)])
+def test_weights_that_do_not_fit_the_budgets_are_refused(weights):
+    with pytest.raises(ValueError, match="weights"):
+        MatryoshkaMultiVectorLoss(None, BUDGETS, weights)
+
+
+@pytest.mark.parametrize("temperature", [0, -0.1, float("nan")])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=temperature)
+
+
+def test_budgets_that_are_not_nested_are_refused():
+    with pytest.raises(ValueError, match="not nested"):
+        MatryoshkaMultiVectorLoss(None, [(2, 4), (1, 8)])
+
+
+@pytest.mark.parametrize(("r_q", "r_c", "name"), [(2, 5, "r_q <= 2"), (3, 4, "r_c <= 4")])
+def test_a_budget_beyond_the_vectors_is_refused(r_q, r_c, name):
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
+    with pytest.raises(ValueError, match=name):
+        loss_fn.score_loss(*batch(r_q=r_q, r_c=r_c))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
+    queries, candidates = batch()
+    for bad in ((queries[0], candidates), (queries, candidates[:, 0]), (queries[:2], candidates)):
+        with pytest.raises(ValueError, match="expected"):
+            loss_fn.score_loss(*bad)
+    with pytest.raises(ValueError, match="queries have 5 dimensions, candidates 6"):
+        loss_fn.score_loss(queries[..., :5], candidates)
+
+
+def test_a_loss_without_a_model_says_what_to_call():
+    with pytest.raises(ValueError, match="score_loss"):
+        MatryoshkaMultiVectorLoss()([])

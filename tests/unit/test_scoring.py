@@ -1,0 +1,240 @@
+"""MaxSim: the definition, at any budget, under masks, in half precision, in bounded memory."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from metaembed_lite import scoring
+from metaembed_lite.scoring import as_embeddings, maxsim
+
+
+def oracle(queries, candidates, query_mask=None, candidate_mask=None):
+    """The sum of maxima as it is written on paper, in float64, pair by pair."""
+    q, c = (np.asarray(x, dtype=np.float64) for x in (queries, candidates))
+    scores = np.zeros((len(q), len(c)))
+    for u in range(len(q)):
+        for v in range(len(c)):
+            for i in range(q.shape[1]):
+                if query_mask is None or query_mask[u, i]:
+                    allowed = [
+                        q[u, i] @ c[v, j]
+                        for j in range(c.shape[1])
+                        if candidate_mask is None or candidate_mask[v, j]
+                    ]
+                    scores[u, v] += max(allowed)
+    return scores
+
+
+def unit(*shape, seed=0, dtype=torch.float32):
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(values, dim=-1).to(dtype)
+
+
+sizes = st.integers(1, 5)
+seeds = st.integers(0, 10_000)
+
+
+@given(sizes, sizes, sizes, sizes, sizes, seeds)
+@settings(deadline=None)
+def test_scores_equal_the_definition_for_any_shape(n_q, n_c, r_q, r_c, dim, seed):
+    q, c = unit(n_q, r_q, dim, seed=seed), unit(n_c, r_c, dim, seed=seed + 1)
+    scores = maxsim(q, c)
+    assert scores.shape == (n_q, n_c)
+    np.testing.assert_allclose(scores.numpy(), oracle(q, c), atol=1e-5)
+
+
+@given(st.integers(1, 6), st.integers(1, 7))
+@settings(deadline=None)
+def test_a_budget_uses_the_first_vectors_only(r_q, r_c):
+    q, c = unit(3, 6, 4), unit(4, 7, 4, seed=1)
+    expected = oracle(q[:, :r_q], c[:, :r_c])
+    np.testing.assert_allclose(maxsim(q, c, (r_q, r_c)).numpy(), expected, atol=1e-5)
+
+
+@given(seeds, st.integers(1, 4), st.integers(1, 5))
+@settings(deadline=None)
+def test_masked_vectors_count_for_nothing_at_any_budget(seed, r_q, r_c):
+    q, c = unit(3, 4, 4), unit(5, 5, 4, seed=1)
+    rng = np.random.default_rng(seed)
+    query_mask, candidate_mask = rng.random((3, 4)) < 0.6, rng.random((5, 5)) < 0.6
+    candidate_mask[:, 0] = True  # each candidate keeps a vector at every budget
+    scores = maxsim(
+        q, c, (r_q, r_c),
+        query_mask=torch.from_numpy(query_mask), candidate_mask=torch.from_numpy(candidate_mask),
+    )  # fmt: skip
+    expected = oracle(q[:, :r_q], c[:, :r_c], query_mask, candidate_mask)
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
+
+
+def test_scores_equal_those_of_sentence_transformers():
+    q, c = unit(3, 4, 8), unit(6, 5, 8, seed=1)
+    mask = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) < 0.7
+    mask[:, 0] = True
+    theirs = colbert_scores(q, c[:, None], documents_mask=mask[:, None])
+    torch.testing.assert_close(maxsim(q, c, candidate_mask=mask), theirs)
+
+
+def test_padding_cannot_win_where_every_real_similarity_is_negative():
+    q = torch.tensor([[[1.0, 0.0]]])
+    c = torch.tensor([[[-1.0, 0.0], [0.0, 0.0]]])  # the second vector is padding
+    mask = torch.tensor([[True, False]])
+    assert maxsim(q, c, candidate_mask=mask).item() == -1.0
+
+
+def test_gradients_reach_the_winning_vectors_only():
+    q = torch.tensor([[[1.0, 0.0]]], requires_grad=True)
+    c = torch.tensor([[[0.5, 0.5], [0.9, 0.1]]], requires_grad=True)
+    maxsim(q, c).sum().backward()
+    torch.testing.assert_close(q.grad, torch.tensor([[[0.9, 0.1]]]))
+    torch.testing.assert_close(c.grad, torch.tensor([[[0.0, 0.0], [1.0, 0.0]]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_float32(dtype):
+    q, c = unit(2, 16, 32, dtype=dtype), unit(50, 64, 32, seed=1, dtype=dtype)
+    scores = maxsim(q, c)
+    assert scores.dtype == torch.float32
+    np.testing.assert_allclose(scores.numpy(), oracle(q.float(), c.float()), rtol=1e-5)
+
+
+def test_autocast_does_not_bring_half_precision_back():
+    q, c = unit(2, 16, 32), unit(50, 64, 32, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = maxsim(q, c)
+    torch.testing.assert_close(scores, maxsim(q, c), rtol=0, atol=0)
+
+
+def test_int8_embeddings_do_not_overflow():
+    q, c = (unit(2, 3, 16, seed=s).mul(127).round().to(torch.int8) for s in (0, 1))
+    np.testing.assert_array_equal(maxsim(q, c).numpy(), oracle(q, c))
+
+
+def test_float64_stays_float64():
+    q, c = unit(2, 3, 4, dtype=torch.float64), unit(5, 6, 4, seed=1, dtype=torch.float64)
+    np.testing.assert_allclose(maxsim(q, c).numpy(), oracle(q, c), rtol=1e-14)
+
+
+@pytest.mark.parametrize("chunk_values", [1, 100, 137, 1 << 20])
+def test_the_size_of_a_chunk_does_not_change_a_score(monkeypatch, chunk_values):
+    q, c = unit(3, 4, 8), unit(23, 5, 8, seed=1)
+    mask = torch.ones(23, 5, dtype=torch.bool)
+    mask[::3, 2:] = False
+    expected = oracle(q, c, candidate_mask=mask)
+    monkeypatch.setattr(scoring, "CHUNK_VALUES", chunk_values)
+    np.testing.assert_allclose(maxsim(q, c, candidate_mask=mask).numpy(), expected, atol=1e-5)
+
+
+class LargestAllocation(TorchDispatchMode):
+    """Records the largest tensor that an operation inside the block makes; views are none."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not func.is_view:
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+def test_no_tensor_holds_all_similarities():
+    q, c = unit(8, 16, 4), unit(2000, 64, 4, seed=1)
+    with LargestAllocation() as largest:
+        maxsim(q, c)
+    assert largest.numel <= scoring.CHUNK_VALUES < 8 * 16 * 2000 * 64 / 10
+
+
+def test_a_single_query_vector_does_not_copy_all_candidates(monkeypatch):
+    q, c = unit(1, 1, 64), unit(500, 4, 64, seed=1)
+    monkeypatch.setattr(scoring, "CHUNK_VALUES", 1 << 10)
+    with LargestAllocation() as largest:
+        maxsim(q, c, (1, 2))  # prefixes do not lie together in memory, so a chunk is a copy
+    assert largest.numel <= 1 << 10
+
+
+def test_gradients_do_not_keep_all_similarities():
+    q, c = unit(4, 8, 8).requires_grad_(), unit(1000, 16, 8, seed=1)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
+        maxsim(q, c)
+    assert max(kept) < 4 * 8 * 1000 * 16 / 3
+
+
+def test_what_lies_beyond_the_budget_is_not_read():
+    q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
+    expected = maxsim(q, c, (2, 4))
+    c[:, 4:] = torch.nan
+    torch.testing.assert_close(maxsim(q, c, (2, 4)), expected)
+
+
+def test_lists_as_the_encoder_returns_them_are_taken():
+    q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
+    torch.testing.assert_close(maxsim(list(q), [e.numpy() for e in c]), maxsim(q, c))
+
+
+@pytest.mark.parametrize(("queries", "candidates", "name"), [
+    ([], [torch.ones(1, 2)], "no queries"),
+    ([torch.ones(1, 2)], [], "no candidates"),
+])  # fmt: skip
+def test_an_empty_list_is_refused_by_name(queries, candidates, name):
+    with pytest.raises(ValueError, match=name):
+        maxsim(queries, candidates)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (0, 3, 4), (2, 0, 4), (2, 3, 0), (1, 2, 3, 4)])
+def test_a_shape_that_is_not_items_vectors_dimensions_is_refused(shape):
+    with pytest.raises(ValueError, match="queries have shape"):
+        maxsim(torch.ones(shape), unit(5, 6, 4))
+
+
+def test_items_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        as_embeddings([torch.ones(3, 4), torch.ones(2, 4)])
+
+
+def test_different_dimensions_are_refused_with_both():
+    with pytest.raises(ValueError, match="queries have 4 dimensions, candidates 8"):
+        maxsim(unit(2, 3, 4), unit(5, 6, 8))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_value_that_is_not_finite_is_refused_with_its_place(bad, dtype):
+    q, c = unit(2, 3, 4, dtype=dtype), unit(5, 6, 4, seed=1, dtype=dtype)
+    c[3, 2, 1] = bad
+    with pytest.raises(ValueError, match=r"candidates\[3, 2, 1\] is .*finite"):
+        maxsim(q, c)
+    with pytest.raises(ValueError, match=r"queries\[3, 2, 1\]"):
+        maxsim(c, q)
+
+
+def test_a_half_precision_sum_that_overflows_is_no_false_alarm():
+    c = torch.full((200, 8, 64), 1.0, dtype=torch.float16)  # sums to 102,400, above 65,504
+    assert maxsim(c[:1, :1], c)[0, 0] == 64
+
+
+@pytest.mark.parametrize(("budget", "name"), [((4, 1), "r_q <= 3"), ((1, 7), "r_c <= 6")])
+def test_a_budget_beyond_the_vectors_is_refused(budget, name):
+    with pytest.raises(ValueError, match=name):
+        maxsim(unit(2, 3, 4), unit(5, 6, 4, seed=1), budget)
+
+
+def test_a_candidate_without_a_vector_left_is_refused_by_number():
+    mask = torch.ones(5, 6, dtype=torch.bool)
+    mask[3, :2] = False
+    q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
+    maxsim(q, c, candidate_mask=mask)  # it has vectors further on
+    with pytest.raises(ValueError, match="candidate 3 has no unmasked vector in its first 2"):
+        maxsim(q, c, (1, 2), candidate_mask=mask)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 5), (5, 7), (4, 6), (5, 6, 1)])
+def test_a_mask_that_does_not_fit_is_refused(shape):
+    mask = torch.ones(shape, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"candidate_mask has shape.*expected \(5, 6\)"):
+        maxsim(unit(2, 3, 4), unit(5, 6, 4, seed=1), candidate_mask=mask)

@@ -1,0 +1,90 @@
+"""Training with the library's trainer: it learns, logs, resumes, and says what is wrong."""
+
+import pytest
+import torch
+
+from metaembed_lite import build, load, load_task, train
+from metaembed_lite.data.handwriting import training_rows
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return training_rows(32, seed=0)
+
+
+def tiny():
+    return build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, dim=16, device="cpu", seed=0)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+
+
+SETTINGS = {"batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 0, "log_steps": 1}
+
+
+def test_the_loss_of_every_budget_falls_on_a_batch_seen_often(rows):
+    curve = train(tiny(), rows.select(range(8)), steps=12, temperature=0.2, **SETTINGS)
+    assert list(curve.columns) == ["step", "loss", "grad_norm", "(1, 1)", "(2, 4)"]
+    assert (
+        curve.iloc[-1][["loss", "(1, 1)", "(2, 4)"]] < curve.iloc[0][["loss", "(1, 1)", "(2, 4)"]]
+    ).all()
+    groups = curve["(1, 1)"] + curve["(2, 4)"]
+    torch.testing.assert_close(
+        torch.tensor(groups.values), torch.tensor(curve.loss.values), atol=1e-2, rtol=1e-3
+    )
+
+
+def test_only_meta_tokens_lora_and_projection_move(rows):
+    model = tiny()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    train(model, rows, steps=2, **SETTINGS)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert all("lora" in n or "trainable_tokens" in n or n == "1.linear.weight" for n in moved)
+    assert {"1.linear.weight"} < moved
+
+
+def test_a_run_that_was_cut_off_resumes_to_the_same_weights(rows, tmp_path):
+    whole = tiny()
+    train(whole, rows, steps=4, **SETTINGS)
+
+    class Killed(Exception):
+        pass
+
+    cut, saves = tiny(), {"output": tmp_path / "run", "save_steps": 2}
+
+    def die_after_the_second_step(module, inputs, output):
+        die_after_the_second_step.forwards += 1
+        if die_after_the_second_step.forwards > 3 * 2:
+            raise Killed
+
+    die_after_the_second_step.forwards = 0
+    hook = cut.register_forward_hook(die_after_the_second_step)
+    with pytest.raises(Killed):
+        train(cut, rows, steps=4, **SETTINGS, **saves)
+    hook.remove()
+    resumed = tiny()
+    train(resumed, rows, steps=4, resume=True, **SETTINGS, **saves)
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_the_trained_model_is_written_to_output(rows, tmp_path):
+    model = tiny()
+    train(model, rows, steps=2, output=tmp_path / "run", **SETTINGS)
+    again = load(tmp_path / "run", device="cpu")
+    assert torch.equal(model.encode_query("7 center"), again.encode_query("7 center"))
+
+
+def test_bad_input_is_named(rows):
+    model = tiny()
+    with pytest.raises(ValueError, match="32 training rows for batches of 64"):
+        train(model, rows, batch_size=64)
+    with pytest.raises(ValueError, match="0 training rows"):
+        train(model, load_task("handwriting", n_queries=2, n_train=0).train)
+    with pytest.raises(ValueError, match="expected query, positive"):
+        train(model, rows.rename_column("positive", "image"), batch_size=8)
+    with pytest.raises(ValueError, match="needs output"):
+        train(model, rows, batch_size=8, resume=True)
+    with pytest.raises(ValueError, match=r"budget \(4, 4\): there are 2 query vectors"):
+        train(model, rows, batch_size=8, budgets=[(1, 1), (4, 4)])
