@@ -122,28 +122,42 @@ def picture(table: pd.DataFrame, path: Path) -> None:
 
 
 def sentences() -> dict[str, str]:
-    """Every generated block, by the name of its marker."""
-    mmr, scoring = read("mmr"), read("scoring")
-    table = mmr_table(mmr)
-    seeds, steps = table.seed.nunique(), mmr["runs"][0]["steps"]
-    minutes = statistics.mean(r["train_seconds"] for r in mmr["runs"]) / 60
+    """Every generated block, by the name of its marker; what has no JSON yet says so."""
+    names = ("mmr", "verdicts", "picture", "results", "scoring", "timings")
+    blocks = dict.fromkeys(names, "*Not measured yet.*")
     log = ROOT / "metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"
     pretraining = json.loads(log.read_text())
-    blocks = {
-        "backbone": f"`tiny-vlm` has {pretraining['parameters']:,} parameters, was pretrained for "
+    blocks["backbone"] = (
+        f"`tiny-vlm` has {pretraining['parameters']:,} parameters, was pretrained for "
         f"{pretraining['steps']:,} steps ({pretraining['seconds'] / 60:.0f} minutes on a CPU) and "
-        f"reads {pretraining['test_digits_read']:.1%} of the digits of writers it has never seen.",
-        "mmr": f"{seeds} seeds, {steps} steps each, {minutes:.0f} minutes a run; mean, and range "
-        f"over the seeds.\n\n{mmr_markdown(table)}\n\n{measured_on(mmr)}",
-        "verdicts": mmr_verdicts(table),
-        "scoring": f"{scoring['queries']} queries against {scoring['candidates']:,} candidates of "
-        f"{scoring['dim']} dimensions, median of {scoring['repeats']} runs; in brackets the "
-        f"largest tensor made.\n\n{scoring_markdown(scoring)}\n\n{measured_on(scoring)}",
-        "picture": "![P@1 against index bytes per board, with and without MMR]"
-        "(book/results/mmr.png)",
-        "results": "Real handwriting by unseen writers, 1,000 boards, half of them hard negatives; "
-        f"mean and range over {seeds} seeds:\n\n{mmr_markdown(table)}",
-    }
+        f"reads {pretraining['test_digits_read']:.1%} of the digits of writers it has never seen."
+    )
+    if (RESULTS / "mmr.json").is_file():
+        mmr = read("mmr")
+        table = mmr_table(mmr)
+        seeds, steps = table.seed.nunique(), mmr["runs"][0]["steps"]
+        minutes = statistics.mean(r["train_seconds"] for r in mmr["runs"]) / 60
+        blocks["mmr"] = (
+            f"{seeds} seeds, {steps} steps each, {minutes:.1f} minutes a run; mean, and range over "
+            f"the seeds.\n\n{mmr_markdown(table)}\n\n"
+            "```{image} results/mmr.png\n:alt: P at 1 against index bytes per board, with and "
+            f"without MMR, mean of the seeds\n```\n\n{measured_on(mmr)}"
+        )
+        blocks["verdicts"] = mmr_verdicts(table)
+        blocks["picture"] = (
+            "![P@1 against index bytes per board, with and without MMR](book/results/mmr.png)"
+        )
+        blocks["results"] = (
+            "Real handwriting by unseen writers, 1,000 boards, half of them hard negatives; "
+            f"mean and range over {seeds} seeds:\n\n{mmr_markdown(table)}"
+        )
+    if (RESULTS / "scoring.json").is_file():
+        scoring = read("scoring")
+        blocks["scoring"] = (
+            f"{scoring['queries']} queries against {scoring['candidates']:,} candidates of "
+            f"{scoring['dim']} dimensions, median of {scoring['repeats']} runs; in brackets the "
+            f"largest tensor made.\n\n{scoring_markdown(scoring)}\n\n{measured_on(scoring)}"
+        )
     if (RESULTS / "timings.json").is_file():
         timings = read("timings")
         blocks["timings"] = f"{timings_markdown(timings)}\n\n{measured_on(timings)}"
@@ -161,7 +175,8 @@ def fill(text: str, blocks: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    picture(mmr_table(read("mmr")), RESULTS / "mmr.png")
+    if (RESULTS / "mmr.json").is_file():
+        picture(mmr_table(read("mmr")), RESULTS / "mmr.png")
     for page in (ROOT / "README.md", ROOT / "book" / "results.md"):
         page.write_text(fill(page.read_text(), sentences()))
         print("written:", page.relative_to(ROOT))

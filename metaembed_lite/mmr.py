@@ -153,7 +153,7 @@ class MatryoshkaMultiVectorLoss(nn.Module):
                 "lower the learning rate, or look at the inputs of this batch"
             )
         self.group_losses = losses.detach()
-        return losses @ losses.new_tensor(self.weights)
+        return (losses * losses.new_tensor(self.weights)).sum()
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says of the loss."""
