@@ -20,14 +20,19 @@ from metaembed_lite import Budget, maxsim
 
 
 class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    """Remembers the largest tensor that any operation returned."""
+    """Remembers the bytes of the largest tensor that any operation made; ``given`` is not new."""
 
-    values = 0
+    def __init__(self, *given: Tensor):
+        super().__init__()
+        self.bytes = 0
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in given}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result._base is None:
-            self.values = max(self.values, result.numel())
+        if isinstance(result, Tensor):
+            storage = result.untyped_storage()
+            if storage.data_ptr() not in self.known:
+                self.bytes = max(self.bytes, storage.nbytes())
         return result
 
 
@@ -59,13 +64,13 @@ def main(candidates: int = 10_000, queries: int = 8, dim: int = 128, repeats: in
                 started = time.perf_counter()
                 method(q, c)
                 seconds.append(time.perf_counter() - started)
-            with Largest() as largest:
+            with Largest(q, c) as largest:
                 method(q, c)
             rows.append(
                 {
                     "budget": str(budget), "method": name,
                     "ms": round(1000 * statistics.median(seconds), 2),
-                    "largest_tensor_mib": round(largest.values * 4 / 2**20, 1),
+                    "largest_tensor_mib": round(largest.bytes / 2**20, 1),
                 }
             )  # fmt: skip
             print(

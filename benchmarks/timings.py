@@ -38,11 +38,11 @@ def notebook_seconds(clone: Path, profile: str) -> dict[str, int]:
     return {p.name: int(p.read_text().split()[1]) for p in sorted(stamps.glob("0*"))}
 
 
-def main(book: bool = True) -> None:
-    """Clone, run, note: ``--no-book`` leaves out `make book`."""
+def main(book: bool = True, keep: Path | None = None) -> None:
+    """Clone, run, note: ``--no-book`` leaves out `make book`, ``--keep`` names a lasting clone."""
     result: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
-        clone = Path(folder) / "clone"
+        clone = keep or Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         for target, profile in [("test", "smoke"), ("book", "cpu")][: 2 if book else 1]:
             started = time.perf_counter()

@@ -165,6 +165,10 @@ class MetaTokenTransformer(Transformer):
         model.load_adapter(model_name_or_path)
         return model
 
+    def __repr__(self) -> str:
+        backbone = type(self.model).__name__
+        return f"{type(self).__name__}({backbone}, r_q={self.r_q}, r_c={self.r_c}, {self.layout!r})"
+
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save as sentence-transformers does; an adapter names a shipped backbone, not its path."""
         super().save(output_path, *args, **kwargs)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DECODER_LINEARS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 TEXT_DECODER_LINEARS = r".*layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj"
 ENCODER_LINEARS = r".*encoder\.layer\..*\.(query|key|value|dense)"
+MODEL_CARD = Path(__file__).parent / "model_card.md"  # the README that a saved model gets
 
 
 def build(
@@ -88,6 +89,7 @@ def build(
         modules.append(projection)
     modules.append(Normalize(module_input_name="token_embeddings"))
     model = MultiVectorEncoder(modules=modules, device=device, similarity_fn_name="maxsim")
+    model.model_card_data.template_path = MODEL_CARD
     if lora_rank is not None:
         _add_lora(model, transformer, lora_rank, lora_alpha or lora_rank, lora_dropout)
     return model
@@ -192,7 +194,9 @@ def load(name_or_path: str | Path, device: str | None = None) -> MultiVectorEnco
         "metaembed_lite.meta_tokens.MetaTokenTransformer": MetaTokenTransformer,
         "metaembed_lite.budget.PrefixPooling": budget.PrefixPooling,
     }
-    return MultiVectorEncoder._load_with_module_classes(str(path), own, device=device)
+    model = MultiVectorEncoder._load_with_module_classes(str(path), own, device=device)
+    model.model_card_data.template_path = MODEL_CARD
+    return model
 
 
 def _from_hub(name: str) -> Path:

@@ -105,3 +105,11 @@ def test_an_empty_site_is_not_published():
     text = (ROOT / ".github/workflows/publish.yml").read_text(encoding="utf-8")
     guard, upload = text.find("test -s _build/html/index.html"), text.find("upload-pages-artifact")
     assert 0 < guard < upload
+
+
+def test_every_public_name_has_a_home_and_can_be_had():
+    import metaembed_lite
+
+    assert set(metaembed_lite.__all__) == set(metaembed_lite._HOME)
+    for name in metaembed_lite.__all__:
+        assert getattr(metaembed_lite, name) is not None

@@ -127,3 +127,12 @@ def test_save_leaves_nothing_half_written(tmp_path):
     with pytest.raises(RuntimeError, match="disk full"):
         save(Broken(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_of_a_saved_model_tells_how_to_load_it(tmp_path):
+    save(build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu"), tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "from metaembed_lite import load" in card
+    assert "MetaTokenTransformer(Qwen2_5_VLModel, r_q=2, r_c=4" in card
+    assert "{{" not in card
+    assert "model_id" not in card
