@@ -103,8 +103,8 @@ def alignment(
         similarities: (R_q, R_c).
         query_labels: R_q names of the rows.
         candidate_labels: R_c names of the columns.
-        marks: the column to outline in each row, R_q of them; None outlines the row's maximum,
-            which is what MaxSim picks.
+        marks: the column to outline in each row, from the first row on; None outlines each row's
+            maximum, which is what MaxSim picks, and [] nothing.
         title: drawn above the map.
         x_label, y_label, value_label: what columns, rows and values are.
 
