@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,14 +15,12 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
-from metaembed_lite import checkpoints
+from metaembed_lite import backbones, checkpoints
 
 logger = logging.getLogger(__name__)
 
 Layout = Literal["joint", "separate"]
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
-# Vocabulary entries that a backbone leaves untrained for its users: BERT, PaliGemma, Llama 3.
-RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>")
 
 
 class MetaTokenTransformer(Transformer):
@@ -73,6 +70,8 @@ class MetaTokenTransformer(Transformer):
                 f"{model_name_or_path!r} has no tokenizer; meta tokens are vocabulary entries, so "
                 "choose a text encoder or a vision-language model"
             )
+        if self.tokenizer.chat_template is None:  # PaliGemma's text goes past its processor
+            self.tokenizer.chat_template = getattr(self.processor, "chat_template", None)
         self.r_q, self.r_c, self.layout = r_q, r_c, layout
         ids = claim_vocabulary(self.tokenizer, self.model, r_q, r_c)
         self.meta_ids = {"query": ids[:r_q], "document": ids[r_q:]}
@@ -102,7 +101,7 @@ class MetaTokenTransformer(Transformer):
                     "content beyond that is cut. Shorten the input or raise max_seq_length.",
                     full, len(features["attention_mask"]), limit, len(appended),
                 )  # fmt: skip
-        return append_tokens(features, appended)
+        return append_tokens(backbones.complete(features, self.config.model_type), appended)
 
     def _content_limit(self, task: str | None, max_length: int | None, reserve: int) -> int | None:
         """The most content tokens that leave room for ``reserve`` meta tokens; None: no limit."""
@@ -132,6 +131,20 @@ class MetaTokenTransformer(Transformer):
         )
         features["input_ids"] = features["input_ids"].gather(1, where[..., 0])
         return features
+
+    def infer_modalities(self, model: Any, processor: Any) -> tuple[Any, str]:
+        """As sentence-transformers does, but a family in ``CHAT_TEMPLATES`` reads every kind.
+
+        With a chat template text, image and both are laid out by the same rule.
+        """
+        template = backbones.CHAT_TEMPLATES.get(model.config.model_type)
+        if template is None:
+            return super().infer_modalities(model, processor)
+        processor.chat_template = processor.chat_template or template
+        modalities, output = super().infer_modalities(model, processor)
+        read = {"method": "forward", "method_output_name": "last_hidden_state"}
+        kinds = ("text", "image", ("image", "text"))
+        return {**dict.fromkeys(kinds, read), "message": modalities["message"]}, output
 
     def _should_flatten_inputs(self, *args: Any, **kwargs: Any) -> bool:
         return False  # meta tokens are appended to padded rows
@@ -196,7 +209,7 @@ def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int
     names = [f"<|meta_q_{i}|>" for i in range(r_q)] + [f"<|meta_c_{i}|>" for i in range(r_c)]
     if all(name in vocabulary for name in names):
         return [vocabulary[name] for name in names]
-    reserved = sorted(i for token, i in vocabulary.items() if RESERVED.fullmatch(token))
+    reserved = sorted(i for token, i in vocabulary.items() if backbones.RESERVED.fullmatch(token))
     if len(reserved) >= len(names):
         return reserved[: len(names)]
     tokenizer.add_tokens(names, special_tokens=True)

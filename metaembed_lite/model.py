@@ -10,17 +10,13 @@ import torch
 from torch import nn
 
 from metaembed_lite import checkpoints
+from metaembed_lite.backbones import lora_targets
 from metaembed_lite.budget import Budget
 from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
-# What LoRA adapts, by the structure of the backbone: the language model's attention and MLP, as in
-# the paper's configuration. The vision tower and the projection out of it stay frozen.
-DECODER_LINEARS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
-TEXT_DECODER_LINEARS = r".*layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj"
-ENCODER_LINEARS = r".*encoder\.layer\..*\.(query|key|value|dense)"
 MODEL_CARD = Path(__file__).parent / "model_card.md"  # the README that a saved model gets
 
 
@@ -116,24 +112,6 @@ def _start_meta_tokens(transformer: MetaTokenTransformer, texts: tuple[str, str]
                 starts.append(weight[[said[i % len(said)] for i in range(len(ids))]])
         for ids, start in zip(sides, starts, strict=True):
             weight[ids] = start.to(weight.dtype)
-
-
-def lora_targets(model: nn.Module) -> str:
-    """The pattern of layer names that LoRA adapts in a backbone.
-
-    Raises:
-        ValueError: if the backbone has none of the layers that are known.
-    """
-    import re
-
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    for pattern in (DECODER_LINEARS, TEXT_DECODER_LINEARS, ENCODER_LINEARS):
-        if any(re.fullmatch(pattern, name) for name in names):
-            return pattern
-    raise ValueError(
-        f"{type(model).__name__}: none of its {len(names)} linear layers has a known name, such as "
-        f"{names[:3]}; use lora_rank=None, or add a pattern to metaembed_lite/model.py"
-    )
 
 
 def _add_lora(

@@ -1,0 +1,328 @@
+"""Every family of backbones: real classes, tiny configurations, the same promises.
+
+A new family is a builder here, entered in FAMILIES; metaembed_lite/backbones.py says the rest.
+"""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from metaembed_lite import build, load, maxsim, train
+from metaembed_lite.meta_tokens import append_tokens
+from metaembed_lite.training import save
+
+TEXTS = ["four", "seven one nought three and then some more"]
+IMAGES = [Image.effect_noise((56, 56), sigma).convert("RGB") for sigma in (20, 60, 120)]
+TEXT_MODEL = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def byte_tokenizer(special, pad, bos=None, spare=()):
+    """A byte-level tokenizer with a family's special tokens, and with entries left unused."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    entries = [*special, *spare, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=pad, bos_token=bos,
+        additional_special_tokens=[*special, *spare], model_max_length=512,
+    )  # fmt: skip
+
+
+def qwen2_5_vl(folder):
+    return "tiny-vlm"  # ships with the package
+
+
+def paligemma(folder):
+    from transformers import (
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipImageProcessor,
+    )
+
+    spare = [f"<unused{i}>" for i in range(16)]
+    tokenizer = byte_tokenizer(["<pad>", "<eos>", "<bos>"], "<pad>", "<bos>", spare)
+    images = SiglipImageProcessor(size={"height": 28, "width": 28})
+    images.image_seq_length = 4
+    processor = PaliGemmaProcessor(images, tokenizer)
+    config = PaliGemmaConfig(
+        text_config={
+            **TEXT_MODEL, "model_type": "gemma", "head_dim": 8, "pad_token_id": 0,
+            "vocab_size": len(tokenizer),
+        },
+        vision_config={
+            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 28, "patch_size": 14,
+            "projection_dim": 32, "vision_use_head": False,
+        },
+        image_token_id=processor.image_token_id, projection_dim=32, hidden_size=32,
+    )  # fmt: skip
+    PaliGemmaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def mllama(folder):
+    from transformers import (
+        MllamaConfig,
+        MllamaForConditionalGeneration,
+        MllamaImageProcessor,
+        MllamaProcessor,
+    )
+
+    spare = [f"<|reserved_special_token_{i}|>" for i in range(16)]
+    special = ["<|begin_of_text|>", "<|finetune_right_pad_id|>", "<|python_tag|>"]
+    tokenizer = byte_tokenizer([*special, *spare], special[1], special[0])
+    vocabulary = len(tokenizer)
+    tokenizer.add_tokens(["<|image|>"], special_tokens=True)  # beyond the embedding, as in Llama
+    processor = MllamaProcessor(
+        MllamaImageProcessor(size={"height": 28, "width": 28}, max_image_tiles=4), tokenizer
+    )
+    config = MllamaConfig(
+        text_config={
+            **TEXT_MODEL, "vocab_size": vocabulary, "cross_attention_layers": [1, 3],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 0,
+        },
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_global_layers": 1, "attention_heads": 4, "image_size": 28, "patch_size": 14,
+            "intermediate_layers_indices": [0, 1], "vision_output_dim": 96, "max_num_tiles": 4,
+        },
+        image_token_index=vocabulary,
+    )  # fmt: skip
+    model = MllamaForConditionalGeneration(config)
+    with torch.no_grad():  # they start at 0, and the image would not be seen at all
+        for name, parameter in model.named_parameters():
+            if "gate" in name and parameter.numel() == 1:
+                parameter.fill_(0.5)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def bert(folder):
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"[unused{i}]" for i in range(16))]
+    entries += [*letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(entries))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(entries), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=64,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+FAMILIES = {  # builder -> (does it see images, is its attention causal)
+    qwen2_5_vl: (True, True),
+    paligemma: (True, False),
+    mllama: (True, True),
+    bert: (False, False),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda builder: builder.__name__)
+def family(request, tmp_path_factory):
+    torch.manual_seed(0)
+    backbone = request.param(tmp_path_factory.mktemp(request.param.__name__))
+    model = build(backbone, r_q=4, r_c=8, lora_rank=4, dim=16, device="cpu").eval()
+    with torch.no_grad():  # LoRA's B starts at 0: give it something to save
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model, *FAMILIES[request.param]
+
+
+def kinds(sees):
+    """Inputs of each kind that a family reads, two or more of a kind."""
+    both = [{"text": text, "image": image} for text, image in zip(TEXTS, IMAGES, strict=False)]
+    return [TEXTS, IMAGES, both] if sees else [TEXTS]
+
+
+def embed(model, items):
+    return torch.stack([*model.encode_query(items, batch_size=8)]), torch.stack(
+        [*model.encode_document(items, batch_size=8)]
+    )
+
+
+def test_every_kind_of_input_gives_vectors_of_length_one_that_depend_on_it(family):
+    model, sees, _ = family
+    for items in kinds(sees):
+        for found, r in zip(embed(model, items), (4, 8), strict=True):
+            assert found.shape == (len(items), r, 16)
+            torch.testing.assert_close(found.norm(dim=2), torch.ones(len(items), r))
+            assert (found[0] - found[1]).abs().max() > 1e-3, "two inputs gave the same vectors"
+
+
+def test_a_batch_equals_its_members_alone_and_left_padding_equals_right(family):
+    model, sees, _ = family
+    tokenizer = model[0].tokenizer
+    default = tokenizer.padding_side
+    for items in kinds(sees):
+        found = {}
+        for side in ("left", "right"):
+            tokenizer.padding_side = side
+            found[side] = embed(model, items)
+        tokenizer.padding_side = default
+        alone = [
+            torch.cat(column) for column in zip(*(embed(model, [i]) for i in items), strict=True)
+        ]
+        for left, right, single in zip(found["left"], found["right"], alone, strict=True):
+            torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+            torch.testing.assert_close(left, single, atol=1e-5, rtol=0)
+
+
+def test_training_mode_sees_what_evaluation_sees(family):
+    model, sees, _ = family
+    for items in kinds(sees):
+        found = []
+        for mode in (True, False):
+            model.train(mode)
+            features = model.preprocess(items, task="document")
+            with torch.no_grad():
+                found.append(model(features, task="document")["token_embeddings"])
+        torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+
+
+def test_fewer_query_tokens_give_the_same_vectors_only_if_attention_is_causal(family):
+    model, _, causal = family
+    full = model.encode_query(TEXTS[1])
+    model[0].read_q = 2
+    short = model.encode_query(TEXTS[1])
+    model[0].read_q = 4
+    assert torch.allclose(short, full[:2], atol=1e-5) == causal
+
+
+def test_lora_adapts_the_language_model_alone(family):
+    model, _, _ = family
+    adapted = {n.split(".lora_A")[0] for n, _ in model.named_parameters() if ".lora_A" in n}
+    assert adapted
+    assert not any(word in name for name in adapted for word in ("vision", "visual", "projector"))
+    layers = model[0].model.config.get_text_config().num_hidden_layers
+    assert (
+        len({name.split("layers.")[-1].split("layer.")[-1].split(".")[0] for name in adapted})
+        == layers
+    )
+    free = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert all("lora_" in n or "trainable_tokens" in n or "1.linear" in n for n in free)
+
+
+def test_a_step_of_training_moves_what_trains_and_the_model_round_trips(family, tmp_path):
+    model, sees, _ = family
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    rows = {"query": TEXTS * 2, "positive": (IMAGES[:2] if sees else TEXTS) * 2}
+    train(
+        model, Dataset.from_dict(rows), budgets=[(1, 1), (4, 8)], steps=1, batch_size=4,
+        learning_rate=1e-2, warmup_steps=0,
+    )  # fmt: skip
+    moved = {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+    assert moved == {n for n, p in model.named_parameters() if p.requires_grad}
+
+    save(model, tmp_path / "saved")
+    again = load(tmp_path / "saved", device="cpu").eval()
+    for items in kinds(sees):
+        for mine, theirs in zip(embed(model, items), embed(again, items), strict=True):
+            assert torch.equal(mine, theirs)
+    folder = tmp_path / "saved"
+    adapter = json.loads((folder / "adapter_config.json").read_text())
+    assert adapter["modules_to_save"] is None
+    names = (folder / "adapter_model.safetensors").read_bytes()[:20_000]
+    assert b"lora_A" in names
+    assert b"trainable_tokens" in names
+
+
+def test_queries_find_images_through_the_whole_line(family):
+    model, sees, _ = family
+    queries, candidates = embed(model, TEXTS)[0], embed(model, IMAGES if sees else TEXTS)[1]
+    for budget in ((1, 1), (4, 8)):
+        assert maxsim(queries, candidates, budget).isfinite().all()
+
+
+# What single families need
+
+
+def test_qwens_positions_go_on_after_the_image_where_text_would(tmp_path):
+    """M-RoPE by hand: 9 image tokens lie on a 3 x 3 grid, what follows counts on from its edge."""
+    model = build(r_q=2, r_c=3, lora_rank=None, device="cpu")
+    transformer = model[0]
+    features = transformer.preprocess([IMAGES[0].resize((48, 48))], task="document")
+    ids = features["input_ids"][0].tolist()
+    image = transformer.config.image_token_id
+    start, n = ids.index(image), ids.count(image)
+    assert n == 9
+    hand = [[i] * 3 for i in range(start)]
+    hand += [[start, start + row, start + column] for row in range(3) for column in range(3)]
+    hand += [[start + 3 + i] * 3 for i in range(len(ids) - start - n)]
+    positions, _ = transformer.model.get_rope_index(
+        features["input_ids"], mm_token_type_ids=features["mm_token_type_ids"],
+        image_grid_thw=features["image_grid_thw"], attention_mask=features["attention_mask"],
+    )  # fmt: skip
+    assert positions[:, 0].T.tolist() == hand
+    assert ids[-5:] == [*transformer.meta_ids["query"], *transformer.meta_ids["document"]]
+    assert features["mm_token_type_ids"][0].tolist()[-5:] == [0] * 5
+
+
+def test_paligemmas_prefix_is_bidirectional_with_and_without_an_image(tmp_path):
+    """Every token sees the last meta token: change it, and the first meta token's state changes."""
+    model = build(paligemma(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
+    transformer = model[0]
+    for item in (TEXTS[1], IMAGES[0], {"text": TEXTS[0], "image": IMAGES[0]}):
+        before = model.encode_document(item)
+        features = transformer.preprocess([item], task="document")
+        assert features["token_type_ids"].shape == features["input_ids"].shape
+        assert not features["token_type_ids"].any()
+        with torch.no_grad():
+            weight = transformer.model.get_input_embeddings().weight
+            kept = weight[transformer.meta_ids["document"][-1]].clone()
+            weight[transformer.meta_ids["document"][-1]] += 5
+            after = model.encode_document(item)
+            weight[transformer.meta_ids["document"][-1]] = kept
+        assert (before[0] - after[0]).abs().max() > 1e-4
+
+
+def test_llamas_meta_tokens_see_the_images_tiles_and_never_the_padding_tiles(tmp_path):
+    model = build(mllama(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
+    transformer = model[0]
+    wide = Image.effect_noise((112, 28), 80).convert("RGB")  # four tiles; a square takes one
+    features = transformer.preprocess([IMAGES[0].resize((28, 28)), wide], task="document")
+    mask = features["cross_attention_mask"]
+    assert mask.shape[1] == features["input_ids"].shape[1]
+    tiles = mask[:, -5:, 0].sum(dim=2)
+    assert tiles.tolist() == [[1] * 5, [4] * 5]
+
+    alone = model.encode_document(IMAGES[0].resize((28, 28)))
+    batch = model.encode_document([IMAGES[0].resize((28, 28)), wide])
+    torch.testing.assert_close(batch[0], alone, atol=1e-5, rtol=0)
+
+
+def test_llama_reads_text_without_a_dummy_image(tmp_path):
+    model = build(mllama(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
+    features = model[0].preprocess(TEXTS, task="query")
+    assert "pixel_values" not in features
+    assert "cross_attention_mask" not in features
+
+
+def test_a_row_of_a_batch_with_no_image_gets_no_tiles():
+    """Masks with more axes: meta tokens see what the last content token sees, here nothing."""
+    features = {
+        "input_ids": torch.ones(2, 3, dtype=torch.long),
+        "attention_mask": torch.ones(2, 3, dtype=torch.long),
+        "cross_attention_mask": torch.stack([torch.ones(3, 1, 4), torch.zeros(3, 1, 4)]).long(),
+    }
+    grown = append_tokens(features, [7, 8])["cross_attention_mask"]
+    assert grown[0, 3:].all()
+    assert not grown[1].any()
