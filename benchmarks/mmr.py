@@ -1,6 +1,6 @@
 """With and without MMR, on held-out handwriting, over seeds: the claim of chapter 5.
 
-    python benchmarks/mmr.py --seeds 3 --steps 600
+    python benchmarks/mmr.py --seeds 3
 
 A seed sets the meta tokens, LoRA, projection, order of rows and training boards; the test task is
 the same for all. Finished runs are kept in the JSON, so that a run that was cut off goes on.
@@ -16,27 +16,27 @@ from typing import Any
 import typer
 from report import RESULTS, write
 
-from metaembed_lite import build, load_task, sweep, train
+from metaembed_lite import build, load_task, recipes, sweep, train
 from metaembed_lite.data.handwriting import training_rows
-from metaembed_lite.training import TINY_MODEL, TINY_RECIPE, save
+from metaembed_lite.training import add_to_card, save
 
 BUDGETS = [(1, 1), (2, 4), (4, 8), (8, 16)]
+RECIPE = recipes.read("tiny")
 TRAINED_AT = {"with MMR": BUDGETS, "without MMR": BUDGETS[-1:]}
 
 
 def one_run(system: str, seed: int, steps: int, rows: int, task: Any, keep: Path | None) -> dict:
     """Train one system with one seed and sweep it: a JSON-ready record."""
-    model = build(**TINY_MODEL, seed=seed)
+    model = build(**RECIPE.model, seed=seed)
     started = time.perf_counter()
-    curve = train(
-        model, training_rows(rows, seed), budgets=TRAINED_AT[system], steps=steps, seed=seed,
-        **TINY_RECIPE,
-    )  # fmt: skip
+    settings = RECIPE.train | {"budgets": TRAINED_AT[system], "steps": steps}
+    curve = train(model, training_rows(rows, seed), **settings, seed=seed)
     seconds = time.perf_counter() - started
+    table = sweep(model, task, BUDGETS)
     if keep is not None:
         save(model, keep)
         curve.round(4).to_csv(keep / "training_curve.csv", index=False)
-    table = sweep(model, task, BUDGETS)
+        add_to_card(keep, task, table)
     return {
         "system": system, "seed": seed, "steps": steps, "rows": rows,
         "train_seconds": round(seconds),
@@ -46,8 +46,8 @@ def one_run(system: str, seed: int, steps: int, rows: int, task: Any, keep: Path
 
 def main(
     seeds: int = 3,
-    steps: int = 600,
-    rows: int = 16_000,
+    steps: int = RECIPE.train["steps"],
+    rows: int = RECIPE.data["n_train"],
     name: str = "mmr",
     keep: Path | None = None,
 ) -> None:
@@ -66,7 +66,8 @@ def main(
             )
             print(f"{system}, seed {seed}: {at}, {runs[-1]['train_seconds']} s", flush=True)
             write(
-                name, {"task": repr(task), "model": TINY_MODEL, "recipe": TINY_RECIPE, "runs": runs}
+                name,
+                {"task": repr(task), "model": RECIPE.model, "recipe": RECIPE.train, "runs": runs},
             )
     print(f"written: {path}")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from metaembed_lite.budget import PAPER_BUDGETS, Budget, PrefixPooling
     from metaembed_lite.data import RetrievalTask, load_task
     from metaembed_lite.evaluation import sweep
+    from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
     from metaembed_lite.meta_tokens import MetaTokenTransformer
     from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
     from metaembed_lite.model import build, load
@@ -32,6 +33,7 @@ _HOME = {  # imported when first asked for: torch and transformers take seconds
     "RetrievalTask": "data",
     "load_task": "data",
     "sweep": "evaluation",
+    "CachedMatryoshkaMultiVectorLoss": "gradient_caching",
     "MetaTokenTransformer": "meta_tokens",
     "MatryoshkaMultiVectorLoss": "mmr",
     "build": "model",
@@ -42,6 +44,7 @@ _HOME = {  # imported when first asked for: torch and transformers take seconds
 __all__ = [
     "PAPER_BUDGETS",
     "Budget",
+    "CachedMatryoshkaMultiVectorLoss",
     "MatryoshkaMultiVectorLoss",
     "MetaTokenTransformer",
     "PrefixPooling",

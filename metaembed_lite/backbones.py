@@ -3,7 +3,7 @@
 Everything else works on any model that sentence-transformers' ``Transformer`` loads. A new family:
 
 1. Copy a builder in ``tests/unit/test_backbones.py`` and give it a tiny configuration of the
-   family's own classes. The tests then say what is missing: run ``pytest tests/unit -k yourfamily``.
+   family's own classes. The tests then say what is missing: ``pytest tests/unit -k yourfamily``.
 2. No chat template in its processor: add one to ``CHAT_TEMPLATES``, so that text, image and both
    are laid out by the same rule.
 3. Other names for the language model's linear layers: add a pattern to ``LORA_TARGETS``.

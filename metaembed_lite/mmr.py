@@ -126,6 +126,15 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             ValueError: on shapes that do not fit, a budget beyond R_q or R_c, or a loss that is not
                 finite.
         """
+        candidates, positives = self.shared(queries, candidates)
+        return self.weigh(self.losses(queries, candidates, positives))
+
+    def shared(self, queries: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """The candidates (N, R_c, D) that every query is scored against, and whose is whose.
+
+        Checks what ``score_loss`` promises to check, gathers over processes if asked to, and gives
+        beside the candidates the index of each query's positive among them, (B,).
+        """
         if queries.ndim != 3 or candidates.ndim != 4 or len(queries) != len(candidates):
             raise ValueError(
                 f"queries {tuple(queries.shape)}, candidates {tuple(candidates.shape)}: expected "
@@ -145,8 +154,15 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             if candidates.requires_grad:  # gloo misplaces a strided gradient (pytorch#192920)
                 candidates.register_hook(Tensor.contiguous)
             positives = positives + get_rank() * len(queries) * per_query
-        scores = group_scores(queries, candidates.flatten(0, 1), self.budgets)
-        losses = torch.stack([F.cross_entropy(s / self.temperature, positives) for s in scores])
+        return candidates.flatten(0, 1), positives
+
+    def losses(self, queries: Tensor, candidates: Tensor, positives: Tensor) -> Tensor:
+        """InfoNCE at each of the G budgets, (G,): mean over the queries, not yet weighted."""
+        scores = group_scores(queries, candidates, self.budgets)
+        return torch.stack([F.cross_entropy(s / self.temperature, positives) for s in scores])
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        """The weighted sum of the (G,) losses, which are kept in ``group_losses``."""
         if not losses.isfinite().all():
             raise ValueError(
                 f"the loss by budget is {losses.tolist()}: the embeddings hold NaN or infinity; "

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from metaembed_lite import memory
 from metaembed_lite.budget import Budget, up_to
-from metaembed_lite.data.handwriting import PLACES
+from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
 from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
 from metaembed_lite.model import vectors
 
@@ -21,15 +23,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import MultiVectorEncoder
 
-# How the book builds and trains on the tiny backbone, on a CPU. Meta tokens start at words that it
-# was asked about in pretraining. Tried for a few hundred steps, not searched.
-TINY_MODEL: dict[str, Any] = {
-    "backbone": "tiny-vlm", "r_q": 8, "r_c": 16, "lora_rank": 32, "dim": 32,
-    "init_text": (" all first second third", " all " + " ".join(PLACES)),
-}  # fmt: skip
-TINY_RECIPE: dict[str, Any] = {
-    "learning_rate": 1e-3, "fresh_learning_rate": 3e-3, "temperature": 0.1, "batch_size": 48,
-}  # fmt: skip
+    from metaembed_lite.data.task import RetrievalTask
+
+logger = logging.getLogger(__name__)
 
 # Meta tokens and projection start from nothing, so they learn faster than the rest.
 FRESH_WEIGHTS = r"trainable_tokens|(^|model\.)1\.linear\."
@@ -44,6 +40,7 @@ def train(
     temperature: float = 0.03,
     steps: int = 1000,
     batch_size: int = 64,
+    mini_batch_size: int | None = None,
     learning_rate: float = 1e-4,
     fresh_learning_rate: float | None = None,
     warmup_steps: int = 50,
@@ -51,9 +48,14 @@ def train(
     save_steps: int = 250,
     resume: bool = False,
     log_steps: int = 10,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    gradient_checkpointing: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Train in place and return the training curve.
+
+    Under ``accelerate launch`` every process takes its share of the rows, queries are scored
+    against the candidates of all of them, gradients included, and the first process saves.
 
     Args:
         model: from ``build`` or ``load``.
@@ -64,6 +66,8 @@ def train(
         temperature: tau of InfoNCE.
         steps: optimizer steps.
         batch_size: queries a step and device.
+        mini_batch_size: inputs encoded at a time, by gradient caching: the same training in less
+            memory, each input encoded twice. None encodes the whole batch at once.
         learning_rate: of LoRA (or of every weight, if the model has no adapter); cosine decay.
         fresh_learning_rate: of meta tokens and projection; None: the same.
         warmup_steps: of linear warm-up.
@@ -72,6 +76,9 @@ def train(
         save_steps: steps between checkpoints.
         resume: go on from the last checkpoint in ``output``, if there is one.
         log_steps: steps between rows of the curve.
+        precision: of the arithmetic, "bf16" on a GPU that has it; weights keep their type.
+        gradient_checkpointing: compute activations anew in the backward pass: less memory, a
+            third more time.
         seed: of the order of rows and of dropout.
 
     Returns:
@@ -80,8 +87,9 @@ def train(
         resume, rows from before the cut have no values by budget.
 
     Raises:
-        ValueError: on no rows, missing columns, fewer rows than a batch, or ``resume`` without
-            ``output``.
+        ValueError: on no rows, missing columns, fewer rows than a batch, an unknown precision, or
+            ``resume`` without ``output``.
+        MemoryError: if the estimate, which is logged, says that the run will not fit.
     """
     import pandas as pd
     from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
@@ -99,17 +107,31 @@ def train(
         )
     if resume and output is None:
         raise ValueError("resume=True needs output, the folder that holds the checkpoints")
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
+    devices = int(os.environ.get("WORLD_SIZE", 1))
     full = vectors(model)
-    loss = MatryoshkaMultiVectorLoss(
-        model, up_to(full.r_q, full.r_c) if budgets is None else budgets, weights, temperature
+    nested = up_to(full.r_q, full.r_c) if budgets is None else budgets
+    settings = (model, nested, weights, temperature, devices > 1)
+    loss: MatryoshkaMultiVectorLoss | CachedMatryoshkaMultiVectorLoss
+    if mini_batch_size is None:
+        loss = MatryoshkaMultiVectorLoss(*settings)
+    else:
+        loss = CachedMatryoshkaMultiVectorLoss(*settings, mini_batch_size=mini_batch_size)
+    parts = memory.estimate(
+        model, rows, loss.budgets, batch_size, mini_batch_size, gradient_checkpointing, devices
     )
+    logger.info(memory.check(parts, model.device))
     every = min(log_steps, steps)
     groups: list[dict[str, Any]] = []
     since: list[list[float]] = []
 
     class GroupLosses(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            since.append(loss.group_losses.tolist())
+            losses = loss.group_losses.clone()
+            if devices > 1:
+                torch.distributed.all_reduce(losses)
+            since.append((losses / devices).tolist())
             if state.global_step % every == 0:
                 means = [sum(values) / len(since) for values in zip(*since, strict=True)]
                 names = map(str, loss.budgets)
@@ -118,7 +140,8 @@ def train(
 
     target = Path(output) if output is not None else None
     scratch = target / "checkpoints" if target is not None else Path(tempfile.mkdtemp())
-    if not resume:
+    first = int(os.environ.get("RANK", 0)) == 0
+    if not resume and first:
         shutil.rmtree(scratch, ignore_errors=True)  # an older run's checkpoints are not this one's
     arguments = MultiVectorEncoderTrainingArguments(
         str(scratch),
@@ -136,6 +159,11 @@ def train(
         save_steps=save_steps,
         save_total_limit=2,
         logging_steps=every,
+        use_cpu=model.device.type == "cpu",
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        **({"gradient_checkpointing": True} if gradient_checkpointing else {}),
+        ddp_find_unused_parameters=False,
         report_to=[],
         seed=seed,
     )
@@ -149,7 +177,7 @@ def train(
         if target is None:
             shutil.rmtree(scratch, ignore_errors=True)
     model.eval()
-    if target is not None:
+    if target is not None and first:
         save(model, target)  # takes the checkpoints away with the old folder: they have served
     log = pd.DataFrame(h for h in trainer.state.log_history if "loss" in h)
     curve = log[["step", "loss", "grad_norm"]].astype(float)
@@ -165,3 +193,24 @@ def save(model: MultiVectorEncoder, folder: str | Path) -> None:
         if folder.exists():
             os.replace(folder, f"{scratch}/old")
         os.replace(f"{scratch}/new", folder)
+
+
+def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) -> None:
+    """Write quality and index bytes at every budget into a saved model's card.
+
+    Args:
+        folder: of the saved model.
+        task: that was evaluated.
+        table: from ``sweep``.
+    """
+    card = Path(folder) / "README.md"
+    lines = ["| budget (r_q, r_c) | P@1 | NDCG@5 | index bytes a candidate |", "|---|---|---|---|"]
+    for row in table.itertuples():
+        lines.append(
+            f"| ({row.r_q}, {row.r_c}) | {row.p_at_1:.3f} | {row.ndcg_at_5:.3f} "
+            f"| {row.bytes_per_candidate:,} |"
+        )
+    block = f"## Quality at every budget\n\n{task!r}\n\n" + "\n".join(lines) + "\n\n"
+    before, _, rest = card.read_text(encoding="utf-8").partition("## Architecture\n")
+    before = before.partition("## Quality at every budget\n")[0]
+    card.write_text(f"{before}{block}## Architecture\n{rest}", encoding="utf-8")

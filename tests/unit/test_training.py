@@ -88,3 +88,33 @@ def test_bad_input_is_named(rows):
         train(model, rows, batch_size=8, resume=True)
     with pytest.raises(ValueError, match=r"budget \(4, 4\): there are 2 query vectors"):
         train(model, rows, batch_size=8, budgets=[(1, 1), (4, 4)])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "mini_batch_size": 2},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_savings_of_memory_train_what_they_should(rows, settings):
+    found = []
+    for extra in ({}, settings):
+        model = tiny()
+        train(model, rows, steps=2, batch_size=4, warmup_steps=0, **extra)
+        found.append(weights(model))
+    close = 1e-5 if "precision" not in settings else 1e-3
+    torch.testing.assert_close(found[1], found[0], atol=close, rtol=0)
+
+
+def test_a_run_that_will_not_fit_stops_before_it_starts(rows, monkeypatch):
+    monkeypatch.setattr("metaembed_lite.memory.available", lambda device: 2**20)
+    with pytest.raises(MemoryError, match=r"activations .* free on cpu: 0\.00.*mini_batch_size"):
+        train(tiny(), rows, steps=1, batch_size=4)
+
+
+def test_an_unknown_precision_is_named(rows):
+    with pytest.raises(ValueError, match="precision 'int4'"):
+        train(tiny(), rows, steps=1, batch_size=4, precision="int4")

@@ -1,0 +1,95 @@
+"""Recipes: which backbone, which data, which settings; one YAML file each, beside this one.
+
+    model:  arguments of build()
+    data:   arguments of load_task()
+    train:  arguments of train()
+
+``metaembed-lite train NAME`` runs one, and ``section.key=value`` overrides any line of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+SECTIONS = ("model", "data", "train")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe's three sections, each the keyword arguments of a function.
+
+    Attributes:
+        name: of the recipe, or the path of its file.
+        model: arguments of ``build``.
+        data: arguments of ``load_task``, ``name`` among them.
+        train: arguments of ``train``.
+    """
+
+    name: str
+    model: dict[str, Any]
+    data: dict[str, Any]
+    train: dict[str, Any]
+
+
+def names() -> list[str]:
+    """The recipes that ship."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe that ships, by name, or your own, by path.
+
+    Args:
+        name_or_path: such as "tiny" or "my/recipe.yaml".
+        overrides: "section.key=value", the value as YAML: "train.steps=100", "model.dim=null".
+
+    Raises:
+        ValueError: on an unknown recipe, section or key, or an override without "=".
+    """
+    import yaml
+
+    file = FOLDER / f"{name_or_path}.yaml"
+    if not file.is_file():
+        file = Path(name_or_path)
+    if not file.is_file():
+        raise ValueError(
+            f"no recipe {str(name_or_path)!r}: it is no file, and these ship: {', '.join(names())}"
+        )
+    sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(sections, dict) or set(sections) != set(SECTIONS):
+        raise ValueError(f"{file}: a recipe has the sections {', '.join(SECTIONS)}, and no others")
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        section, dot, key = path.partition(".")
+        if not equals or not dot or section not in SECTIONS:
+            raise ValueError(
+                f"override {override!r}: write section.key=value with a section of "
+                f"{', '.join(SECTIONS)}, such as train.steps=100"
+            )
+        sections[section] = {**(sections[section] or {}), key: yaml.safe_load(value)}
+    recipe = Recipe(str(name_or_path), **{name: sections[name] or {} for name in SECTIONS})
+    _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    from metaembed_lite import build, train
+
+    known = {
+        "model": set(inspect.signature(build).parameters),
+        "train": set(inspect.signature(train).parameters) - {"model", "rows", "output", "resume"},
+    }
+    for section, keys in known.items():
+        for key in getattr(recipe, section):
+            if key not in keys:
+                raise ValueError(
+                    f"recipe {recipe.name}: {section} has no {key!r}; it has "
+                    f"{', '.join(sorted(keys))}"
+                )
+    if "name" not in recipe.data:
+        raise ValueError(f"recipe {recipe.name}: data needs the name of a suite")
