@@ -70,6 +70,20 @@ def precision_at_1(scores: np.ndarray, relevance: np.ndarray) -> float:
     return float((best_relevant > best_other).mean())
 
 
+def ndcg_at_5(scores: np.ndarray, relevance: np.ndarray) -> float:
+    """NDCG@5 with linear gain, tied candidates averaged (as scikit-learn's ``ndcg_score``).
+
+    Args:
+        scores: (Q, N), finite.
+        relevance: (Q, N) grades.
+    """
+    from sklearn.metrics import ndcg_score
+
+    if relevance.shape[1] == 1:  # one candidate, and relevant: there is no order to get wrong
+        return 1.0
+    return float(ndcg_score(relevance, scores, k=5))
+
+
 def sweep(
     model: MultiVectorEncoder,
     task: RetrievalTask,
@@ -97,7 +111,6 @@ def sweep(
         ValueError: on a budget beyond the model's meta tokens, or embeddings that are not finite.
     """
     import pandas as pd
-    from sklearn.metrics import ndcg_score
 
     full = vectors(model)
     chosen = up_to(full.r_q, full.r_c) if budgets is None else [as_budget(b) for b in budgets]
@@ -115,12 +128,14 @@ def sweep(
             with torch.inference_mode():
                 scores = maxsim(encoded.queries, encoded.candidates, budget).numpy()
             seconds.append(time.perf_counter() - started)
+        if task.pool is not None:  # below all that count
+            scores = np.where(task.pool, scores, scores.min() - 1)
         rows.append(
             {
                 "r_q": budget.r_q,
                 "r_c": budget.r_c,
                 "p_at_1": precision_at_1(scores, task.relevance),
-                "ndcg_at_5": float(ndcg_score(task.relevance, scores, k=5)),
+                "ndcg_at_5": ndcg_at_5(scores, task.relevance),
                 "bytes_per_candidate": budget.bytes_per_candidate(dim),
                 "multiply_adds": budget.multiply_adds(dim),
                 "encode_query_ms": encoded.query_ms,

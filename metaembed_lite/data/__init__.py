@@ -1,4 +1,4 @@
-"""The suites: real handwriting, rendered scenes, and the reader's own installed packages."""
+"""The suites: real handwriting, rendered scenes, the reader's own packages, pictures, and MMEB."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from metaembed_lite.data.task import RetrievalTask
 
 
 def load_task(name: str, **sizes: Any) -> RetrievalTask:
-    """A suite's task by name: "handwriting", "scenes" or "codesearch".
+    """A suite's task by name.
 
     Args:
-        name: of the suite.
-        **sizes: passed to the suite's function: ``n_queries``, ``n_train``, ``seed``, ``split``.
+        name: "handwriting", "scenes", "codesearch", "folder" (your own pictures and captions) or
+            "mmeb".
+        **sizes: passed to the suite's function: ``n_queries``, ``n_train``, and what it has of
+            its own, such as ``seed``, ``split`` or ``path``.
 
     Raises:
         ValueError: on an unknown name.
     """
-    from metaembed_lite.data import codesearch, handwriting, scenes
+    from metaembed_lite.data import codesearch, folder, handwriting, hub, scenes
 
     suites: dict[str, Callable[..., RetrievalTask]] = {
         "handwriting": handwriting.handwriting,
         "scenes": scenes.scenes,
         "codesearch": codesearch.codesearch,
+        "folder": folder.folder,
+        "mmeb": hub.mmeb,
     }
     if name not in suites:
         raise ValueError(f"unknown suite {name!r}; choose from {', '.join(suites)}")

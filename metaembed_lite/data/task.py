@@ -25,6 +25,8 @@ class RetrievalTask:
             A query may have several relevant candidates.
         train: rows ``query``, ``positive`` and, where the suite has one, ``negative``;
             None for a task that is only evaluated.
+        pool: (Q, N) bool, which candidates count for a query, as in MMEB, where each query has a
+            list of its own; None: all of them.
         about: one paragraph: what the data is, where it comes from, what it cannot show.
     """
 
@@ -33,6 +35,7 @@ class RetrievalTask:
     candidates: list[Item]
     relevance: np.ndarray
     train: Dataset | None = field(default=None, repr=False)
+    pool: np.ndarray | None = field(default=None, repr=False)
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -47,6 +50,10 @@ class RetrievalTask:
                 f"task {self.name!r}: relevance has shape {self.relevance.shape}, expected "
                 f"(queries, candidates) = {shape}"
             )
+        if self.pool is not None and self.pool.shape != shape:
+            raise ValueError(f"task {self.name!r}: pool has shape {self.pool.shape}, not {shape}")
+        if self.pool is not None and (self.relevance[~self.pool] > 0).any():
+            raise ValueError(f"task {self.name!r}: a relevant candidate is not in its query's pool")
         orphans = np.flatnonzero(self.relevance.max(axis=1) <= 0)
         if len(orphans):
             raise ValueError(

@@ -23,8 +23,8 @@ class HandwritingBoards(AbsTaskRetrieval):
         category="t2i", modalities=["text", "image"], eval_splits=["test"],
         eval_langs={"even": ["eng-Latn"], "odd": ["eng-Latn"]}, main_score="hit_rate_at_1",
         dataset={"path": "local/handwriting", "revision": "1"}, date=("1998-01-01", "1998-12-31"),
-        domains=["Written"], task_subtypes=[], license="not specified", annotations_creators="derived",
-        dialect=[], sample_creation="found", bibtex_citation="", reference=None,
+        domains=["Written"], task_subtypes=[], license="not specified", dialect=[],
+        annotations_creators="derived", sample_creation="found", bibtex_citation="", reference=None,
     )  # fmt: skip
 
     def load_data(self, **kwargs):

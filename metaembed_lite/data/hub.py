@@ -1,0 +1,250 @@
+"""Published data in its published schema: MMEB's training and evaluation sets, ColPali's pages.
+
+Each takes the folder of a local copy or a hub id; nothing is fetched unless a hub id is given.
+
+MMEB (Jiang et al., 2025, "VLM2Vec"): 36 evaluation tasks in 4 meta-tasks, P@1 among up to 1,000
+candidates of a query's own, with an instruction in every query. Two traps of its published
+evaluator are avoided: the right answer stands first there and argmax takes the first of equals, so
+a constant scorer gets 100 %. Here ties count against the model, and equal candidates are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from metaembed_lite.data.task import Item, RetrievalTask
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+
+IMAGE_TOKEN = "<|image_1|>"  # how MMEB's texts say where their image goes
+META_TASKS = {
+    "Classification": (
+        "ImageNet-1K", "N24News", "HatefulMemes", "VOC2007", "SUN397", "Place365", "ImageNet-A",
+        "ImageNet-R", "ObjectNet", "Country211",
+    ),
+    "VQA": (
+        "OK-VQA", "A-OKVQA", "DocVQA", "InfographicsVQA", "ChartQA", "Visual7W", "ScienceQA",
+        "VizWiz", "GQA", "TextVQA",
+    ),
+    "Retrieval": (
+        "VisDial", "CIRR", "VisualNews_t2i", "VisualNews_i2t", "MSCOCO_t2i", "MSCOCO_i2t", "NIGHTS",
+        "WebQA", "FashionIQ", "Wiki-SS-NQ", "OVEN", "EDIS",
+    ),
+    "Visual grounding": ("MSCOCO", "RefCOCO", "RefCOCO-Matching", "Visual7W-Pointing"),
+}  # fmt: skip
+OUT_OF_DISTRIBUTION = frozenset({
+    "Place365", "ImageNet-A", "ImageNet-R", "ObjectNet", "Country211", "ScienceQA", "VizWiz", "GQA",
+    "TextVQA", "FashionIQ", "Wiki-SS-NQ", "OVEN", "EDIS", "RefCOCO", "RefCOCO-Matching",
+    "Visual7W-Pointing",
+})  # fmt: skip
+MMEB_TASKS = tuple(name for names in META_TASKS.values() for name in names)
+
+
+def mmeb(
+    task: str,
+    path: str | Path = "TIGER-Lab/MMEB-eval",
+    images: str | Path | None = None,
+    n_queries: int | None = None,
+    n_train: int = 0,
+) -> RetrievalTask:
+    """One of MMEB's 36 evaluation tasks.
+
+    Args:
+        task: such as "MSCOCO_t2i"; ``MMEB_TASKS`` lists them.
+        path: a hub id, or a folder with ``<task>/*.parquet`` of the same schema: qry_text,
+            qry_img_path, tgt_text (list), tgt_img_path (list, the right answer first).
+        images: the folder that image paths are relative to; None: ``path``.
+        n_queries: only the first so many; None: all.
+        n_train: 0; training rows come from ``mmeb_train``.
+
+    Raises:
+        ValueError: on an unknown task, columns of another schema, or ``n_train`` above 0.
+        FileNotFoundError: if an image is missing.
+    """
+    if task not in MMEB_TASKS:
+        raise ValueError(f"MMEB has no task {task!r}; it has {', '.join(MMEB_TASKS)}")
+    if n_train:
+        raise ValueError("MMEB's evaluation tasks have no training rows: see mmeb_train")
+    columns = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
+    rows = _read(path, task, "test", columns)
+    rows = rows if n_queries is None else rows.select(range(min(n_queries, len(rows))))
+    root = Path(images if images is not None else path)
+    number: dict[tuple[str, str], int] = {}  # (text, image path) -> index among the candidates
+    pools = [
+        [number.setdefault(pair, len(number)) for pair in zip(texts, paths, strict=True)]
+        for texts, paths in zip(rows["tgt_text"], rows["tgt_img_path"], strict=True)
+    ]
+    relevance = np.zeros((len(rows), len(number)), dtype=np.float32)
+    pool = np.zeros((len(rows), len(number)), dtype=bool)
+    for query, candidates in enumerate(pools):
+        pool[query, candidates] = True
+        relevance[query, candidates[0]] = 1
+    queries = zip(rows["qry_text"], rows["qry_img_path"], strict=True)
+    return RetrievalTask(
+        name=f"MMEB {task}",
+        queries=[_item(text, image, root) for text, image in queries],
+        candidates=[_item(text, image, root) for text, image in number],
+        relevance=relevance,
+        pool=pool,
+        about=__doc__ or "",
+    )
+
+
+def mmeb_train(
+    task: str,
+    path: str | Path = "TIGER-Lab/MMEB-train",
+    images: str | Path | None = None,
+    n_train: int | None = None,
+) -> Dataset:
+    """Training rows of one of MMEB's 20 in-distribution tasks: query, positive, mined negative.
+
+    Args:
+        task: such as "MSCOCO_t2i".
+        path: a hub id, or a folder with ``<task>/*.parquet`` of the same schema: qry,
+            qry_image_path, pos_text, pos_image_path, and perhaps neg_text, neg_image_path.
+        images: the folder that image paths are relative to; None: ``path``.
+        n_train: only the first so many; None: all.
+
+    Raises:
+        ValueError: on a task that MMEB does not train on, or columns of another schema.
+        FileNotFoundError: if an image is missing, when its row is read.
+    """
+    trained = [name for name in MMEB_TASKS if name not in OUT_OF_DISTRIBUTION]
+    if task not in trained:
+        raise ValueError(f"MMEB has no training set {task!r}; it has {', '.join(trained)}")
+    rows = _read(path, task, "original", ("qry", "qry_image_path", "pos_text", "pos_image_path"))
+    rows = rows if n_train is None else rows.select(range(min(n_train, len(rows))))
+    root = Path(images if images is not None else path)
+    sides = {"query": ("qry", "qry_image_path"), "positive": ("pos_text", "pos_image_path")}
+    mined = "neg_text" in rows.column_names
+    if mined and (any(rows["neg_text"]) or any(rows["neg_image_path"])):
+        sides["negative"] = ("neg_text", "neg_image_path")
+    return lazy_rows({name: (rows[t], rows[i]) for name, (t, i) in sides.items()}, root)
+
+
+def colpali_train(
+    path: str | Path = "vidore/colpali_train_set", n_train: int | None = None
+) -> Dataset:
+    """ColPali's training pages as rows query, positive: a question, and the page that answers it.
+
+    Args:
+        path: a hub id, or a folder of parquet files of the same schema: query, image.
+        n_train: only the first so many rows; None: all.
+    """
+    rows = _read(path, None, "train", ("query", "image"))
+    rows = rows if n_train is None else rows.select(range(min(n_train, len(rows))))
+    return rows.select_columns(["query", "image"]).rename_column("image", "positive")
+
+
+def mmeb_table(p_at_1: Mapping[str, float]) -> pd.DataFrame:
+    """MMEB's table: P@1 a task, and the averages that the paper reports.
+
+    Args:
+        p_at_1: task -> P@1, for any of the 36.
+
+    Returns:
+        Rows of task, meta_task, p_at_1: the tasks, then the mean of each meta-task, of the
+        in-distribution and out-of-distribution tasks, and of all. An average over fewer tasks than
+        MMEB has says so in the column ``tasks``, such as "3 of 12".
+
+    Raises:
+        ValueError: on a name that is no task of MMEB.
+    """
+    import pandas as pd
+
+    unknown = sorted(set(p_at_1) - set(MMEB_TASKS))
+    if unknown:
+        raise ValueError(f"no tasks of MMEB: {', '.join(unknown)}")
+    rows = [
+        {"task": name, "meta_task": meta, "p_at_1": p_at_1[name], "tasks": "1"}
+        for meta, names in META_TASKS.items()
+        for name in names
+        if name in p_at_1
+    ]
+    groups = dict(META_TASKS)
+    groups["in-distribution"] = tuple(n for n in MMEB_TASKS if n not in OUT_OF_DISTRIBUTION)
+    groups["out-of-distribution"] = tuple(n for n in MMEB_TASKS if n in OUT_OF_DISTRIBUTION)
+    groups["overall"] = MMEB_TASKS
+    for group, names in groups.items():
+        found = [p_at_1[name] for name in names if name in p_at_1]
+        if found:
+            counted = f"{len(found)} of {len(names)}"
+            mean = float(np.mean(found))
+            rows.append({"task": "mean", "meta_task": group, "p_at_1": mean, "tasks": counted})
+    return pd.DataFrame(rows)
+
+
+def _read(path: str | Path, name: str | None, split: str, columns: tuple[str, ...]) -> Dataset:
+    from datasets import load_dataset
+
+    folder = Path(path) / name if name else Path(path)
+    if folder.is_dir():
+        files = sorted(map(str, folder.glob("*.parquet")))
+        if not files:
+            raise FileNotFoundError(f"{folder} has no *.parquet")
+        rows = load_dataset("parquet", data_files=files, split="train")
+    elif Path(path).is_dir():
+        raise FileNotFoundError(f"{path} has no folder {name!r}")
+    else:
+        try:
+            rows = load_dataset(str(path), name, split=split)
+        except Exception as error:
+            raise OSError(
+                f"{path!r} is no folder and could not be fetched from the hub ({error}); give the "
+                "path of a local copy"
+            ) from error
+    missing = [column for column in columns if column not in rows.column_names]
+    if missing:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {rows.column_names}")
+    return rows
+
+
+def _item(text: str, image: str, root: Path) -> Item:
+    """What ``encode_query`` reads: a text, an image, or both."""
+    text = text.replace(IMAGE_TOKEN, "").strip()
+    if not image:
+        return text
+    picture = open_image(root / image)
+    return {"text": text, "image": picture} if text else picture
+
+
+def open_image(file: Path) -> Image.Image:
+    """An image in RGB, read whole.
+
+    Raises:
+        FileNotFoundError, ValueError: that name the file, if it is missing or no image.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} is missing; images= names the folder of images") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{file} is not an image that PIL can read") from error
+
+
+def lazy_rows(sides: dict[str, tuple[list[str], list[str]]], root: Path) -> Dataset:
+    """Columns of texts, of images, or of both, as they come; an image is opened when it is read."""
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
+
+    columns: dict[str, list[Any]] = {}
+    kinds: dict[str, Any] = {}
+    for name, (texts, paths) in sides.items():
+        said = [text.replace(IMAGE_TOKEN, "").strip() for text in texts]
+        seen = [str(root / path) if path else None for path in paths]
+        if not any(seen):
+            columns[name], kinds[name] = said, Value("string")
+        elif not any(said):
+            columns[name], kinds[name] = seen, ImageFeature()
+        else:
+            columns[name] = [{"text": t, "image": i} for t, i in zip(said, seen, strict=True)]
+            kinds[name] = {"text": Value("string"), "image": ImageFeature()}
+    return Dataset.from_dict(columns, features=Features(kinds))

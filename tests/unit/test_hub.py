@@ -1,0 +1,187 @@
+"""Published schemas, on small local files of that schema; and your own folder of pictures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from metaembed_lite import build, load_task, sweep, train
+from metaembed_lite.data import hub
+from metaembed_lite.evaluation import Encoded
+
+
+def picture(folder, name, shade):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (48, 48), (shade, 255 - shade, 128)).save(folder / name)
+    return name
+
+
+def write(folder, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_parquet(folder / "part-0.parquet")
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """Text to image, three candidates a query, the right one first, one candidate twice."""
+    a, b, c, d = (
+        picture(tmp_path, f"img/{n}.png", s) for n, s in zip("abcd", (0, 80, 160, 240), strict=True)
+    )
+    ask = "<|image_1|>\nRepresent the given image."
+    write(
+        tmp_path / "MSCOCO_t2i",
+        [
+            {
+                "qry_text": "Find: a",
+                "qry_img_path": "",
+                "tgt_text": [ask] * 3,
+                "tgt_img_path": [a, b, c],
+            },
+            {
+                "qry_text": "Find: d",
+                "qry_img_path": "",
+                "tgt_text": [ask] * 3,
+                "tgt_img_path": [d, b, b],
+            },
+        ],
+    )
+    return tmp_path
+
+
+def test_mmeb_gives_each_query_its_own_pool_and_equal_candidates_are_one(evaluation):
+    task = load_task("mmeb", task="MSCOCO_t2i", path=evaluation)
+    assert task.queries == ["Find: a", "Find: d"]
+    assert len(task.candidates) == 4
+    assert task.pool.sum(axis=1).tolist() == [3, 2]
+    assert task.relevance.sum(axis=1).tolist() == [1, 1]
+    assert task.candidates[0]["text"] == "Represent the given image."
+    assert task.candidates[0]["image"].getpixel((0, 0)) == (0, 255, 128)
+
+
+def test_a_constant_scorer_gets_nothing_and_only_the_pool_competes(evaluation):
+    """The published evaluator would give it 100 %: the right answer stands first."""
+    task = load_task("mmeb", task="MSCOCO_t2i", path=evaluation)
+    model = build(r_q=1, r_c=1, lora_rank=None, dim=4, device="cpu")
+    constant = Encoded(torch.ones(2, 1, 4), torch.ones(4, 1, 4), 0.0, 0.0)
+    assert sweep(model, task, [(1, 1)], encoded=constant).p_at_1[0] == 0
+    # Query 1's right answer, candidate 3, is beaten by candidate 0, which is not in its pool.
+    candidates = torch.tensor([[9.0], [1.0], [2.0], [5.0]])[:, None]
+    outside = Encoded(torch.ones(2, 1, 1), candidates, 0.0, 0.0)
+    table = sweep(model, task, [(1, 1)], encoded=outside)
+    assert table.p_at_1[0] == 1
+    assert table.ndcg_at_5[0] == pytest.approx(1)
+
+
+def test_the_whole_line_runs_on_mmebs_schema(evaluation):
+    task = load_task("mmeb", task="MSCOCO_t2i", path=evaluation, n_queries=1)
+    model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
+    assert len(sweep(model, task)) == 2
+
+
+def test_mmebs_training_rows_train(tmp_path):
+    a, b = picture(tmp_path, "img/a.png", 0), picture(tmp_path, "img/b.png", 240)
+    row = {
+        "qry": "<|image_1|>\nWhat is it?", "qry_image_path": a, "pos_text": "red",
+        "pos_image_path": "", "neg_text": "blue", "neg_image_path": "",
+    }  # fmt: skip
+    write(tmp_path / "OK-VQA", [row, {**row, "qry_image_path": b, "pos_text": "blue"}] * 2)
+    rows = hub.mmeb_train("OK-VQA", tmp_path)
+    assert rows.column_names == ["query", "positive", "negative"]
+    assert rows[0]["query"]["text"] == "What is it?"
+    assert rows[0]["query"]["image"].size == (48, 48)
+    model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
+    curve = train(model, rows, steps=1, batch_size=2)
+    assert np.isfinite(curve.loss).all()
+
+
+def test_colpalis_rows_are_a_question_and_its_page(tmp_path):
+    from datasets import Dataset
+
+    pages = [Image.new("RGB", (48, 48), (n, n, n)) for n in (10, 200)]
+    Dataset.from_dict(
+        {
+            "image": pages,
+            "query": ["which?", "what?"],
+            "answer": ["this", "that"],
+            "source": ["x"] * 2,
+        }
+    ).to_parquet(tmp_path / "train-0.parquet")
+    rows = hub.colpali_train(tmp_path)
+    assert rows.column_names == ["query", "positive"]
+    assert rows[1]["positive"].getpixel((0, 0)) == (200, 200, 200)
+
+
+def test_mmebs_tasks_are_36_in_4_meta_tasks_20_of_them_in_distribution():
+    assert [len(names) for names in hub.META_TASKS.values()] == [10, 10, 12, 4]
+    assert len(set(hub.MMEB_TASKS)) == 36
+    assert len(hub.OUT_OF_DISTRIBUTION) == 16
+    assert set(hub.MMEB_TASKS) > hub.OUT_OF_DISTRIBUTION
+
+
+def test_mmebs_table_averages_as_the_paper_does_and_says_over_how_many():
+    table = hub.mmeb_table({"MSCOCO_t2i": 0.8, "EDIS": 0.4, "OK-VQA": 0.3}).set_index("meta_task")
+    means = table[table.task == "mean"]
+    assert means.p_at_1["Retrieval"] == pytest.approx(0.6)
+    assert means.tasks["Retrieval"] == "2 of 12"
+    assert means.p_at_1["in-distribution"] == pytest.approx(0.55)
+    assert means.p_at_1["out-of-distribution"] == pytest.approx(0.4)
+    assert means.p_at_1["overall"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="Moon"):
+        hub.mmeb_table({"Moon": 1.0})
+
+
+def test_what_is_wrong_with_published_files_is_named(tmp_path, evaluation):
+    with pytest.raises(ValueError, match="no task 'Moon'"):
+        load_task("mmeb", task="Moon")
+    with pytest.raises(ValueError, match="no training set 'GQA'"):
+        hub.mmeb_train("GQA")
+    with pytest.raises(FileNotFoundError, match="no folder 'CIRR'"):
+        load_task("mmeb", task="CIRR", path=evaluation)
+    write(tmp_path / "CIRR", [{"qry_text": "x"}])
+    with pytest.raises(ValueError, match="no column qry_img_path"):
+        load_task("mmeb", task="CIRR", path=tmp_path)
+    (evaluation / "img/a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.png is missing"):
+        load_task("mmeb", task="MSCOCO_t2i", path=evaluation)
+
+
+@pytest.fixture
+def album(tmp_path):
+    rows = []
+    for i in range(8):
+        name = picture(tmp_path, f"pictures/{i}.png", 30 * i)
+        rows += [{"image": name, "text": f"shade {i}"}, {"image": name, "text": f"tone {i}"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "captions.csv", index=False)
+    return tmp_path
+
+
+def test_your_own_folder_is_a_task_that_tests_on_pictures_it_does_not_train_on(album):
+    task = load_task("folder", path=album, n_queries=4)
+    assert len(task.candidates) == 4
+    assert len(task.queries) == 4
+    assert len(task.train) == 8
+    tested = {image.getpixel((0, 0)) for image in task.candidates}
+    trained = {row["positive"].getpixel((0, 0)) for row in task.train}
+    assert not tested & trained
+    for i, query in enumerate(task.queries):
+        (j,) = task.relevance[i].nonzero()[0]
+        assert task.candidates[j].getpixel((0, 0))[0] == 30 * int(query.split()[1])
+    model = build(r_q=1, r_c=1, lora_rank=2, dim=8, device="cpu")
+    train(model, task.train, steps=1, batch_size=4)
+    assert len(sweep(model, task)) == 1
+    assert load_task("folder", path=album, n_train=0).train is None
+
+
+def test_what_is_wrong_with_your_folder_is_named(album):
+    with pytest.raises(FileNotFoundError, match=r"other\.csv is missing"):
+        load_task("folder", path=album, csv="other.csv")
+    with pytest.raises(ValueError, match="no column label; it has image, text"):
+        load_task("folder", path=album, text="label")
+    (album / "pictures/3.png").write_text("not a picture")
+    with pytest.raises(ValueError, match=r"3\.png is not an image"):
+        load_task("folder", path=album, n_train=0)
+    with open(album / "captions.csv", "a") as file:
+        file.write("pictures/1.png,\n")
+    with pytest.raises(ValueError, match="line 18 has an empty cell"):
+        load_task("folder", path=album)
