@@ -95,6 +95,32 @@ def scoring_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def caching_markdown(result: dict[str, Any]) -> str:
+    """Memory and time of a step by batch size, with and without gradient caching, as Markdown."""
+    table = pd.DataFrame(result["rows"])
+    part = int(table.mini_batch_size.max())
+    lines = [f"| batch | whole, MiB (s) | in parts of {part}, MiB (s) |", "|---|---|---|"]
+    for size, rows in table.groupby("batch_size"):
+        whole, parts = rows[rows.mini_batch_size.isna()], rows[rows.mini_batch_size.notna()]
+        cells = [f"{r.mib.iloc[0]:,.0f} ({r.seconds.iloc[0]:.1f})" for r in (whole, parts)]
+        lines.append(f"| {size} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def efficiency_markdown(result: dict[str, Any]) -> str:
+    """Encoding against scoring by budget, as a Markdown table."""
+    lines = [
+        "| budget | scoring, ms | GFLOP | index, GiB (bfloat16) | encoding over scoring |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['budget']} | {row['score_ms']:,.1f} | {row['score_gflop']:.2f} "
+            f"| {row['index_gib_bf16']:.3f} | {row['encode_over_score']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def timings_markdown(result: dict[str, Any]) -> str:
     """What a newcomer waits, as a Markdown table."""
     rows = [("`import metaembed_lite`", f"{result['import_seconds']:.2f} s")]
@@ -123,7 +149,7 @@ def picture(table: pd.DataFrame, path: Path) -> None:
 
 def sentences() -> dict[str, str]:
     """Every generated block, by the name of its marker; what has no JSON yet says so."""
-    names = ("mmr", "verdicts", "picture", "results", "scoring", "timings")
+    names = ("mmr", "verdicts", "picture", "results", "scoring", "caching", "efficiency", "timings")
     blocks = dict.fromkeys(names, "*Not measured yet.*")
     log = ROOT / "metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"
     pretraining = json.loads(log.read_text())
@@ -158,6 +184,22 @@ def sentences() -> dict[str, str]:
             f"{scoring['dim']} dimensions, median of {scoring['repeats']} runs; in brackets the "
             f"largest tensor made.\n\n{scoring_markdown(scoring)}\n\n{measured_on(scoring)}"
         )
+    if (RESULTS / "gradient_caching.json").is_file():
+        caching = read("gradient_caching")
+        blocks["caching"] = f"{caching_markdown(caching)}\n\n{measured_on(caching)}"
+    measured = sorted(RESULTS.glob("efficiency_*.json"))
+    if measured:
+        parts = []
+        for result in map(read, (file.stem for file in measured)):
+            parts.append(
+                f"`{result['shape']}`, D = {result['dim']}: one query with an image of "
+                f"{result['image_tokens']:,} tokens takes {result['encode_query_ms']:,.1f} ms to "
+                f"encode; scoring it against {result['candidates']:,} candidates:\n\n"
+                f"{efficiency_markdown(result)}\n\nA step of LoRA (rank 32, "
+                f"{result['lora_batch']} inputs) takes {result['lora_step_ms']:,.0f} ms.\n\n"
+                f"{measured_on(result)}"
+            )
+        blocks["efficiency"] = "\n\n".join(parts)
     if (RESULTS / "timings.json").is_file():
         timings = read("timings")
         blocks["timings"] = f"{timings_markdown(timings)}\n\n{measured_on(timings)}"

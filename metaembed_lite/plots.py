@@ -87,6 +87,32 @@ def show_boards(
     return _done(fig)
 
 
+def show_attention(image: Any, maps: ArrayLike, columns: int = 8) -> Figure:
+    """One image, once a meta token, tinted where that token looks; deepest at its own maximum.
+
+    Args:
+        image: a PIL image, or an array (H, W) or (H, W, 3).
+        maps: (R, height, width) weights on a grid over the image.
+        columns: images a row.
+
+    Raises:
+        ValueError: if there is no map, or it is not (R, height, width).
+    """
+    weights = np.asarray(maps, dtype=float)
+    if weights.ndim != 3 or 0 in weights.shape:
+        raise ValueError(f"maps have shape {weights.shape}: expected (R, height, width), none of 0")
+    titles = [f"c{i + 1}: {w.max():.2f}" for i, w in enumerate(weights)]
+    fig = show_boards([image] * len(weights), titles, columns, cells=1)
+    height, width = np.asarray(image).shape[:2]
+    for ax, weight in zip(fig.axes, weights, strict=False):
+        tint = np.zeros((*weight.shape, 4))
+        tint[..., :3] = [int(COLORS[1][k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        tint[..., 3] = 0.75 * weight / max(weight.max(), 1e-12)
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        ax.imshow(tint, extent=extent, interpolation="nearest")
+    return fig
+
+
 def alignment(
     similarities: ArrayLike,
     query_labels: Sequence[str],
