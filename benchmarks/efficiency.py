@@ -62,7 +62,9 @@ def batch(model: Any, n: int, image_tokens: int, extra: int) -> dict[str, torch.
     pixels = 3 * vision.temporal_patch_size * vision.patch_size**2
     start = torch.tensor([config.vision_start_token_id])
     image = torch.full((side * side,), config.image_token_id)
-    ids = torch.cat([start, image, torch.tensor([config.vision_end_token_id]), torch.full((extra,), 20)])
+    ids = torch.cat(
+        [start, image, torch.tensor([config.vision_end_token_id]), torch.full((extra,), 20)]
+    )
     kinds = (ids == config.image_token_id).long()
     grid = torch.tensor([[1, side * vision.spatial_merge_size, side * vision.spatial_merge_size]])
     made = {
@@ -147,7 +149,9 @@ def main(
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)
         if device.type == "cuda" else None,
     }  # fmt: skip
-    print(f"LoRA, rank 32, {train_batch} inputs a step: {result['lora_step_ms']} ms")
+    print(
+        f"LoRA, rank 32, forward and backward of {train_batch} inputs: {result['lora_step_ms']} ms"
+    )
     print("written:", write(f"efficiency_{shape}", result))
 
 

@@ -53,7 +53,11 @@ def main(
 ) -> None:
     """Run what is missing of ``seeds`` x two systems; ``keep`` saves seed 0's MMR model there."""
     path = RESULTS / f"{name}.json"
-    runs: list[dict] = json.loads(path.read_text())["runs"] if path.is_file() else []
+    kept = json.loads(path.read_text()) if path.is_file() else {"runs": []}
+    runs: list[dict] = kept["runs"]
+    same = kept.get("recipe", RECIPE.train) == RECIPE.train
+    if not same or any((r["steps"], r["rows"]) != (steps, rows) for r in runs):
+        raise typer.BadParameter(f"{path} holds runs of other settings: remove it, or use --name")
     task = load_task("handwriting", n_queries=500, n_train=0)
     for seed in range(seeds):
         for system in TRAINED_AT:

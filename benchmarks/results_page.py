@@ -85,12 +85,12 @@ def scoring_markdown(result: dict[str, Any]) -> str:
     table = pd.DataFrame(result["rows"])
     budgets, methods = table.budget.unique(), table.method.unique()
     lines = [
-        "| budget | " + " | ".join(f"{m}, ms (MiB)" for m in methods) + " |",
+        "| budget | " + " | ".join(f"`{m.rpartition('.')[2]}`" for m in methods) + " |",
         "|---" * (len(methods) + 1) + "|",
     ]
     for budget in budgets:
         rows = table[table.budget == budget].set_index("method")
-        cells = [f"{rows.ms[m]:.1f} ({rows.largest_tensor_mib[m]:,.0f})" for m in methods]
+        cells = [f"{rows.ms[m]:.1f} ({rows.largest_tensor_mib[m]:,.1f})" for m in methods]
         lines.append(f"| {budget} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -149,8 +149,8 @@ def picture(table: pd.DataFrame, path: Path) -> None:
 
 def sentences() -> dict[str, str]:
     """Every generated block, by the name of its marker; what has no JSON yet says so."""
-    names = ("mmr", "verdicts", "picture", "results", "scoring", "caching", "efficiency", "timings")
-    blocks = dict.fromkeys(names, "*Not measured yet.*")
+    names = "mmr verdicts picture results scoring caching efficiency timings"
+    blocks = dict.fromkeys(names.split(), "*Not measured yet.*")
     log = ROOT / "metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"
     pretraining = json.loads(log.read_text())
     blocks["backbone"] = (
@@ -181,8 +181,10 @@ def sentences() -> dict[str, str]:
         scoring = read("scoring")
         blocks["scoring"] = (
             f"{scoring['queries']} queries against {scoring['candidates']:,} candidates of "
-            f"{scoring['dim']} dimensions, median of {scoring['repeats']} runs; in brackets the "
-            f"largest tensor made.\n\n{scoring_markdown(scoring)}\n\n{measured_on(scoring)}"
+            f"{scoring['dim']} dimensions: milliseconds, median of {scoring['repeats']} runs, and "
+            "in brackets the MiB of the largest tensor made. `maxsim` is ours, `colbert_scores` "
+            "sentence-transformers', and `one einsum` the definition.\n\n"
+            f"{scoring_markdown(scoring)}\n\n{measured_on(scoring)}"
         )
     if (RESULTS / "gradient_caching.json").is_file():
         caching = read("gradient_caching")
@@ -195,8 +197,8 @@ def sentences() -> dict[str, str]:
                 f"`{result['shape']}`, D = {result['dim']}: one query with an image of "
                 f"{result['image_tokens']:,} tokens takes {result['encode_query_ms']:,.1f} ms to "
                 f"encode; scoring it against {result['candidates']:,} candidates:\n\n"
-                f"{efficiency_markdown(result)}\n\nA step of LoRA (rank 32, "
-                f"{result['lora_batch']} inputs) takes {result['lora_step_ms']:,.0f} ms.\n\n"
+                f"{efficiency_markdown(result)}\n\nForward and backward of LoRA (rank 32, "
+                f"{result['lora_batch']} inputs) take {result['lora_step_ms']:,.0f} ms.\n\n"
                 f"{measured_on(result)}"
             )
         blocks["efficiency"] = "\n\n".join(parts)

@@ -38,7 +38,7 @@ def image_attention(
     full = vectors(model)
     features = transformer.preprocess([item], task=task)
     image = features["input_ids"][0] == getattr(config, "image_token_id", -1)
-    if not image.any():
+    if not image.any() or "cross_attention_mask" in features:
         raise ValueError(
             f"{config.model_type} has no image tokens for this item: give an image, and a backbone "
             "that reads images as tokens"
@@ -48,6 +48,7 @@ def image_attention(
         for name, tensor in features.items()
         if isinstance(tensor, torch.Tensor) and not name.startswith("num_") and name != "labels"
     }
+    model.eval()
     before = config.get_text_config()._attn_implementation
     backbone.set_attn_implementation("eager")  # the others do not hand the weights out
     try:

@@ -3,7 +3,7 @@
 metaembed-lite recipes
 metaembed-lite train tiny --output my-model train.steps=100
 accelerate launch -m metaembed_lite.cli train qwen2.5-vl-7b --output my-model
-metaembed-lite evaluate my-model --suite scenes
+metaembed-lite evaluate my-model --suite folder path=my-pictures
 metaembed-lite evaluate my-model --benchmark "ViDoRe(v2)" --budget 8x16
 metaembed-lite push my-model you/my-model
 """
@@ -70,7 +70,7 @@ def train(
         _say(repr(task))
         model = build(**chosen.model)
         curve = run(model, task.train, output=output, resume=resume, **chosen.train)
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         raise _Stop(error) from error
     if int(os.environ.get("RANK", 0)) != 0:
         return
@@ -85,6 +85,9 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped name, a folder or a hub id.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=value for the suite, such as path=my-pictures")
+    ] = None,
     suite: Annotated[str, typer.Option(help="A suite of load_task.")] = "handwriting",
     queries: Annotated[int, typer.Option(help="Queries of the suite.")] = 500,
     benchmark: Annotated[
@@ -95,19 +98,22 @@ def evaluate(
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for mteb's results.")] = Path("results"),
 ) -> None:
-    """Quality and cost at every budget on a suite, or on a benchmark of mteb at one budget."""
-    from metaembed_lite import Budget, load, load_task, sweep
+    """Quality and cost on a suite, or on a benchmark of mteb, at the budgets given or at all."""
+    from metaembed_lite import Budget, load, load_task, recipes, sweep
 
     try:
         loaded = load(model)
         budgets = [Budget.parse(text) for text in budget] if budget else None
         if benchmark is None:
-            table = sweep(loaded, load_task(suite, n_queries=queries, n_train=0), budgets)
+            given = dict(setting.split("=", 1) for setting in settings or [])
+            own = {key: recipes.parse(value) for key, value in given.items()}
+            task = load_task(suite, **{"n_queries": queries, "n_train": 0, **own})
+            table = sweep(loaded, task, budgets)
         else:
             from metaembed_lite.mteb_bridge import evaluate as on_mteb
 
-            table = on_mteb(loaded, benchmark, budgets, output)
-    except (ValueError, OSError, ImportError) as error:
+            table = on_mteb(loaded, benchmark, budgets, output, name=model)
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise _Stop(error) from error
     _say(_shown(table))
 
@@ -118,7 +124,7 @@ def push(
     name: Annotated[str, typer.Argument(help="owner/name on the hub.")],
     private: Annotated[bool, typer.Option(help="Only for you.")] = True,
 ) -> None:
-    """Upload a saved model and its card to the model hub; `huggingface-cli login` comes first."""
+    """Upload a saved model and its card to the model hub; `hf auth login` comes first."""
     from huggingface_hub import HfApi
 
     if not (folder / "modules.json").is_file():

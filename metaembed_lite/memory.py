@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,11 +71,15 @@ def estimate(
     }
 
 
-def available(device: torch.device) -> int:
-    """Free bytes on a device."""
+def available(device: torch.device) -> int | None:
+    """Free bytes on a device; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    info = Path("/proc/meminfo")
+    if device.type != "cpu" or not info.is_file():
+        return None
+    lines = dict(line.split(":") for line in info.read_text().splitlines())
+    return 1024 * int(lines["MemAvailable"].split()[0])
 
 
 def check(parts: dict[str, int], device: torch.device, loaded: str = "weights") -> str:
@@ -92,7 +96,10 @@ def check(parts: dict[str, int], device: torch.device, loaded: str = "weights") 
     free = available(device)
     needed = sum(size for name, size in parts.items() if name != loaded)
     said = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-    line = f"memory a device, estimated, in GiB: {said}; free on {device}: {free / 2**30:.2f}"
+    line = f"memory a device, estimated, in GiB: {said}"
+    if free is None:
+        return f"{line}; what is free on {device} is not known"
+    line += f"; free on {device}: {free / 2**30:.2f}"
     if needed > free:
         raise MemoryError(
             f"{line}. That will not fit: lower batch_size, set mini_batch_size (gradient caching) "

@@ -16,6 +16,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from metaembed_lite import backbones, checkpoints
+from metaembed_lite.scoring import at_least_float32
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,8 @@ class MetaTokenTransformer(Transformer):
         features = super().forward(features)
         hidden = features["token_embeddings"]
         where = (lengths[:, None] - r + torch.arange(r, device=hidden.device))[..., None]
-        features["token_embeddings"] = hidden.gather(1, where.expand(-1, -1, hidden.shape[2]))
+        meta = hidden.gather(1, where.expand(-1, -1, hidden.shape[2]))
+        features["token_embeddings"] = at_least_float32(meta)  # what follows works in float32
         features["attention_mask"] = torch.ones(
             hidden.shape[0], r, dtype=torch.long, device=hidden.device
         )

@@ -85,7 +85,7 @@ def build(
         modules.append(projection)
     modules.append(Normalize(module_input_name="token_embeddings"))
     model = MultiVectorEncoder(modules=modules, device=device, similarity_fn_name="maxsim")
-    model.model_card_data.template_path = MODEL_CARD
+    _finish(model)
     if lora_rank is not None:
         _add_lora(model, transformer, lora_rank, lora_alpha or lora_rank, lora_dropout)
     return model
@@ -135,10 +135,20 @@ def _add_lora(
             trainable_token_indices={embedding: ids},
         )
     )
+    for parameter in model.parameters():  # small steps round away in bfloat16
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
-def load(name_or_path: str | Path, device: str | None = None) -> MultiVectorEncoder:
+def load(
+    name_or_path: str | Path, device: str | None = None, dtype: str | None = None
+) -> MultiVectorEncoder:
     """A saved model: a shipped name ("tiny"), a folder, or a hub id.
+
+    Args:
+        name_or_path: what to load.
+        device: "cpu", "cuda", ...; None takes the best there is.
+        dtype: the backbone's type, "bfloat16", ...; None keeps the checkpoint's.
 
     No code that a checkpoint carries is run: module classes come from sentence-transformers and
     from this package or the model is refused.
@@ -172,8 +182,16 @@ def load(name_or_path: str | Path, device: str | None = None) -> MultiVectorEnco
         "metaembed_lite.meta_tokens.MetaTokenTransformer": MetaTokenTransformer,
         "metaembed_lite.budget.PrefixPooling": budget.PrefixPooling,
     }
-    model = MultiVectorEncoder._load_with_module_classes(str(path), own, device=device)
+    kwargs = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
+    model = MultiVectorEncoder._load_with_module_classes(str(path), own, device=device, **kwargs)
+    return _finish(model)
+
+
+def _finish(model: MultiVectorEncoder) -> MultiVectorEncoder:
+    """What holds for every model, built or loaded: its card, and float32 behind the backbone."""
     model.model_card_data.template_path = MODEL_CARD
+    for module in list(model)[1:]:
+        module.float()
     return model
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 
-def wrap(model: MultiVectorEncoder, budget: Budget) -> Any:
+def wrap(model: MultiVectorEncoder, budget: Budget, name: str = "model") -> Any:
     """A model as mteb sees it, cut to a budget: prefixes of its embeddings, scored by MaxSim.
 
     Raises:
@@ -40,8 +40,9 @@ def wrap(model: MultiVectorEncoder, budget: Budget) -> Any:
     )
     meta = wrapped.mteb_model_meta
     seen = [kind for kind in ("text", "image") if kind in model.modalities]
-    name = f"{meta.name or 'metaembed-lite/model'}-{budget.r_q}x{budget.r_c}"  # results of its own
-    wrapped.mteb_model_meta = meta.model_copy(update={"name": name, "modalities": seen})
+    owner, _, short = name.strip("/").rpartition("/")
+    own = f"{owner.rpartition('/')[2] or 'local'}/{short}-{budget.r_q}x{budget.r_c}"
+    wrapped.mteb_model_meta = meta.model_copy(update={"name": own, "modalities": seen})
     return wrapped
 
 
@@ -67,18 +68,20 @@ def evaluate(
     benchmark: str | Sequence[Any],
     budgets: Sequence[Budget] | None = None,
     output: str | Path | None = None,
+    name: str = "model",
 ) -> pd.DataFrame:
     """Run a benchmark of mteb at one or more budgets.
 
-    A benchmark's mean can be taken in two ways: over its tasks, as mteb does, or over the subsets
-    (languages, collections) of all tasks, as papers on ViDoRe v2 do, which count 7 for its 4
-    tasks. Both are given, named.
+    A benchmark's mean can be taken over its tasks, as mteb does, or over the subsets (languages,
+    collections) of all tasks. Both are given, named. Papers may average over other sets still: for
+    ViDoRe v2, MetaEmbed's counts 7 where mteb has 4 tasks. Compare like with like.
 
     Args:
         model: from ``build`` or ``load``.
         benchmark: a benchmark's or a task's name, such as "ViDoRe(v2)", or tasks of mteb.
         budgets: None takes the paper's that the model can meet.
         output: a folder for mteb's own results; None keeps none.
+        name: of the model in these results; each budget has results of its own.
 
     Returns:
         A row a budget and subset, and two a budget for the means: r_q, r_c, task, subset, main
@@ -92,7 +95,7 @@ def evaluate(
 
     full = vectors(model)
     chosen = list(budgets) if budgets else up_to(full.r_q, full.r_c)
-    wrapped = [(budget, wrap(model, budget)) for budget in chosen]
+    wrapped = [(budget, wrap(model, budget, name)) for budget in chosen]
     import mteb
 
     tasks = _tasks(benchmark) if isinstance(benchmark, str) else list(benchmark)

@@ -87,7 +87,7 @@ def show_boards(
     return _done(fig)
 
 
-def show_attention(image: Any, maps: ArrayLike, columns: int = 8) -> Figure:
+def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
     """One image, once a meta token, tinted where that token looks; deepest at its own maximum.
 
     Args:

@@ -69,7 +69,8 @@ def train(
         mini_batch_size: inputs encoded at a time, by gradient caching: the same training in less
             memory, each input encoded twice. None encodes the whole batch at once.
         learning_rate: of LoRA (or of every weight, if the model has no adapter); cosine decay.
-        fresh_learning_rate: of meta tokens and projection; None: the same.
+        fresh_learning_rate: of meta tokens and projection; None: the same. Without an adapter
+            meta tokens are rows of the embedding and learn as the rest does.
         warmup_steps: of linear warm-up.
         output: a folder for the trained model, with ``checkpoints/`` every ``save_steps`` beside
             it while training runs. None keeps nothing on disk.
@@ -96,10 +97,19 @@ def train(
     from sentence_transformers.base.sampler import BatchSamplers
     from transformers import TrainerCallback
 
-    if rows is None or len(rows) < batch_size:
+    for name, count in (("steps", steps), ("batch_size", batch_size), ("log_steps", log_steps)):
+        if count < 1:
+            raise ValueError(f"{name}={count}: use a whole number from 1 up")
+    devices = int(os.environ.get("WORLD_SIZE", 1))
+    if devices == 1 and model.device.type == "cuda" and torch.cuda.device_count() > 1:
         raise ValueError(
-            f"{0 if rows is None else len(rows)} training rows for batches of {batch_size}: give "
-            "more rows or a smaller batch_size"
+            f"{torch.cuda.device_count()} GPUs are visible to one process: start one process a GPU "
+            "with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
+        )
+    if rows is None or len(rows) < batch_size * devices:
+        raise ValueError(
+            f"{0 if rows is None else len(rows)} training rows for batches of "
+            f"{batch_size * devices}: give more rows or a smaller batch_size"
         )
     if list(rows.column_names)[:2] != ["query", "positive"]:
         raise ValueError(
@@ -109,7 +119,6 @@ def train(
         raise ValueError("resume=True needs output, the folder that holds the checkpoints")
     if precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
-    devices = int(os.environ.get("WORLD_SIZE", 1))
     full = vectors(model)
     nested = up_to(full.r_q, full.r_c) if budgets is None else budgets
     settings = (model, nested, weights, temperature, devices > 1)
@@ -139,6 +148,10 @@ def train(
                 since.clear()
 
     target = Path(output) if output is not None else None
+    if target is not None:
+        check_output(target)
+        if resume and (target / "modules.json").is_file():
+            raise ValueError(f"{target} holds a finished model: there is nothing to resume")
     scratch = target / "checkpoints" if target is not None else Path(tempfile.mkdtemp())
     first = int(os.environ.get("RANK", 0)) == 0
     if not resume and first:
@@ -187,12 +200,31 @@ def train(
 def save(model: MultiVectorEncoder, folder: str | Path) -> None:
     """Write a model to a folder that is whole or as it was before; what was in it is replaced."""
     folder = Path(folder)
+    check_output(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         model.save_pretrained(f"{scratch}/new")
         if folder.exists():
             os.replace(folder, f"{scratch}/old")
-        os.replace(f"{scratch}/new", folder)
+        try:
+            os.replace(f"{scratch}/new", folder)
+        except OSError:
+            if Path(f"{scratch}/old").exists():
+                os.replace(f"{scratch}/old", folder)
+            raise
+
+
+def check_output(folder: Path) -> None:
+    """Raises ValueError unless a model may take a folder's place: new, empty, or a run's own."""
+    if folder.resolve() == Path.cwd() or folder.is_mount() or folder.is_file():
+        raise ValueError(f"output {str(folder)!r} cannot be replaced: name a folder of its own")
+    if folder.is_dir() and any(folder.iterdir()):
+        ours = (folder / "modules.json").is_file() or (folder / "checkpoints").is_dir()
+        if not ours:
+            raise ValueError(
+                f"output {str(folder)!r} holds files of something else, which would be lost: name "
+                "another folder"
+            )
 
 
 def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) -> None:

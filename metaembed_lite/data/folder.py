@@ -60,6 +60,9 @@ def folder(
     pictures = table[image].drop_duplicates().to_list()
     if len(pictures) < 2:
         raise ValueError(f"{root / csv} names {len(pictures)} picture; retrieval needs two or more")
+    lost = next((name for name in pictures if not (root / name).is_file()), None)
+    if lost is not None:
+        raise FileNotFoundError(f"{root / lost} is missing, which {csv} names")
     order = np.random.default_rng([seed, 20]).permutation(len(pictures))
     kept = len(pictures) if n_train == 0 else min(n_queries, len(pictures) // 2)
     tested = sorted(order[:kept])

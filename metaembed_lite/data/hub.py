@@ -186,10 +186,12 @@ def _read(path: str | Path, name: str | None, split: str, columns: tuple[str, ..
 
     folder = Path(path) / name if name else Path(path)
     if folder.is_dir():
-        files = sorted(map(str, folder.glob("*.parquet")))
+        # A copy of a hub's folder holds every split; files of one's own need no such name.
+        named = folder.glob(f"{split}-*.parquet"), folder.glob("*.parquet")
+        files = next((found for found in map(sorted, named) if found), [])
         if not files:
             raise FileNotFoundError(f"{folder} has no *.parquet")
-        rows = load_dataset("parquet", data_files=files, split="train")
+        rows = load_dataset("parquet", data_files=list(map(str, files)), split="train")
     elif Path(path).is_dir():
         raise FileNotFoundError(f"{path} has no folder {name!r}")
     else:
@@ -243,8 +245,8 @@ def lazy_rows(sides: dict[str, tuple[list[str], list[str]]], root: Path) -> Data
         if not any(seen):
             columns[name], kinds[name] = said, Value("string")
         elif not any(said):
-            columns[name], kinds[name] = seen, ImageFeature()
+            columns[name], kinds[name] = seen, ImageFeature(mode="RGB")
         else:
             columns[name] = [{"text": t, "image": i} for t, i in zip(said, seen, strict=True)]
-            kinds[name] = {"text": Value("string"), "image": ImageFeature()}
+            kinds[name] = {"text": Value("string"), "image": ImageFeature(mode="RGB")}
     return Dataset.from_dict(columns, features=Features(kinds))

@@ -60,7 +60,10 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(
             f"no recipe {str(name_or_path)!r}: it is no file, and these ship: {', '.join(names())}"
         )
-    sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
     if not isinstance(sections, dict) or set(sections) != set(SECTIONS):
         raise ValueError(f"{file}: a recipe has the sections {', '.join(SECTIONS)}, and no others")
     for override in overrides:
@@ -71,10 +74,26 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"override {override!r}: write section.key=value with a section of "
                 f"{', '.join(SECTIONS)}, such as train.steps=100"
             )
-        sections[section] = {**(sections[section] or {}), key: yaml.safe_load(value)}
+        sections[section] = {**(sections[section] or {}), key: parse(value)}
     recipe = Recipe(str(name_or_path), **{name: sections[name] or {} for name in SECTIONS})
     _check(recipe)
     return recipe
+
+
+def parse(value: str) -> Any:
+    """A value as YAML; also 1e-4, which YAML takes for a text without a point in it."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{value!r} is not YAML: {error}") from error
+    if isinstance(found, str):
+        try:
+            return float(found)
+        except ValueError:
+            return found
+    return found
 
 
 def _check(recipe: Recipe) -> None:

@@ -185,3 +185,20 @@ def test_what_is_wrong_with_your_folder_is_named(album):
         file.write("pictures/1.png,\n")
     with pytest.raises(ValueError, match="line 18 has an empty cell"):
         load_task("folder", path=album)
+
+
+def test_of_a_copy_that_holds_every_split_only_one_is_read(tmp_path):
+    a = picture(tmp_path, "img/a.png", 0)
+    row = {"qry": "what?", "qry_image_path": a, "pos_text": "red", "pos_image_path": ""}
+    folder = tmp_path / "GQA"
+    for name, answer in (("original", "red"), ("diverse_instruction", "blue")):
+        write(folder, [{**row, "pos_text": answer}])
+        (folder / "part-0.parquet").rename(folder / f"{name}-00000-of-00001.parquet")
+    folder.rename(tmp_path / "OK-VQA")
+    assert hub.mmeb_train("OK-VQA", tmp_path)["positive"][:] == ["red"]
+
+
+def test_a_missing_training_picture_is_named_before_training(album):
+    (album / "pictures/5.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"5\.png is missing"):
+        load_task("folder", path=album, n_queries=1)

@@ -136,3 +136,26 @@ def test_the_card_of_a_saved_model_tells_how_to_load_it(tmp_path):
     assert "MetaTokenTransformer(Qwen2_5_VLModel, r_q=2, r_c=4" in card
     assert "{{" not in card
     assert "model_id" not in card
+
+
+def test_on_a_half_precision_backbone_what_trains_is_in_float32(tmp_path):
+    model = perturb(build(r_q=2, r_c=4, lora_rank=4, dim=8, dtype="bfloat16", device="cpu"))
+    trained = {p.dtype for p in model.parameters() if p.requires_grad}
+    frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+    assert trained == {torch.float32}
+    assert torch.bfloat16 in frozen
+    save(model, tmp_path / "model")
+    again = load(tmp_path / "model", device="cpu", dtype="bfloat16").eval()
+    torch.testing.assert_close(embed(again).float(), embed(model).float(), atol=0.02, rtol=0)
+
+
+def test_save_does_not_take_the_place_of_something_else(tmp_path, monkeypatch):
+    model = build(r_q=1, r_c=1, lora_rank=None, device="cpu")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="holds files of something else"):
+        save(model, tmp_path / "docs")
+    assert (tmp_path / "docs" / "thesis.txt").read_text() == "years of work"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="cannot be replaced"):
+        save(model, ".")

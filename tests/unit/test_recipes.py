@@ -50,6 +50,7 @@ def test_overrides_are_read_as_yaml_and_may_add_a_line():
     assert recipe.train["steps"] == 3
     assert recipe.model["dim"] is None
     assert recipe.train["budgets"] == ["1x1", "8x16"]
+    assert recipes.read("tiny", ["train.learning_rate=1e-4"]).train["learning_rate"] == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ def test_overrides_are_read_as_yaml_and_may_add_a_line():
         (["steps=3"], "section.key=value"),
         (["train.steps"], "section.key=value"),
         (["optimizer.lr=1"], "model, data, train"),
+        (["train.budgets=[1x1"], "is not YAML"),
     ],
 )
 def test_a_slip_in_an_override_is_named(overrides, message):
@@ -99,6 +101,8 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["train", "huge"], "no recipe 'huge'"),
         (["train", "tiny", "data.name=moon"], "unknown suite 'moon'"),
         (["train", "tiny", "model.backbone=nowhere/nothing"], "'nowhere/nothing'"),
+        (["train", "tiny", "data.pth=x"], "pth"),
+        (["evaluate", "tiny", "--suite", "folder", "path=nowhere"], "nowhere"),
         (["evaluate", "nowhere/nothing"], "'nowhere/nothing'"),
         (["evaluate", "tiny", "--budget", "9x9"], "r_q <= 8"),
         (["push", "nowhere", "me/model"], "not a saved model"),
@@ -113,7 +117,8 @@ def test_what_goes_wrong_is_said_without_a_traceback(arguments, message, tmp_pat
     assert not list(tmp_path.iterdir()), "nothing half-written stays behind"
 
 
-def test_two_processes_train_as_one_on_the_joint_batch(tmp_path):
+@pytest.mark.parametrize("caching", [[], ["train.mini_batch_size=3"]], ids=["whole", "cached"])
+def test_two_processes_train_as_one_on_the_joint_batch(tmp_path, caching):
     """Half the batch each, negatives gathered: the weights and losses are those of one process."""
     found, curves = {}, {}
     for processes in (1, 2):
@@ -122,7 +127,7 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         launch += [f"--nproc_per_node={processes}", "-m", "metaembed_lite.cli"]
         done = subprocess.run(
-            [*launch, "train", "tiny", *SMALL, batch, "--output", str(out)],
+            [*launch, "train", "tiny", *SMALL, batch, *caching, "--output", str(out)],
             capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
@@ -153,3 +158,11 @@ def test_push_uploads_the_folder(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert calls == [("create", "me/model", True), ("upload", "me/model", tmp_path)]
     assert "owner/name" in run("push", tmp_path, "model").output
+
+
+def test_the_offline_recipes_have_the_rows_they_ask_for():
+    from metaembed_lite.data import codesearch
+
+    data = recipes.read("minilm-codesearch").data
+    assert data["n_train"] <= len(codesearch.pool("train"))
+    assert data["n_queries"] <= len(codesearch.pool("test"))

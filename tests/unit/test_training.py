@@ -118,3 +118,26 @@ def test_a_run_that_will_not_fit_stops_before_it_starts(rows, monkeypatch):
 def test_an_unknown_precision_is_named(rows):
     with pytest.raises(ValueError, match="precision 'int4'"):
         train(tiny(), rows, steps=1, batch_size=4, precision="int4")
+
+
+def test_a_half_precision_backbone_trains(rows):
+    model = build(
+        "tiny-vlm", r_q=2, r_c=4, lora_rank=4, dim=16, dtype="bfloat16", device="cpu", seed=0
+    )
+    before = weights(model).clone()
+    curve = train(model, rows, steps=2, batch_size=4, warmup_steps=0, precision="bf16")
+    assert curve.loss.notna().all()
+    assert not torch.equal(before, weights(model))
+
+
+@pytest.mark.parametrize("counts", [{"steps": 0}, {"batch_size": -1}, {"log_steps": 0}], ids=str)
+def test_counts_below_one_are_named(rows, counts):
+    with pytest.raises(ValueError, match=f"{next(iter(counts))}="):
+        train(tiny(), rows, **counts)
+
+
+def test_a_finished_run_is_not_resumed_into_a_new_one(rows, tmp_path):
+    model = tiny()
+    train(model, rows, steps=1, batch_size=4, output=tmp_path / "model")
+    with pytest.raises(ValueError, match="nothing to resume"):
+        train(tiny(), rows, steps=1, batch_size=4, output=tmp_path / "model", resume=True)

@@ -1,0 +1,71 @@
+"""Where meta tokens look: shapes, weights against the backbone's own, and what has no image."""
+
+import pytest
+import torch
+from PIL import Image
+
+from metaembed_lite import build, load
+from metaembed_lite.attention import image_attention
+
+BOARD = Image.effect_noise((48, 48), 80).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny", device="cpu")
+
+
+def test_the_maps_are_the_backbones_weights_at_meta_tokens_over_image_tokens(tiny):
+    transformer = tiny[0]
+    features = transformer.preprocess([BOARD], task="document")
+    image = (features["input_ids"][0] == transformer.config.image_token_id).nonzero()[:, 0]
+    transformer.model.set_attn_implementation("eager")
+    keys = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
+    with torch.inference_mode():
+        layers = transformer.model(
+            **{key: features[key] for key in keys}, output_attentions=True
+        ).attentions
+    transformer.model.set_attn_implementation("sdpa")
+    by_hand = torch.zeros(16, 9)
+    for meta in range(16):
+        for place, token in enumerate(image):
+            by_hand[meta, place] = layers[-1][0, :, meta - 16, token].mean()
+    found = image_attention(tiny, BOARD, layer=-1)
+    assert found.shape == (16, 3, 3)
+    torch.testing.assert_close(found.flatten(1), by_hand)
+    mean = image_attention(tiny, BOARD)
+    assert (mean.sum(dim=(1, 2)) < 1).all()
+    assert not torch.allclose(mean, found)
+
+
+def test_looking_changes_nothing(tiny):
+    before = tiny.encode_document(BOARD)
+    implementation = tiny[0].config.get_text_config()._attn_implementation
+    image_attention(tiny, BOARD)
+    assert tiny[0].config.get_text_config()._attn_implementation == implementation
+    assert torch.equal(tiny.encode_document(BOARD), before)
+
+
+def test_queries_have_maps_of_their_own_tokens(tiny):
+    found = image_attention(tiny, {"text": "what is it?", "image": BOARD}, task="query")
+    assert found.shape == (8, 3, 3)
+
+
+def test_what_has_no_image_tokens_is_named(tiny):
+    with pytest.raises(ValueError, match="qwen2_5_vl has no image tokens"):
+        image_attention(tiny, "a text")
+
+
+def test_paligemmas_grid_is_square(tmp_path):
+    from test_backbones import paligemma
+
+    model = build(paligemma(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
+    assert image_attention(model, BOARD).shape == (3, 2, 2)
+
+
+def test_a_backbone_that_sees_by_cross_attention_is_refused(tmp_path):
+    from test_backbones import mllama
+
+    model = build(mllama(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
+    with pytest.raises(ValueError, match="mllama has no image tokens"):
+        image_attention(model, BOARD)

@@ -1,0 +1,73 @@
+"""The estimate of a run's memory: exact where it can be, of the right size where it cannot."""
+
+import pytest
+import torch
+
+from metaembed_lite import Budget, MatryoshkaMultiVectorLoss, build, memory
+from metaembed_lite.data.handwriting import training_rows
+
+BUDGETS = [Budget(1, 1), Budget(4, 8)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build(r_q=4, r_c=8, lora_rank=4, dim=16, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return training_rows(8, 0)
+
+
+def test_what_is_counted_is_exact(model, rows):
+    parts = memory.estimate(model, rows, BUDGETS, batch_size=32)
+    assert parts["weights"] == 4 * sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert parts["gradients and optimizer"] == 3 * 4 * trained
+    # 32 queries against 32 positives and 32 negatives, 4 x 8 similarities each, and their gradient
+    assert parts["similarities"] == 2 * 4 * 32 * 64 * 4 * 8
+
+
+def test_what_saves_memory_lowers_the_estimate(model, rows):
+    whole = memory.estimate(model, rows, BUDGETS, 32)
+    parts = memory.estimate(model, rows, BUDGETS, 32, mini_batch_size=4)
+    checkpointed = memory.estimate(model, rows, BUDGETS, 32, gradient_checkpointing=True)
+    shared = memory.estimate(model, rows, BUDGETS, 32, devices=4)
+    assert parts["activations"] < whole["activations"] / 8
+    assert parts["similarities"] == whole["similarities"] / 8
+    assert checkpointed["activations"] < whole["activations"] / 2
+    assert shared["similarities"] == 4 * whole["similarities"]
+
+
+def test_activations_are_of_the_size_that_a_step_keeps(model):
+    """Against the tensors that autograd keeps for backward; a rough estimate, within 3 times."""
+    batch = training_rows(32, 0)
+    columns = [
+        model.preprocess(batch[name], task="query" if name == "query" else "document")
+        for name in ("query", "positive", "negative")
+    ]
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = MatryoshkaMultiVectorLoss(model, BUDGETS)(columns)
+    taken = sum(kept.values())
+    loss.backward()
+    parts = memory.estimate(model, batch, BUDGETS, batch_size=32)
+    guessed = parts["activations"] + parts["similarities"]
+    assert guessed / 3 < taken < 3 * guessed
+
+
+def test_the_line_names_every_part_and_what_is_free():
+    line = memory.check({"weights": 2**30, "activations": 2**20}, torch.device("cpu"))
+    assert "weights 1.00, activations 0.00" in line
+    assert "free on cpu" in line
+    with pytest.raises(MemoryError, match="will not fit: lower batch_size"):
+        memory.check({"weights": 0, "activations": 2**50}, torch.device("cpu"))
