@@ -123,7 +123,7 @@ def efficiency_markdown(result: dict[str, Any]) -> str:
 
 def timings_markdown(result: dict[str, Any]) -> str:
     """What a newcomer waits, as a Markdown table."""
-    rows = [("`import metaembed_lite`", f"{result['import_seconds']:.2f} s")]
+    rows = [("`import metaembed_lite`", f"{result['import_seconds']:.3f} s")]
     for target, profile in (("test", "smoke"), ("book", "cpu")):
         if f"make_{target}_seconds" in result:
             whole = result[f"make_{target}_seconds"] / 60

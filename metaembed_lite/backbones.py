@@ -52,7 +52,7 @@ RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\
 
 
 def complete(features: dict[str, Any], model_type: str) -> dict[str, Any]:
-    """Add what a family's forward pass needs and its processor leaves out."""
+    """Add what a family's forward pass needs and its processor leaves out, such as (B, T) types."""
     if model_type == "paligemma" and "token_type_ids" not in features:
         # 0 marks the prefix, in which all tokens see each other. Without an image PaliGemma's
         # tokenizer says nothing, and the model would fall back to causal attention.

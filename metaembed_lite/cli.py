@@ -70,7 +70,7 @@ def train(
         _say(repr(task))
         model = build(**chosen.model)
         curve = run(model, task.train, output=output, resume=resume, **chosen.train)
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         raise _Stop(error) from error
     if int(os.environ.get("RANK", 0)) != 0:
         return
@@ -105,15 +105,14 @@ def evaluate(
         loaded = load(model)
         budgets = [Budget.parse(text) for text in budget] if budget else None
         if benchmark is None:
-            given = dict(setting.split("=", 1) for setting in settings or [])
-            own = {key: recipes.parse(value) for key, value in given.items()}
+            own = dict(map(recipes.assignment, settings or []))
             task = load_task(suite, **{"n_queries": queries, "n_train": 0, **own})
             table = sweep(loaded, task, budgets)
         else:
             from metaembed_lite.mteb_bridge import evaluate as on_mteb
 
             table = on_mteb(loaded, benchmark, budgets, output, name=model)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise _Stop(error) from error
     _say(_shown(table))
 

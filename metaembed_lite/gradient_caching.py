@@ -72,10 +72,12 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
+        """The G nested budgets."""
         return self.mmr.budgets
 
     @property
     def group_losses(self) -> Tensor:
+        """Each budget's own loss on the last batch, (G,), unweighted."""
         return self.mmr.group_losses
 
     def calculate_loss(
@@ -85,7 +87,11 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         *,
         with_backward: bool = False,
     ) -> Tensor:
-        """The loss of a batch's embeddings, given in parts; a hook of the base class."""
+        """The loss of a batch's embeddings, a scalar; a hook of the base class.
+
+        ``reps`` holds, for each column, its parts (b, R, D); ``masks_chunks``, all ones, is not
+        needed. ``with_backward`` leaves the gradients at the parts.
+        """
         queries, *columns = [torch.cat(parts) for parts in reps]
         candidates, positives = self.mmr.shared(queries, torch.stack(columns, dim=1))
         weights = queries.new_tensor(self.mmr.weights)

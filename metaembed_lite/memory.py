@@ -54,21 +54,28 @@ def estimate(
         task = "query" if column == columns[0] else "document"
         width = model.preprocess(first[column], task=task)["input_ids"].shape[1]
         tokens = max(tokens, width) if mini_batch_size else tokens + width
-    held = min(batch_size, mini_batch_size or batch_size)
-    per_token = config.num_hidden_layers * config.hidden_size
     size = next(model.parameters()).element_size()
-    if gradient_checkpointing:
-        kept = CHECKPOINT_BYTES * per_token + ACTIVATION_BYTES * config.hidden_size
-    else:
-        kept = ACTIVATION_BYTES * per_token
-    full = budgets[-1]
+    held = min(batch_size, mini_batch_size or batch_size)
+    kept = activation_bytes(config.num_hidden_layers, config.hidden_size, gradient_checkpointing)
     candidates = batch_size * (len(columns) - 1) * devices
     return {
         "weights": weights,
         "gradients and optimizer": 3 * trained,  # a gradient and Adam's two moments
         "activations": held * tokens * kept * size // 2,
-        "similarities": 2 * 4 * held * candidates * full.r_q * full.r_c,  # and their gradient
+        "similarities": similarity_bytes(held, candidates, budgets[-1]),
     }
+
+
+def activation_bytes(layers: int, hidden: int, gradient_checkpointing: bool = False) -> int:
+    """What a decoder keeps of one token for backward, in bytes, at two bytes a value."""
+    if gradient_checkpointing:  # every layer's input, and all of the one computed anew
+        return (CHECKPOINT_BYTES * layers + ACTIVATION_BYTES) * hidden
+    return ACTIVATION_BYTES * layers * hidden
+
+
+def similarity_bytes(queries: int, candidates: int, budget: Budget) -> int:
+    """The loss's (queries, candidates, r_q, r_c) float32 similarities and their gradient."""
+    return 2 * 4 * queries * candidates * budget.r_q * budget.r_c
 
 
 def available(device: torch.device) -> int | None:

@@ -145,13 +145,13 @@ def load(
 ) -> MultiVectorEncoder:
     """A saved model: a shipped name ("tiny"), a folder, or a hub id.
 
+    No code that a checkpoint carries is run: module classes come from sentence-transformers and
+    from this package or the model is refused.
+
     Args:
         name_or_path: what to load.
         device: "cpu", "cuda", ...; None takes the best there is.
         dtype: the backbone's type, "bfloat16", ...; None keeps the checkpoint's.
-
-    No code that a checkpoint carries is run: module classes come from sentence-transformers and
-    from this package or the model is refused.
 
     Raises:
         FileNotFoundError: if a folder holds no saved model.

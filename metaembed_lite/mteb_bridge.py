@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from metaembed_lite.budget import Budget, up_to
+from metaembed_lite.budget import Budget, PrefixPooling, up_to
 from metaembed_lite.model import vectors
 
 if TYPE_CHECKING:
@@ -33,9 +31,13 @@ def wrap(model: MultiVectorEncoder, budget: Budget, name: str = "model") -> Any:
 
     full = vectors(model)
     budget.check(full.r_q, full.r_c)
+    cuts = [
+        PrefixPooling(budget.r_q, tasks="query"),
+        PrefixPooling(budget.r_c, tasks="document"),
+    ]
     wrapped = MultiVectorWrapper(
         MultiVectorEncoder(
-            modules=[*model, Prefix(budget)], device=str(model.device), similarity_fn_name="maxsim"
+            modules=[*model, *cuts], device=str(model.device), similarity_fn_name="maxsim"
         )
     )
     meta = wrapped.mteb_model_meta
@@ -44,23 +46,6 @@ def wrap(model: MultiVectorEncoder, budget: Budget, name: str = "model") -> Any:
     own = f"{owner.rpartition('/')[2] or 'local'}/{short}-{budget.r_q}x{budget.r_c}"
     wrapped.mteb_model_meta = meta.model_copy(update={"name": own, "modalities": seen})
     return wrapped
-
-
-class Prefix(nn.Module):
-    """A last module that keeps the vectors of a budget: (B, r_q, D) or (B, r_c, D)."""
-
-    forward_kwargs: ClassVar[set[str]] = {"task"}
-
-    def __init__(self, budget: Budget) -> None:
-        super().__init__()
-        self.budget = budget
-
-    def forward(self, features: dict[str, Any], task: str | None = None) -> dict[str, Any]:
-        asked = (task or features.get("task")) == "query"
-        r = self.budget.r_q if asked else self.budget.r_c
-        for key in ("token_embeddings", "attention_mask"):
-            features[key] = features[key][:, :r]
-        return features
 
 
 def evaluate(

@@ -18,8 +18,10 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
             its own, such as ``seed``, ``split`` or ``path``.
 
     Raises:
-        ValueError: on an unknown name.
+        ValueError: on an unknown name, a setting that the suite has not, or one that it needs.
     """
+    import inspect
+
     from metaembed_lite.data import codesearch, folder, handwriting, hub, scenes
 
     suites: dict[str, Callable[..., RetrievalTask]] = {
@@ -31,6 +33,13 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     }
     if name not in suites:
         raise ValueError(f"unknown suite {name!r}; choose from {', '.join(suites)}")
+    settings = inspect.signature(suites[name])
+    try:
+        settings.bind(**sizes)
+    except TypeError as error:
+        raise ValueError(
+            f"suite {name!r}: {error}; its settings are {', '.join(settings.parameters)}"
+        ) from error
     return suites[name](**sizes)
 
 

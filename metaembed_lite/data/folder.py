@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaembed_lite.data.hub import lazy_rows, open_image
+from metaembed_lite.data.pictures import lazy_rows, open_image
 from metaembed_lite.data.task import RetrievalTask
 from metaembed_lite.data.triples import check_sizes
 

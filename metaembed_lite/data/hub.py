@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from metaembed_lite.data.pictures import lazy_rows, open_image
 from metaembed_lite.data.task import Item, RetrievalTask
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def mmeb_train(
     mined = "neg_text" in rows.column_names
     if mined and (any(rows["neg_text"]) or any(rows["neg_image_path"])):
         sides["negative"] = ("neg_text", "neg_image_path")
-    return lazy_rows({name: (rows[t], rows[i]) for name, (t, i) in sides.items()}, root)
+    columns = {name: (list(map(_said, rows[t])), rows[i]) for name, (t, i) in sides.items()}
+    return lazy_rows(columns, root)
 
 
 def colpali_train(
@@ -210,43 +211,13 @@ def _read(path: str | Path, name: str | None, split: str, columns: tuple[str, ..
 
 def _item(text: str, image: str, root: Path) -> Item:
     """What ``encode_query`` reads: a text, an image, or both."""
-    text = text.replace(IMAGE_TOKEN, "").strip()
+    text = _said(text)
     if not image:
         return text
     picture = open_image(root / image)
     return {"text": text, "image": picture} if text else picture
 
 
-def open_image(file: Path) -> Image.Image:
-    """An image in RGB, read whole.
-
-    Raises:
-        FileNotFoundError, ValueError: that name the file, if it is missing or no image.
-    """
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file} is missing; images= names the folder of images") from error
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{file} is not an image that PIL can read") from error
-
-
-def lazy_rows(sides: dict[str, tuple[list[str], list[str]]], root: Path) -> Dataset:
-    """Columns of texts, of images, or of both, as they come; an image is opened when it is read."""
-    from datasets import Dataset, Features, Value
-    from datasets import Image as ImageFeature
-
-    columns: dict[str, list[Any]] = {}
-    kinds: dict[str, Any] = {}
-    for name, (texts, paths) in sides.items():
-        said = [text.replace(IMAGE_TOKEN, "").strip() for text in texts]
-        seen = [str(root / path) if path else None for path in paths]
-        if not any(seen):
-            columns[name], kinds[name] = said, Value("string")
-        elif not any(said):
-            columns[name], kinds[name] = seen, ImageFeature(mode="RGB")
-        else:
-            columns[name] = [{"text": t, "image": i} for t, i in zip(said, seen, strict=True)]
-            kinds[name] = {"text": Value("string"), "image": ImageFeature(mode="RGB")}
-    return Dataset.from_dict(columns, features=Features(kinds))
+def _said(text: str) -> str:
+    """A text of MMEB without the mark of where its image goes."""
+    return text.replace(IMAGE_TOKEN, "").strip()

@@ -67,33 +67,40 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(sections, dict) or set(sections) != set(SECTIONS):
         raise ValueError(f"{file}: a recipe has the sections {', '.join(SECTIONS)}, and no others")
     for override in overrides:
-        path, equals, value = override.partition("=")
+        path, value = assignment(override)
         section, dot, key = path.partition(".")
-        if not equals or not dot or section not in SECTIONS:
+        if not dot or section not in SECTIONS:
             raise ValueError(
                 f"override {override!r}: write section.key=value with a section of "
                 f"{', '.join(SECTIONS)}, such as train.steps=100"
             )
-        sections[section] = {**(sections[section] or {}), key: parse(value)}
+        sections[section] = {**(sections[section] or {}), key: value}
     recipe = Recipe(str(name_or_path), **{name: sections[name] or {} for name in SECTIONS})
     _check(recipe)
     return recipe
 
 
-def parse(value: str) -> Any:
-    """A value as YAML; also 1e-4, which YAML takes for a text without a point in it."""
+def assignment(text: str) -> tuple[str, Any]:
+    """ "key=value" as a key and a value, the value read as YAML.
+
+    Raises:
+        ValueError: without "=", or on a value that is not YAML.
+    """
     import yaml
 
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} has no '=': write key=value; in a recipe, section.key=value")
     try:
         found = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ValueError(f"{value!r} is not YAML: {error}") from error
     if isinstance(found, str):
         try:
-            return float(found)
+            return key, float(found)  # 1e-4, which YAML takes for a text without a point in it
         except ValueError:
-            return found
-    return found
+            pass
+    return key, found
 
 
 def _check(recipe: Recipe) -> None:

@@ -24,6 +24,10 @@ def test_what_is_counted_is_exact(model, rows):
     assert parts["weights"] == 4 * sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert parts["gradients and optimizer"] == 3 * 4 * trained
+    config = model[0].model.config.get_text_config()
+    kept = memory.activation_bytes(config.num_hidden_layers, config.hidden_size)
+    assert kept == 34 * 4 * 128
+    assert parts["activations"] % (32 * kept) == 0
     # 32 queries against 32 positives and 32 negatives, 4 x 8 similarities each, and their gradient
     assert parts["similarities"] == 2 * 4 * 32 * 64 * 4 * 8
 

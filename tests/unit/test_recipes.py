@@ -103,6 +103,8 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["train", "tiny", "model.backbone=nowhere/nothing"], "'nowhere/nothing'"),
         (["train", "tiny", "data.pth=x"], "pth"),
         (["evaluate", "tiny", "--suite", "folder", "path=nowhere"], "nowhere"),
+        (["evaluate", "tiny", "--suite", "folder"], "missing a required argument: 'path'"),
+        (["evaluate", "tiny", "seed"], "'seed' has no '='"),
         (["evaluate", "nowhere/nothing"], "'nowhere/nothing'"),
         (["evaluate", "tiny", "--budget", "9x9"], "r_q <= 8"),
         (["push", "nowhere", "me/model"], "not a saved model"),
