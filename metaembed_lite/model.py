@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Transformer
 
 MODEL_CARD = Path(__file__).parent / "model_card.md"  # the README that a saved model gets
 
@@ -58,9 +60,6 @@ def build(
         ValueError: on counts below one, or a backbone whose layers LoRA does not know.
         OSError: if the backbone is no folder, ships not, and the hub cannot be reached.
     """
-    from sentence_transformers import MultiVectorEncoder
-    from sentence_transformers.base.modules import Dense, Normalize
-
     Budget(r_q, r_c)
     if isinstance(init_text, str):
         raise ValueError(f"init_text={init_text!r}: give two texts, (for queries, for candidates)")
@@ -75,6 +74,29 @@ def build(
     except OSError as error:
         raise OSError(_unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
     _start_meta_tokens(transformer, init_text)
+    return assemble(
+        transformer, dim=dim, device=device,
+        lora_rank=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout,
+    )  # fmt: skip
+
+
+def assemble(
+    transformer: Transformer,
+    *,
+    dim: int | None,
+    lora_rank: int | None,
+    lora_alpha: int | None = None,
+    lora_dropout: float = 0.0,
+    pooling: Sequence[nn.Module] = (),
+    device: str | None = None,
+) -> MultiVectorEncoder:
+    """A ``MultiVectorEncoder``: transformer, projection to ``dim``, pooling, L2 norm; LoRA.
+
+    Args are those of ``build``; ``pooling`` holds modules on the token embeddings (B, T, D).
+    """
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Dense, Normalize
+
     hidden = transformer.get_embedding_dimension()
     modules: list[nn.Module] = [transformer]
     if dim is not None:
@@ -83,11 +105,11 @@ def build(
         )
         nn.init.orthogonal_(projection.linear.weight)
         modules.append(projection)
-    modules.append(Normalize(module_input_name="token_embeddings"))
+    modules += [*pooling, Normalize(module_input_name="token_embeddings")]
     model = MultiVectorEncoder(modules=modules, device=device, similarity_fn_name="maxsim")
     _finish(model)
     if lora_rank is not None:
-        _add_lora(model, transformer, lora_rank, lora_alpha or lora_rank, lora_dropout)
+        _add_lora(model, lora_rank, lora_alpha or lora_rank, lora_dropout)
     return model
 
 
@@ -114,25 +136,22 @@ def _start_meta_tokens(transformer: MetaTokenTransformer, texts: tuple[str, str]
             weight[ids] = start.to(weight.dtype)
 
 
-def _add_lora(
-    model: MultiVectorEncoder,
-    transformer: MetaTokenTransformer,
-    rank: int,
-    alpha: int,
-    dropout: float,
-) -> None:
+def _add_lora(model: MultiVectorEncoder, rank: int, alpha: int, dropout: float) -> None:
     from peft import LoraConfig
 
-    backbone = transformer.model
-    embedding = next(n for n, m in backbone.named_modules() if m is backbone.get_input_embeddings())
-    ids = transformer.meta_ids["query"] + transformer.meta_ids["document"]
+    backbone = model[0].model
+    tokens = None
+    if isinstance(model[0], MetaTokenTransformer):
+        rows = backbone.get_input_embeddings()
+        name = next(n for n, module in backbone.named_modules() if module is rows)
+        tokens = {name: model[0].meta_ids["query"] + model[0].meta_ids["document"]}
     model.add_adapter(
         LoraConfig(
             r=rank,
             lora_alpha=alpha,
             lora_dropout=dropout,
             target_modules=lora_targets(backbone),
-            trainable_token_indices={embedding: ids},
+            trainable_token_indices=tokens,
         )
     )
     for parameter in model.parameters():  # small steps round away in bfloat16

@@ -6,11 +6,12 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from metaembed_lite import memory
 from metaembed_lite.budget import Budget, up_to
@@ -33,11 +34,12 @@ FRESH_WEIGHTS = r"trainable_tokens|(^|model\.)1\.linear\."
 
 def train(
     model: MultiVectorEncoder,
-    rows: Dataset,
+    rows: Dataset | Mapping[str, Dataset],
     *,
     budgets: Iterable[Budget | Sequence[int] | str] | None = None,
     weights: Sequence[float] | None = None,
-    temperature: float = 0.03,
+    temperature: float | None = None,
+    loss: nn.Module | None = None,
     steps: int = 1000,
     batch_size: int = 64,
     mini_batch_size: int | None = None,
@@ -59,11 +61,15 @@ def train(
 
     Args:
         model: from ``build`` or ``load``.
-        rows: columns query, positive and any number of negatives, as in ``RetrievalTask.train``.
+        rows: columns query, positive and any number of negatives, as in ``RetrievalTask.train``;
+            or several such by name, each batch then from one of them, in proportion to their size.
         budgets: nested budgets; None takes the paper's that the model can meet. A single one, the
             full budget, trains without MMR.
         weights: w_g, one a budget; None: all 1.
-        temperature: tau of InfoNCE.
+        temperature: tau of InfoNCE; None: the paper's 0.03.
+        loss: another loss in place of MMR, such as one of sentence-transformers' for a model
+            without meta tokens; the three settings above and ``mini_batch_size`` are then its own,
+            and no memory is estimated.
         steps: optimizer steps.
         batch_size: queries a step and device.
         mini_batch_size: inputs encoded at a time, by gradient caching: the same training in less
@@ -85,11 +91,12 @@ def train(
     Returns:
         A DataFrame: step, loss (weighted sum over budgets) and, a column a budget, its unweighted
         InfoNCE in nats, all means since the row before; and grad_norm of the last step. After a
-        resume, rows from before the cut have no values by budget.
+        resume, rows from before the cut have no values by budget. With another ``loss`` there are
+        no columns by budget.
 
     Raises:
-        ValueError: on no rows, missing columns, fewer rows than a batch, an unknown precision, or
-            ``resume`` without ``output``.
+        ValueError: on no rows, missing columns, fewer rows than a batch, an unknown precision,
+            ``resume`` without ``output``, or ``loss`` beside settings of MMR.
         MemoryError: if the estimate, which is logged, says that the run will not fit.
     """
     import pandas as pd
@@ -106,37 +113,42 @@ def train(
             f"{torch.cuda.device_count()} GPUs are visible to one process: start one process a GPU "
             "with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
         )
-    if rows is None or len(rows) < batch_size * devices:
-        raise ValueError(
-            f"{0 if rows is None else len(rows)} training rows for batches of "
-            f"{batch_size * devices}: give more rows or a smaller batch_size"
-        )
-    if list(rows.column_names)[:2] != ["query", "positive"]:
-        raise ValueError(
-            f"training columns {rows.column_names}: expected query, positive, then any negatives"
-        )
+    several = dict(rows) if isinstance(rows, Mapping) else {"the task": rows}
+    for name, part in several.items():
+        if part is None or len(part) < batch_size * devices:
+            raise ValueError(
+                f"{name}: {0 if part is None else len(part)} training rows for batches of "
+                f"{batch_size * devices}: give more rows or a smaller batch_size"
+            )
+        if list(part.column_names)[:2] != ["query", "positive"]:
+            raise ValueError(
+                f"{name}: training columns {part.column_names}: expected query, positive, then any "
+                "negatives"
+            )
     if resume and output is None:
         raise ValueError("resume=True needs output, the folder that holds the checkpoints")
     if precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
-    full = vectors(model)
-    nested = up_to(full.r_q, full.r_c) if budgets is None else budgets
-    settings = (model, nested, weights, temperature, devices > 1)
-    loss: MatryoshkaMultiVectorLoss | CachedMatryoshkaMultiVectorLoss
-    if mini_batch_size is None:
-        loss = MatryoshkaMultiVectorLoss(*settings)
-    else:
-        loss = CachedMatryoshkaMultiVectorLoss(*settings, mini_batch_size=mini_batch_size)
-    parts = memory.estimate(
-        model, rows, loss.budgets, batch_size, mini_batch_size, gradient_checkpointing, devices
-    )
-    logger.info(memory.check(parts, model.device))
+    mmr = (budgets, weights, temperature, mini_batch_size)
+    if loss is None:
+        loss = _mmr_loss(model, *mmr, gather=devices > 1)
+        sizes = (loss.budgets, batch_size, mini_batch_size, gradient_checkpointing, devices)
+        parts = [memory.estimate(model, part, *sizes) for part in several.values()]
+        logger.info(memory.check(max(parts, key=lambda part: sum(part.values())), model.device))
+    elif mmr != (None, None, None, None):
+        raise ValueError(
+            "budgets, weights, temperature and mini_batch_size are settings of MMR: with a loss of "
+            "your own, set them there"
+        )
     every = min(log_steps, steps)
+    budgeted = hasattr(loss, "group_losses")
     groups: list[dict[str, Any]] = []
     since: list[list[float]] = []
 
     class GroupLosses(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not budgeted:
+                return
             losses = loss.group_losses.clone()
             if devices > 1:
                 torch.distributed.all_reduce(losses)
@@ -182,7 +194,11 @@ def train(
     )
     try:
         trainer = MultiVectorEncoderTrainer(
-            model=model, args=arguments, train_dataset=rows, loss=loss, callbacks=[GroupLosses()]
+            model=model,
+            args=arguments,
+            train_dataset=several if isinstance(rows, Mapping) else rows,
+            loss=loss,
+            callbacks=[GroupLosses()],
         )
         started = resume and any(scratch.glob("checkpoint-*"))
         trainer.train(resume_from_checkpoint=started or None)
@@ -194,7 +210,23 @@ def train(
         save(model, target)  # takes the checkpoints away with the old folder: they have served
     log = pd.DataFrame(h for h in trainer.state.log_history if "loss" in h)
     curve = log[["step", "loss", "grad_norm"]].astype(float)
-    return curve.merge(pd.DataFrame(groups), on="step", how="left")
+    return curve.merge(pd.DataFrame(groups), on="step", how="left") if groups else curve
+
+
+def _mmr_loss(
+    model: MultiVectorEncoder,
+    budgets: Iterable[Budget | Sequence[int] | str] | None,
+    weights: Sequence[float] | None,
+    temperature: float | None,
+    mini_batch_size: int | None,
+    gather: bool,
+) -> MatryoshkaMultiVectorLoss | CachedMatryoshkaMultiVectorLoss:
+    full = vectors(model)
+    nested = up_to(full.r_q, full.r_c) if budgets is None else budgets
+    settings = (model, nested, weights, 0.03 if temperature is None else temperature, gather)
+    if mini_batch_size is None:
+        return MatryoshkaMultiVectorLoss(*settings)
+    return CachedMatryoshkaMultiVectorLoss(*settings, mini_batch_size=mini_batch_size)
 
 
 def save(model: MultiVectorEncoder, folder: str | Path) -> None:
