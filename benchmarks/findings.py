@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from datasets import concatenate_datasets
 from report import RESULTS, environment, write
 from sentence_transformers.multi_vector_encoder.losses import (
     MultiVectorMultipleNegativesRankingLoss,
@@ -31,16 +32,46 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 
 from metaembed_lite import MatryoshkaMultiVectorLoss, build, load_task, recipes, sweep, train
 from metaembed_lite.baselines import single_vector, token_vectors
-from metaembed_lite.evaluation import encode, ndcg_at_5, precision_at_1
+from metaembed_lite.data.meta_tasks import HELD_OUT, TASKS, training_sets
+from metaembed_lite.evaluation import encode, mrr_at_10, ndcg_at_5, precision_at_1
 from metaembed_lite.training import add_to_card, save
 
-RECIPE = recipes.read("tiny")
-SUITES = ("handwriting", "scenes")
 SEEDS = (0, 1, 2)
 BUDGETS = [(1, 1), (2, 4), (4, 8), (8, 16)]
-DIM = RECIPE.model["dim"]
-DIMS = [2, 8, 16, DIM]  # as many bytes at the full budget as each of BUDGETS at DIM
+SHARES = [1 / 16, 1 / 4, 1 / 2, 1]  # of D: as many bytes at (8, 16) as each of BUDGETS has at D
 TOKENS_KEPT = (1, 4, 8, 16)
+MEASURES = {"p_at_1": precision_at_1, "ndcg_at_5": ndcg_at_5, "mrr_at_10": mrr_at_10}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is trained on and measured.
+
+    Attributes:
+        recipe: the settings of every system on this suite, by name.
+        overrides: of the recipe.
+        tasks: that are measured.
+        n_queries: a task.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...]
+    tasks: tuple[str, ...]
+    n_queries: int = 500
+
+    def rows(self, n: int, seed: int) -> Any:
+        """``n`` training rows, or n in all of several tasks by name."""
+        if len(self.tasks) > 1:
+            return training_sets(n // (len(TASKS) - len(HELD_OUT)), seed)
+        return load_task(self.tasks[0], n_queries=1, n_train=n, seed=seed).train
+
+
+SUITES = {
+    "handwriting": Suite("tiny", (), ("handwriting",)),
+    "scenes": Suite("tiny", ("data.name=scenes",), ("scenes",)),
+    "meta-tasks": Suite("tiny", ("data.n_train=48000", "train.steps=1500"), TASKS),
+    "codesearch": Suite("minilm-codesearch", (), ("codesearch",), n_queries=1000),
+}
 
 
 @dataclass(frozen=True)
@@ -50,19 +81,22 @@ class System:
     Attributes:
         says: what the tables call it.
         budgets: it is trained at; () for a system without meta tokens.
-        dims: it is trained at, each cut and normalized anew.
+        shares: of D that it is trained at, each vector cut and normalized anew.
         settings: of ``train``, other than the recipe's.
         hard_negatives: whether training rows have one.
+        shuffled: train on wrong pairs: what leaks shows as a score above chance.
     """
 
     says: str
-    budgets: Iterable[tuple[int, int]] = ()
-    dims: Iterable[int] = (DIM,)
+    budgets: Sequence[tuple[int, int]] = ()
+    shares: Sequence[float] = (1,)
     settings: dict[str, Any] = field(default_factory=dict)
     hard_negatives: bool = True
+    shuffled: bool = False
 
 
 SYSTEMS = {
+    "untrained": System("the backbone's own mean of tokens, untrained"),
     "MMR": System("MetaEmbed with MMR", BUDGETS),
     "no-MMR": System("MetaEmbed without MMR", BUDGETS[-1:]),
     "last": System("single vector, last token"),
@@ -72,9 +106,10 @@ SYSTEMS = {
     "fixed-1x1": System("trained for (1, 1) alone", BUDGETS[:1]),
     "fixed-2x4": System("trained for (2, 4) alone", BUDGETS[1:2]),
     "fixed-4x8": System("trained for (4, 8) alone", BUDGETS[2:3]),
-    "MRL": System("nested dimensions", BUDGETS[-1:], DIMS),
-    "MMR+MRL": System("nested budgets and dimensions", BUDGETS, DIMS),
+    "MRL": System("nested dimensions", BUDGETS[-1:], SHARES),
+    "MMR+MRL": System("nested budgets and dimensions", BUDGETS, SHARES),
     "easy": System("MMR, no hard negatives", BUDGETS, hard_negatives=False),
+    "shuffled": System("MMR, trained on shuffled pairs", BUDGETS, shuffled=True),
     "tau-0.03": System("MMR, temperature 0.03", BUDGETS, settings={"temperature": 0.03}),
     "tau-0.3": System("MMR, temperature 0.3", BUDGETS, settings={"temperature": 0.3}),
     "w-large": System("MMR, weights 1 1 1 4", BUDGETS, settings={"weights": [1, 1, 1, 4]}),
@@ -99,90 +134,105 @@ class NestedDimensions(MatryoshkaMultiVectorLoss):
         return torch.stack(losses).sum()
 
 
-def make(name: str, seed: int) -> Any:
+def make(recipe: recipes.Recipe, name: str, seed: int) -> Any:
     """An untrained model of a system: the recipe's backbone, LoRA and projection."""
-    size = {"backbone": RECIPE.model["backbone"], "dim": DIM, "seed": seed}
-    size["lora_rank"] = RECIPE.model["lora_rank"]
+    chosen = recipe.model
+    if name == "untrained":
+        return single_vector(chosen["backbone"], "mean", lora_rank=None)
+    size = {key: chosen[key] for key in ("backbone", "dim", "lora_rank")} | {"seed": seed}
     if name in ("last", "mean"):
         return single_vector(how=name, **size)
     if name in ("tokens", "patches"):
         return token_vectors(patches_only=name == "patches", **size)
-    r_q, r_c = max(SYSTEMS[name].budgets)
-    return build(**RECIPE.model | {"r_q": r_q, "r_c": r_c}, seed=seed)
+    r_q, r_c = SYSTEMS[name].budgets[-1]
+    return build(**chosen | {"r_q": r_q, "r_c": r_c, "seed": seed})
 
 
-def fit(model: Any, system: System, rows: Any, steps: int, seed: int) -> Any:
+def fit(model: Any, recipe: recipes.Recipe, system: System, rows: Any, seed: int) -> Any:
     """Train with the recipe's settings and the system's; the curve."""
-    settings = RECIPE.train | {"steps": steps} | system.settings
+    settings = recipe.train | system.settings | {"seed": seed}
     if not system.hard_negatives:
         rows = rows.remove_columns("negative")
+    if system.shuffled:
+        order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+        answers = rows.select_columns([c for c in rows.column_names if c != "query"])
+        rows = concatenate_datasets([rows.select_columns("query"), answers.select(order)], axis=1)
     if not system.budgets:
-        temperature = settings.pop("temperature")
+        scale = 1 / settings.pop("temperature")
         del settings["budgets"]
-        loss = MultiVectorMultipleNegativesRankingLoss(model, scale=1 / temperature)
-        return train(model, rows, **settings, loss=loss, seed=seed)
+        loss: Any = MultiVectorMultipleNegativesRankingLoss(model, scale=scale)
+        return train(model, rows, **settings, loss=loss)
     settings["budgets"] = system.budgets
-    if len(list(system.dims)) == 1:
-        return train(model, rows, **settings, seed=seed)
-    loss = NestedDimensions(
-        model, settings.pop("budgets"), temperature=settings.pop("temperature"), dims=system.dims
-    )
-    return train(model, rows, **settings, loss=loss, seed=seed)
+    if len(system.shares) == 1:
+        return train(model, rows, **settings)
+    dims = [round(share * recipe.model["dim"]) for share in system.shares]
+    budgets, temperature = settings.pop("budgets"), settings.pop("temperature")
+    loss = NestedDimensions(model, budgets, temperature=temperature, dims=dims)
+    return train(model, rows, **settings, loss=loss)
 
 
-def measure(model: Any, name: str, task: Any) -> list[dict[str, float]]:
-    """Quality and bytes of a model at every point where the system can stand."""
-    system = SYSTEMS[name]
-    if system.budgets:
-        encoded = encode(model, task)
-        reachable = [b for b in BUDGETS if b <= max(system.budgets)]
-        points = []
-        for dim in DIMS if len(list(system.dims)) > 1 else [DIM]:
-            cut = replace(
-                encoded,
-                queries=shrink(encoded.queries, dim),
-                candidates=shrink(encoded.candidates, dim),
-            )
-            table = sweep(model, task, reachable, encoded=cut).assign(dim=dim)
-            points += json.loads(table.round(4).to_json(orient="records"))
-        return points
+def measure(model: Any, system: System, task: Any) -> list[dict[str, float]]:
+    """Quality and bytes of a model on a task, wherever the system can stand."""
+    if not system.budgets:
+        return measure_tokens(model, task)
+    encoded = encode(model, task)
+    reachable = [b for b in BUDGETS if b <= system.budgets[-1]]
+    points = []
+    for share in system.shares:
+        dim = round(share * encoded.queries.shape[2])
+        cut = replace(
+            encoded,
+            queries=shrink(encoded.queries, dim),
+            candidates=shrink(encoded.candidates, dim),
+        )
+        table = sweep(model, task, reachable, encoded=cut).assign(dim=dim)
+        columns = ["r_q", "r_c", "dim", *MEASURES, "bytes_per_candidate"]
+        points += json.loads(table[columns].round(4).to_json(orient="records"))
+    return points
+
+
+def measure_tokens(model: Any, task: Any) -> list[dict[str, float]]:
+    """The same for a model without meta tokens; many token vectors are pooled to fewer."""
     queries = model.encode_query(task.queries)
     whole = model.encode_document(task.candidates)
-    longest = max(map(len, whole))
+    longest, dim = max(map(len, whole)), whole[0].shape[1]
     points = []
-    for kept in [k for k in TOKENS_KEPT if k < longest] + [longest]:
+    for kept in [*(k for k in TOKENS_KEPT if k < longest), longest]:
         pooling = HierarchicalTokenPooling(longest / kept, num_protected_tokens=0)
         candidates = whole if kept == longest else pooling.pool(whole)
         scores = model.similarity(queries, candidates).cpu().numpy()
         vectors = float(np.mean([len(c) for c in candidates]))
-        points.append(
-            {
-                "r_q": float(np.mean([len(q) for q in queries])), "r_c": vectors, "dim": DIM,
-                "p_at_1": round(precision_at_1(scores, task.relevance), 4),
-                "ndcg_at_5": round(ndcg_at_5(scores, task.relevance), 4),
-                "bytes_per_candidate": round(4 * DIM * vectors),
-            }
-        )  # fmt: skip
+        point = {"r_q": float(np.mean([len(q) for q in queries])), "r_c": vectors, "dim": dim}
+        for name, metric in MEASURES.items():
+            point[name] = round(metric(scores, task.relevance), 4)
+        points.append({**point, "bytes_per_candidate": round(4 * dim * vectors)})
     return points
 
 
-def one_cell(cell: str, steps: int, rows: int, queries: int, keep: Path | None) -> dict[str, Any]:
+def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str, Any]:
     """Train and measure one cell: a JSON-ready record."""
-    suite, name, seed = cell.split("/")[0], cell.split("/")[1], int(cell.split("/")[2])
-    data = load_task(suite, n_queries=1, n_train=rows, seed=seed).train
-    task = load_task(suite, n_queries=queries, n_train=0)
-    model = make(name, seed)
+    suite_name, name, seed = cell.split("/")
+    suite, system = SUITES[suite_name], SYSTEMS[name]
+    recipe = recipes.read(suite.recipe, [*suite.overrides, *settings])
+    model = make(recipe, name, int(seed))
     started = time.perf_counter()
-    curve = fit(model, SYSTEMS[name], data, steps, seed)
+    if name != "untrained":
+        rows = suite.rows(recipe.data["n_train"], int(seed))
+        curve = fit(model, recipe, system, rows, int(seed))
     seconds = round(time.perf_counter() - started)
     if keep is not None:
         save(model, keep)
         curve.round(4).to_csv(keep / "training_curve.csv", index=False)
-        add_to_card(keep, task, sweep(model, task))
+    points = []
+    for task_name in suite.tasks:
+        task = load_task(task_name, n_queries=suite.n_queries, n_train=0)
+        points += [{"task": task_name, **point} for point in measure(model, system, task)]
+        if keep is not None and len(suite.tasks) == 1:
+            add_to_card(keep, task, sweep(model, task))
     return {
-        "suite": suite, "system": name, "says": SYSTEMS[name].says, "seed": seed,
-        "steps": steps, "rows": rows, "task": repr(task), "train_seconds": seconds,
-        "points": measure(model, name, task), "environment": environment(),
+        "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),
+        "train": recipe.train | system.settings, "rows": recipe.data["n_train"],
+        "train_seconds": seconds, "points": points, "environment": environment(),
     }  # fmt: skip
 
 
@@ -190,9 +240,9 @@ def main(
     cells: Annotated[
         list[str], typer.Argument(help='suite/system/seed, or patterns: "scenes/*/0"')
     ],
-    steps: int = RECIPE.train["steps"],
-    rows: int = RECIPE.data["n_train"],
-    queries: int = 500,
+    override: Annotated[
+        list[str] | None, typer.Option(help="Of the recipe, such as model.backbone=my/folder.")
+    ] = None,
     again: bool = False,
     dry_run: bool = False,
     keep: Annotated[Path | None, typer.Option(help="Save the model there; one cell.")] = None,
@@ -203,7 +253,8 @@ def main(
     asked = [cell for pattern in cells for cell in every if fnmatch(cell, pattern)]
     if not asked:
         raise typer.BadParameter(
-            f"{cells} names no cell: suites {SUITES}, systems {', '.join(SYSTEMS)}, seeds {SEEDS}"
+            f"{cells} names no cell: suites {', '.join(SUITES)}, systems {', '.join(SYSTEMS)}, "
+            f"seeds {SEEDS}"
         )
     path = RESULTS / f"{name}.json"
     for cell in dict.fromkeys(asked):
@@ -211,12 +262,10 @@ def main(
         if dry_run or (cell in kept and not again):
             print(f"{cell}: {'measured' if cell in kept else 'missing'}")
             continue
-        record = one_cell(cell, steps, rows, queries, keep)
-        write(
-            name, {"model": RECIPE.model, "recipe": RECIPE.train, "cells": {**kept, cell: record}}
-        )
+        record = one_cell(cell, override or [], keep)
+        write(name, {"cells": {**kept, cell: record}})
         shown = ", ".join(
-            f"({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} {p['p_at_1']:.3f}"
+            f"{p['task']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} {p['p_at_1']:.3f}"
             for p in record["points"]
         )
         print(f"{cell}: {shown}, {record['train_seconds']} s", flush=True)

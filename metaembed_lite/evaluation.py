@@ -70,6 +70,18 @@ def precision_at_1(scores: np.ndarray, relevance: np.ndarray) -> float:
     return float((best_relevant > best_other).mean())
 
 
+def mrr_at_10(scores: np.ndarray, relevance: np.ndarray) -> float:
+    """Mean over queries of 1 / rank of the best relevant candidate, 0 beyond rank 10.
+
+    Args:
+        scores: (Q, N); irrelevant candidates of an equal score rank before.
+        relevance: (Q, N), above 0 where relevant.
+    """
+    best_relevant = np.where(relevance > 0, scores, -np.inf).max(axis=1, keepdims=True)
+    rank = 1 + ((relevance <= 0) & (scores >= best_relevant)).sum(axis=1)
+    return float(np.where(rank <= 10, 1 / rank, 0).mean())
+
+
 def ndcg_at_5(scores: np.ndarray, relevance: np.ndarray) -> float:
     """NDCG@5 with linear gain, tied candidates averaged (as scikit-learn's ``ndcg_score``).
 
@@ -103,7 +115,8 @@ def sweep(
 
     Returns:
         A DataFrame with columns r_q, r_c, p_at_1 (in [0, 1]; ties count against the model),
-        ndcg_at_5 (in [0, 1], linear gain, tied candidates averaged), bytes_per_candidate (float32),
+        ndcg_at_5 (in [0, 1], linear gain, tied candidates averaged), mrr_at_10 (in [0, 1], ties
+        count against the model), bytes_per_candidate (float32),
         multiply_adds (per query and candidate), encode_query_ms, encode_candidate_ms (each) and
         score_ms (one query against all candidates, median of five runs over all queries).
 
@@ -136,6 +149,7 @@ def sweep(
                 "r_c": budget.r_c,
                 "p_at_1": precision_at_1(scores, task.relevance),
                 "ndcg_at_5": ndcg_at_5(scores, task.relevance),
+                "mrr_at_10": mrr_at_10(scores, task.relevance),
                 "bytes_per_candidate": budget.bytes_per_candidate(dim),
                 "multiply_adds": budget.multiply_adds(dim),
                 "encode_query_ms": encoded.query_ms,

@@ -12,8 +12,8 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     """A suite's task by name.
 
     Args:
-        name: "handwriting", "scenes", "codesearch", "folder" (your own pictures and captions) or
-            "mmeb".
+        name: "handwriting", "scenes", "codesearch", "folder" (your own pictures and captions),
+            "mmeb", or one of ``meta_tasks.TASKS``, such as "scenes/vqa".
         **sizes: passed to the suite's function: ``n_queries``, ``n_train``, and what it has of
             its own, such as ``seed``, ``split`` or ``path``.
 
@@ -21,8 +21,9 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
         ValueError: on an unknown name, a setting that the suite has not, or one that it needs.
     """
     import inspect
+    from functools import partial
 
-    from metaembed_lite.data import codesearch, folder, handwriting, hub, scenes
+    from metaembed_lite.data import codesearch, folder, handwriting, hub, meta_tasks, scenes
 
     suites: dict[str, Callable[..., RetrievalTask]] = {
         "handwriting": handwriting.handwriting,
@@ -30,6 +31,7 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
         "codesearch": codesearch.codesearch,
         "folder": folder.folder,
         "mmeb": hub.mmeb,
+        **{task: partial(meta_tasks.meta_task, task) for task in meta_tasks.TASKS},
     }
     if name not in suites:
         raise ValueError(f"unknown suite {name!r}; choose from {', '.join(suites)}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metaembed_lite.data.pictures import lazy_rows, open_image
-from metaembed_lite.data.task import Item, RetrievalTask
+from metaembed_lite.data.task import Item, RetrievalTask, by_meta_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,41 +145,15 @@ def colpali_train(
 
 
 def mmeb_table(p_at_1: Mapping[str, float]) -> pd.DataFrame:
-    """MMEB's table: P@1 a task, and the averages that the paper reports.
+    """MMEB's table: P@1 a task, and the averages that the paper reports; see ``by_meta_task``.
 
     Args:
         p_at_1: task -> P@1, for any of the 36.
 
-    Returns:
-        Rows of task, meta_task, p_at_1: the tasks, then the mean of each meta-task, of the
-        in-distribution and out-of-distribution tasks, and of all. An average over fewer tasks than
-        MMEB has says so in the column ``tasks``, such as "3 of 12".
-
     Raises:
         ValueError: on a name that is no task of MMEB.
     """
-    import pandas as pd
-
-    unknown = sorted(set(p_at_1) - set(MMEB_TASKS))
-    if unknown:
-        raise ValueError(f"no tasks of MMEB: {', '.join(unknown)}")
-    rows = [
-        {"task": name, "meta_task": meta, "p_at_1": p_at_1[name], "tasks": "1"}
-        for meta, names in META_TASKS.items()
-        for name in names
-        if name in p_at_1
-    ]
-    groups = dict(META_TASKS)
-    groups["in-distribution"] = tuple(n for n in MMEB_TASKS if n not in OUT_OF_DISTRIBUTION)
-    groups["out-of-distribution"] = tuple(n for n in MMEB_TASKS if n in OUT_OF_DISTRIBUTION)
-    groups["overall"] = MMEB_TASKS
-    for group, names in groups.items():
-        found = [p_at_1[name] for name in names if name in p_at_1]
-        if found:
-            counted = f"{len(found)} of {len(names)}"
-            mean = float(np.mean(found))
-            rows.append({"task": "mean", "meta_task": group, "p_at_1": mean, "tasks": counted})
-    return pd.DataFrame(rows)
+    return by_meta_task(p_at_1, META_TASKS, OUT_OF_DISTRIBUTION)
 
 
 def _read(path: str | Path, name: str | None, split: str, columns: tuple[str, ...]) -> Dataset:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset
 
 Item = Any  # a str, a PIL image, or {"text": str, "image": PIL image}: what encode_query accepts
@@ -67,3 +69,48 @@ class RetrievalTask:
             f"RetrievalTask({self.name!r}: {len(self.queries):,} queries, "
             f"{len(self.candidates):,} candidates, {rows:,} training rows)"
         )
+
+
+def by_meta_task(
+    p_at_1: Mapping[str, float],
+    meta_tasks: Mapping[str, Collection[str]],
+    out_of_distribution: Collection[str],
+) -> pd.DataFrame:
+    """P@1 a task, and the averages that MMEB reports.
+
+    Args:
+        p_at_1: task -> P@1, for any of the tasks.
+        meta_tasks: meta-task -> all of its tasks.
+        out_of_distribution: the tasks that are not trained on.
+
+    Returns:
+        Rows of task, meta_task, p_at_1: the tasks, then the mean of each meta-task, of the
+        in-distribution and out-of-distribution tasks, and of all. An average over fewer tasks than
+        there are says so in the column ``tasks``, such as "3 of 12".
+
+    Raises:
+        ValueError: on a name that is no task.
+    """
+    import pandas as pd
+
+    every = [name for names in meta_tasks.values() for name in names]
+    unknown = sorted(set(p_at_1) - set(every))
+    if unknown:
+        raise ValueError(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(every)}")
+    rows = [
+        {"task": name, "meta_task": meta, "p_at_1": p_at_1[name], "tasks": "1"}
+        for meta, names in meta_tasks.items()
+        for name in names
+        if name in p_at_1
+    ]
+    groups = dict(meta_tasks)
+    groups["in-distribution"] = [name for name in every if name not in out_of_distribution]
+    groups["out-of-distribution"] = [name for name in every if name in out_of_distribution]
+    groups["overall"] = every
+    for group, names in groups.items():
+        found = [p_at_1[name] for name in names if name in p_at_1]
+        if found:
+            counted = f"{len(found)} of {len(names)}"
+            mean = float(np.mean(found))
+            rows.append({"task": "mean", "meta_task": group, "p_at_1": mean, "tasks": counted})
+    return pd.DataFrame(rows)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from metaembed_lite.data.task import Item
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -47,13 +49,15 @@ def table(
     draw: Callable[[np.ndarray], Image.Image],
 ) -> Dataset:
     """Rows (query, positive, negative): text, image, image; triples and drawings in turn."""
-    from datasets import Dataset
+    return rows((describe(t.board, t.places), draw(t.board), draw(t.negative)) for t in triples)
+
+
+def rows(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
+    """Rows (query, positive, negative), each column of one kind: text, image, or both."""
+    from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
 
-    rows: dict[str, list] = {"query": [], "positive": [], "negative": []}
-    for triple in triples:
-        rows["query"].append(describe(triple.board, triple.places))
-        rows["positive"].append(draw(triple.board))
-        rows["negative"].append(draw(triple.negative))
-    columns = Dataset.from_dict(rows)
-    return columns.cast_column("positive", ImageFeature()).cast_column("negative", ImageFeature())
+    columns = dict(zip(("query", "positive", "negative"), zip(*examples, strict=True), strict=True))
+    kinds = {str: Value("string"), dict: {"text": Value("string"), "image": ImageFeature()}}
+    features = {name: kinds.get(type(items[0]), ImageFeature()) for name, items in columns.items()}
+    return Dataset.from_dict(columns, features=Features(features))

@@ -1,0 +1,205 @@
+"""Fourteen tasks: what is asked can be read off the pictures' symbols, and nowhere else."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metaembed_lite import load_task
+from metaembed_lite.data import meta_tasks, scenes
+from metaembed_lite.data.handwriting import PLACES
+from metaembed_lite.data.meta_tasks import HELD_OUT, META_TASKS, TASKS, WORLDS
+from metaembed_lite.evaluation import precision_at_1
+
+
+class Drawn:
+    """A board that was not painted: its symbols, for tests that read a task without eyes."""
+
+    def __init__(self, board):
+        self.board = np.array(board).reshape(9, -1)
+        self.words = [self.word(place) for place in range(9)]
+
+    def word(self, place):
+        values = self.board[place]
+        if len(values) == 1:
+            return str(values[0])
+        return f"{list(scenes.COLORS)[values[0]]} {scenes.SHAPES[values[1]]}"
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    for suite, world in WORLDS.items():
+        bare = {**vars(world), "draw": lambda board, rng, split: Drawn(board)}
+        monkeypatch.setitem(WORLDS, suite, type(world)(**bare))
+
+
+def told(text):
+    """("4 top-left, 7 center") as {place: content}."""
+    named = (part.rsplit(" ", 1) for part in text.split(", "))
+    return {PLACES.index(place): content for content, place in named}
+
+
+def holds(board, text):
+    return all(board.words[place] == content for place, content in told(text).items())
+
+
+def answer(kind, query, candidate, suite):
+    """Whether a candidate answers, read from texts and symbols: the oracle."""
+    if kind == "t2i":
+        return holds(candidate, query.removeprefix("find: "))
+    board, said = query["image"], query["text"]
+    if kind == "i2t":
+        return holds(board, candidate)
+    if kind == "i2i":
+        return candidate.words == board.words
+    if kind == "composed":
+        words = list(board.words)
+        for place, content in told(said.removeprefix("change to ")).items():
+            words[place] = content
+        return candidate.words == words
+    if kind == "classify":
+        places = (3, 4, 5) if suite == "handwriting" else (0, 2, 6, 8)
+        return candidate == " ".join(board.words[p].split(" ")[-1] for p in places)
+    asked = said.partition(": ")[2].removesuffix("?").split(", ")
+    return candidate == ", ".join(board.words[PLACES.index(p)] for p in asked)
+
+
+@pytest.mark.parametrize("name", [t for t in TASKS if not t.endswith("ground")])
+def test_relevance_is_what_texts_and_symbols_say(name, unpainted):
+    task = meta_tasks.meta_task(name, n_queries=60)
+    suite, _, kind = name.partition("/")
+    read = [[answer(kind, q, c, suite) for c in task.candidates] for q in task.queries]
+    np.testing.assert_array_equal(task.relevance, np.array(read, dtype=np.float32))
+    assert task.relevance.any(axis=1).all()
+
+
+@pytest.mark.parametrize("suite", WORLDS)
+def test_grounding_asks_for_the_crop_at_the_named_place(suite):
+    n = 40
+    task = meta_tasks.meta_task(f"{suite}/ground", n_queries=n)
+    for i, query in enumerate(task.queries):
+        place = PLACES.index(query["text"].removeprefix("crop "))
+        pixels = np.asarray(query["image"])
+        row, column = 16 * (place // 3), 16 * (place % 3)
+        at = pixels[row : row + 16, column : column + 16]
+        np.testing.assert_array_equal(np.asarray(task.candidates[i]), at)
+        same = [np.array_equal(np.asarray(c)[2:14, 2:14], at[2:14, 2:14]) for c in task.candidates]
+        np.testing.assert_array_equal(task.relevance[i] > 0, same)
+
+
+@pytest.mark.parametrize("name", [t for t in TASKS if not t.endswith("ground")])
+def test_a_negative_is_wrong_and_close(name, unpainted):
+    suite, _, kind = name.partition("/")
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        example = meta_tasks.example(suite, kind, rng, "train")
+        assert answer(kind, example.query, example.positive, suite)
+        assert not answer(kind, example.query, example.negative, suite)
+        if isinstance(example.positive, Drawn):
+            assert (example.positive.board != example.negative.board).sum() == 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_full_task_has_a_thousand_candidates_and_rows_of_one_kind(name):
+    task = load_task(name, n_queries=500, n_train=3)
+    assert len(task.candidates) >= 1000
+    assert task.train.column_names == ["query", "positive", "negative"]
+    for row in task.train:
+        assert type(row["query"]) is type(task.queries[0])
+        assert isinstance(row["positive"], str) == isinstance(task.candidates[0], str)
+        assert type(row["positive"]) is type(row["negative"])
+
+
+@pytest.mark.parametrize("kind", ["classify", "vqa"])
+@pytest.mark.parametrize("suite", WORLDS)
+def test_all_answers_are_candidates_and_differ(suite, kind):
+    answers = WORLDS[suite].answers(kind)
+    assert len(set(answers)) == len(answers) >= 1000
+
+
+def test_every_meta_task_is_there_and_the_held_out_are_trained_in_the_other_suite():
+    assert set(META_TASKS) == {"Retrieval", "Classification", "VQA", "Visual grounding"}
+    assert len(TASKS) >= 12
+    trained = meta_tasks.training_sets(2)
+    assert set(trained) == set(TASKS) - HELD_OUT
+    assert {name.partition("/")[2] for name in HELD_OUT} <= {n.partition("/")[2] for n in trained}
+
+
+@pytest.mark.parametrize("suite", WORLDS)
+def test_no_near_duplicate_of_a_test_board_is_in_training(suite, unpainted):
+    """No training board is the same but for one place; a hard negative is, a copy more so."""
+    trained = [
+        meta_tasks.example(suite, "t2i", rng, "train").positive.words
+        for rng in [np.random.default_rng([0, 1, TASKS.index(f"{suite}/t2i")])]
+        for _ in range(3000)
+    ]
+    tested = [c.words for c in meta_tasks.meta_task(f"{suite}/t2i", n_queries=100).candidates]
+    agree = np.array(tested)[:, None] == np.array(trained)[None]
+    assert 2 <= agree.sum(axis=2).max() <= 7
+
+
+def test_the_splits_ask_different_questions():
+    made = {
+        split: [
+            str(q) for q in meta_tasks.meta_task("scenes/t2i", n_queries=50, split=split).queries
+        ]
+        for split in ("train", "validation", "test")
+    }
+    assert made["train"] != made["validation"] != made["test"]
+
+
+def test_the_same_seed_gives_the_same_task_and_another_another():
+    one, two, other = (meta_tasks.meta_task("scenes/vqa", n_queries=5, seed=s) for s in (0, 0, 1))
+    assert [q["text"] for q in one.queries] == [q["text"] for q in two.queries]
+    assert all(
+        np.array_equal(a["image"], b["image"])
+        for a, b in zip(one.queries, two.queries, strict=True)
+    )
+    assert [q["text"] for q in one.queries] != [q["text"] for q in other.queries]
+
+
+def test_without_its_picture_or_without_its_words_a_question_cannot_be_answered(unpainted):
+    """The best that one half of a query can do, given all symbols."""
+    task = meta_tasks.meta_task("handwriting/composed", n_queries=300)
+    boards = np.stack([c.board[:, 0] for c in task.candidates])
+    for blind in ("image", "text"):
+        scores = []
+        for query in task.queries:
+            if blind == "image":  # only the words: any board with that digit there
+                ((place, digit),) = told(query["text"].removeprefix("change to ")).items()
+                scores.append((boards[:, place] == int(digit)).astype(float))
+            else:  # only the picture: the most alike
+                scores.append((boards == query["image"].board[:, 0]).sum(axis=1).astype(float))
+        assert precision_at_1(np.array(scores), task.relevance) < 0.05
+
+
+def test_the_table_has_every_average(unpainted):
+    scores = {name: i / len(TASKS) for i, name in enumerate(TASKS)}
+    table = meta_tasks.meta_task_table(scores).set_index(["task", "meta_task"])
+    means = table.loc["mean"].p_at_1
+    assert means["overall"] == pytest.approx(np.mean(list(scores.values())))
+    assert means["out-of-distribution"] == pytest.approx(np.mean([scores[n] for n in HELD_OUT]))
+    assert means["VQA"] == pytest.approx((scores["handwriting/vqa"] + scores["scenes/vqa"]) / 2)
+    assert table.loc[("mean", "Retrieval")].tasks == "8 of 8"
+    with pytest.raises(ValueError, match=r"handwriting/ocr.*handwriting/t2i"):
+        meta_tasks.meta_task_table({"handwriting/ocr": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("handwriting/ocr", {}, r"handwriting/ocr.*handwriting/t2i"),
+        ("scenes/vqa", {"split": "exam"}, r"exam.*test"),
+        ("scenes/vqa", {"n_queries": 0}, r"n_queries=0"),
+        ("scenes/vqa", {"colour": "red"}, r"colour.*n_queries"),
+    ],
+)
+def test_errors_name_what_was_wrong_and_what_there_is(name, settings, said):
+    with pytest.raises(ValueError, match=said):
+        load_task(name, **settings)
+
+
+def test_pictures_are_whole_boards_or_single_places():
+    for name in TASKS:
+        for item in meta_tasks.meta_task(name, n_queries=2).candidates[:2]:
+            if isinstance(item, Image.Image):
+                assert item.size == ((16, 16) if name.endswith("ground") else (48, 48))
