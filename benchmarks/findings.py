@@ -231,9 +231,14 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
             add_to_card(keep, task, sweep(model, task))
     return {
         "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),
-        "train": recipe.train | system.settings, "rows": recipe.data["n_train"],
+        "train": recipe.train | {"budgets": system.budgets} | system.settings, "rows": recipe.data["n_train"],
         "train_seconds": seconds, "points": points, "environment": environment(),
     }  # fmt: skip
+
+
+def measured_cells(path: Path) -> dict[str, Any]:
+    """The records that a result file holds, by cell."""
+    return json.loads(path.read_text())["cells"] if path.is_file() else {}
 
 
 def main(
@@ -258,12 +263,12 @@ def main(
         )
     path = RESULTS / f"{name}.json"
     for cell in dict.fromkeys(asked):
-        kept = json.loads(path.read_text())["cells"] if path.is_file() else {}
-        if dry_run or (cell in kept and not again):
-            print(f"{cell}: {'measured' if cell in kept else 'missing'}")
+        measured = cell in measured_cells(path)
+        if dry_run or (measured and not again):
+            print(f"{cell}: {'measured' if measured else 'missing'}")
             continue
         record = one_cell(cell, override or [], keep)
-        write(name, {"cells": {**kept, cell: record}})
+        write(name, {"cells": {**measured_cells(path), cell: record}})
         shown = ", ".join(
             f"{p['task']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} {p['p_at_1']:.3f}"
             for p in record["points"]

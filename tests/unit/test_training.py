@@ -141,3 +141,29 @@ def test_a_finished_run_is_not_resumed_into_a_new_one(rows, tmp_path):
     train(model, rows, steps=1, batch_size=4, output=tmp_path / "model")
     with pytest.raises(ValueError, match="nothing to resume"):
         train(tiny(), rows, steps=1, batch_size=4, output=tmp_path / "model", resume=True)
+
+
+def test_several_tasks_train_together_each_batch_from_one_of_them(rows, monkeypatch):
+    from metaembed_lite import MatryoshkaMultiVectorLoss
+    from metaembed_lite.data.meta_tasks import training_sets
+
+    model = tiny()
+    widths = []
+    forward = MatryoshkaMultiVectorLoss.forward
+
+    def watched(self, features, labels=None):
+        columns = list(features)
+        widths.append(["pixel_values" in column for column in columns])
+        return forward(self, columns, labels)
+
+    monkeypatch.setattr(MatryoshkaMultiVectorLoss, "forward", watched)
+    sets = training_sets(8)
+    train(model, sets, steps=len(sets), batch_size=8)
+    seen = {tuple(w) for w in widths}
+    assert len(widths) == len(sets)
+    assert seen == {(False, True, True), (True, False, False), (True, True, True)}
+
+
+def test_a_task_that_is_too_small_is_named(rows):
+    with pytest.raises(ValueError, match=r"small: 8 training rows for batches of 16"):
+        train(tiny(), {"large": rows, "small": rows.select(range(8))}, steps=1, batch_size=16)

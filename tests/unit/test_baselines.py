@@ -1,0 +1,92 @@
+"""The neighbours: one vector an item, or one a token, under the same trainer."""
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.multi_vector_encoder.losses import (
+    MultiVectorMultipleNegativesRankingLoss,
+)
+
+from metaembed_lite import load_task, train
+from metaembed_lite.baselines import SingleVector, single_vector, token_vectors
+from metaembed_lite.data.handwriting import training_rows
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("handwriting", n_queries=4, n_train=0)
+
+
+def hidden(model, items, side):
+    """The backbone's last hidden states of each item's tokens, (T, H), with nothing of ours."""
+    backbone = model[0]
+    states = []
+    for item in items:
+        inputs = {
+            name: value
+            for name, value in backbone.preprocess([item], task=side).items()
+            if isinstance(value, torch.Tensor) and not name.startswith("num_")
+        }
+        with torch.inference_mode():
+            states.append(backbone.model(**inputs).last_hidden_state[0].double().numpy())
+    return states, inputs
+
+
+@pytest.mark.parametrize("how", ["last", "mean"])
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_one_vector_is_the_last_token_or_the_mean(how, side, task):
+    model = single_vector(how=how, lora_rank=None)
+    items = task.queries if side == "query" else task.candidates[:4]
+    got = torch.stack(model.encode(items, task=side))
+    states, _ = hidden(model, items, side)
+    want = np.stack([s[-1] if how == "last" else s.mean(axis=0) for s in states])
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    assert got.shape == (4, 1, 128)
+    np.testing.assert_allclose(got[:, 0].numpy(), want, atol=1e-4)
+
+
+def test_a_token_model_has_a_vector_for_each_token_and_patches_only_the_images(task):
+    whole = token_vectors(dim=32, lora_rank=None).encode_document(task.candidates[:2])
+    patches = token_vectors(dim=32, lora_rank=None, patches_only=True)
+    cut = patches.encode_document(task.candidates[:2])
+    _, inputs = hidden(patches, task.candidates[1:2], "document")
+    image = (inputs["input_ids"][0] == patches[0].config.image_token_id).numpy()
+    assert [len(v) for v in whole] == [len(image)] * 2
+    assert [len(v) for v in cut] == [9, 9]  # a board's places, a token each
+    np.testing.assert_allclose(cut[1].numpy(), whole[1].numpy()[image], atol=1e-5)
+
+
+def test_patches_only_needs_a_backbone_that_sees(tmp_path):
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=6, intermediate_size=16, **shape)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"patches_only=True.*no image token"):
+        token_vectors(str(tmp_path), patches_only=True, lora_rank=None)
+
+
+def test_a_wrong_pooling_is_named():
+    with pytest.raises(ValueError, match=r"how='max'.*'last' or 'mean'"):
+        SingleVector("max")
+
+
+@pytest.mark.parametrize("make", [single_vector, token_vectors])
+def test_a_baseline_trains_with_a_loss_of_sentence_transformers(make):
+    torch.manual_seed(0)
+    model = make(dim=32, lora_rank=4)
+    loss = MultiVectorMultipleNegativesRankingLoss(model, scale=10)
+    settings = {"steps": 12, "batch_size": 8, "log_steps": 1, "warmup_steps": 0}
+    curve = train(model, training_rows(8), loss=loss, learning_rate=3e-3, **settings)
+    assert list(curve.columns) == ["step", "loss", "grad_norm"]
+    assert curve.loss.iloc[-1] < 0.7 * curve.loss.iloc[0]
+
+
+def test_settings_of_mmr_beside_another_loss_are_refused():
+    model = single_vector(dim=32)
+    loss = MultiVectorMultipleNegativesRankingLoss(model)
+    for setting in ({"temperature": 0.1}, {"budgets": [(1, 1)]}, {"mini_batch_size": 4}):
+        with pytest.raises(ValueError, match="settings of MMR"):
+            train(model, training_rows(8), loss=loss, steps=1, batch_size=8, **setting)
