@@ -1,8 +1,8 @@
 """The checkpoints that ship with the package, found by name wherever the package is installed.
 
 ``SHA256SUMS`` beside this file holds a hash of every weights file, in the format of ``sha256sum``;
-a checkpoint is checked against it when it is first asked for. ``python -m
-metaembed_lite.checkpoints`` writes it anew, after a checkpoint was trained again.
+a checkpoint is checked against it when it is first asked for. ``write_sums()`` writes it anew, after
+a checkpoint was trained again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,3 @@ def write_sums() -> None:
     """Write ``SHA256SUMS`` from the weights files that are there."""
     files = sorted(HERE.rglob("*.safetensors"))
     SUMS.write_text("".join(f"{_sha256(f)}  {f.relative_to(HERE).as_posix()}\n" for f in files))
-
-
-if __name__ == "__main__":
-    write_sums()
