@@ -214,6 +214,7 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
     suite_name, name, seed = cell.split("/")
     suite, system = SUITES[suite_name], SYSTEMS[name]
     recipe = recipes.read(suite.recipe, [*suite.overrides, *settings])
+    trained = recipe.train | {"budgets": system.budgets} | system.settings
     model = make(recipe, name, int(seed))
     started = time.perf_counter()
     if name != "untrained":
@@ -231,7 +232,7 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
             add_to_card(keep, task, sweep(model, task))
     return {
         "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),
-        "train": recipe.train | {"budgets": system.budgets} | system.settings, "rows": recipe.data["n_train"],
+        "train": trained, "rows": recipe.data["n_train"],
         "train_seconds": seconds, "points": points, "environment": environment(),
     }  # fmt: skip
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pandas as pd
 from report import RESULTS
 
 ROOT = Path(__file__).parents[1]
-SYSTEMS = ("with MMR", "without MMR")
+SYSTEMS = {"MMR": "with MMR", "no-MMR": "without MMR"}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -33,15 +32,38 @@ def measured_on(result: dict[str, Any]) -> str:
     return f"*{where}; Python {e['python']}, {versions}; {e['date']}.*"
 
 
-def mmr_table(result: dict[str, Any]) -> pd.DataFrame:
-    """One row a run and budget: system, seed, r_q, r_c, p_at_1, ..."""
+def points_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One row a cell and measured point: suite, system, says, seed, task, r_q, r_c, p_at_1, ..."""
+    named = ("suite", "system", "says", "seed", "train_seconds")
     return pd.DataFrame(
         [
-            {"system": r["system"], "seed": r["seed"], **b}
-            for r in result["runs"]
-            for b in r["budgets"]
+            {**{name: cell[name] for name in named}, **point}
+            for cell in result["cells"].values()
+            for point in cell["points"]
         ]
     )
+
+
+def ablation(points: pd.DataFrame, suite: str) -> pd.DataFrame:
+    """The points of one suite with and without MMR, the system by name."""
+    rows = points[(points.suite == suite) & points.system.isin(SYSTEMS)]
+    return rows.assign(system=rows.system.map(SYSTEMS)).astype({"r_q": int, "r_c": int})
+
+
+def systems_markdown(points: pd.DataFrame, suite: str) -> str:
+    """P@1 of every system at equal index bytes, mean over its seeds, as a Markdown table."""
+    rows = points[points.suite == suite]
+    sizes = sorted(rows.bytes_per_candidate.unique())
+    lines = [
+        "| P@1 at index bytes | " + " | ".join(f"{size:,.0f}" for size in sizes) + " | seeds |",
+        "|---" * (len(sizes) + 2) + "|",
+    ]
+    for says, part in rows.groupby("says", sort=False):
+        best = part.groupby("bytes_per_candidate").p_at_1
+        means = best.mean() if part.system.iloc[0] not in ("MRL", "MMR+MRL") else best.max()
+        shown = [f"{means[size]:.3f}" if size in means else "" for size in sizes]
+        lines.append(f"| {says} | " + " | ".join(shown) + f" | {part.seed.nunique()} |")
+    return "\n".join(lines)
 
 
 def mmr_markdown(table: pd.DataFrame) -> str:
@@ -49,7 +71,7 @@ def mmr_markdown(table: pd.DataFrame) -> str:
     budgets = list(dict.fromkeys(zip(table.r_q, table.r_c, strict=True)))
     head = "| P@1 | " + " | ".join(f"({q}, {c})" for q, c in budgets) + " |"
     lines = [head, "|---" * (len(budgets) + 1) + "|"]
-    for system in SYSTEMS:
+    for system in SYSTEMS.values():
         cells = []
         for q, c in budgets:
             p = table[(table.system == system) & (table.r_q == q) & (table.r_c == c)].p_at_1
@@ -149,7 +171,7 @@ def picture(table: pd.DataFrame, path: Path) -> None:
 
 def sentences() -> dict[str, str]:
     """Every generated block, by the name of its marker; what has no JSON yet says so."""
-    names = "mmr verdicts picture results scoring caching efficiency timings"
+    names = "mmr verdicts picture results systems scoring caching efficiency timings"
     blocks = dict.fromkeys(names.split(), "*Not measured yet.*")
     log = ROOT / "metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"
     pretraining = json.loads(log.read_text())
@@ -158,16 +180,17 @@ def sentences() -> dict[str, str]:
         f"{pretraining['steps']:,} steps ({pretraining['seconds'] / 60:.0f} minutes on a CPU) and "
         f"reads {pretraining['test_digits_read']:.1%} of the digits of writers it has never seen."
     )
-    if (RESULTS / "mmr.json").is_file():
-        mmr = read("mmr")
-        table = mmr_table(mmr)
-        seeds, steps = table.seed.nunique(), mmr["runs"][0]["steps"]
-        minutes = statistics.mean(r["train_seconds"] for r in mmr["runs"]) / 60
+    if (RESULTS / "findings.json").is_file():
+        findings = read("findings")
+        points = points_table(findings)
+        table = ablation(points, "handwriting")
+        seeds, minutes = table.seed.nunique(), table.train_seconds.mean() / 60
+        steps = findings["cells"]["handwriting/MMR/0"]["train"]["steps"]
         blocks["mmr"] = (
             f"{seeds} seeds, {steps} steps each, {minutes:.1f} minutes a run; mean, and range over "
             f"the seeds.\n\n{mmr_markdown(table)}\n\n"
             "```{image} results/mmr.png\n:alt: P at 1 against index bytes per board, with and "
-            f"without MMR, mean of the seeds\n```\n\n{measured_on(mmr)}"
+            f"without MMR, mean of the seeds\n```\n\n{measured_on(findings)}"
         )
         blocks["verdicts"] = mmr_verdicts(table)
         blocks["picture"] = (
@@ -176,6 +199,10 @@ def sentences() -> dict[str, str]:
         blocks["results"] = (
             "Real handwriting by unseen writers, 1,000 boards, half of them hard negatives; "
             f"mean and range over {seeds} seeds:\n\n{mmr_markdown(table)}"
+        )
+        blocks["systems"] = "\n\n".join(
+            f"`{suite}`:\n\n{systems_markdown(points, suite)}"
+            for suite in ("handwriting", "scenes")
         )
     if (RESULTS / "scoring.json").is_file():
         scoring = read("scoring")
@@ -219,8 +246,8 @@ def fill(text: str, blocks: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    if (RESULTS / "mmr.json").is_file():
-        picture(mmr_table(read("mmr")), RESULTS / "mmr.png")
+    if (RESULTS / "findings.json").is_file():
+        picture(ablation(points_table(read("findings")), "handwriting"), RESULTS / "mmr.png")
     for page in (ROOT / "README.md", ROOT / "book" / "results.md"):
         page.write_text(fill(page.read_text(), sentences()))
         print("written:", page.relative_to(ROOT))
