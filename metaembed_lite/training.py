@@ -129,33 +129,33 @@ def train(
         raise ValueError("resume=True needs output, the folder that holds the checkpoints")
     if precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
-    mmr = (budgets, weights, temperature, mini_batch_size)
+    settings = (budgets, weights, temperature, mini_batch_size)
+    mmr = None
     if loss is None:
-        loss = _mmr_loss(model, *mmr, gather=devices > 1)
-        sizes = (loss.budgets, batch_size, mini_batch_size, gradient_checkpointing, devices)
+        mmr = _mmr_loss(model, *settings, gather=devices > 1)
+        sizes = (mmr.budgets, batch_size, mini_batch_size, gradient_checkpointing, devices)
         parts = [memory.estimate(model, part, *sizes) for part in several.values()]
         logger.info(memory.check(max(parts, key=lambda part: sum(part.values())), model.device))
-    elif mmr != (None, None, None, None):
+    elif settings != (None, None, None, None):
         raise ValueError(
             "budgets, weights, temperature and mini_batch_size are settings of MMR: with a loss of "
             "your own, set them there"
         )
     every = min(log_steps, steps)
-    budgeted = hasattr(loss, "group_losses")
     groups: list[dict[str, Any]] = []
     since: list[list[float]] = []
 
     class GroupLosses(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if not budgeted:
+            if mmr is None:
                 return
-            losses = loss.group_losses.clone()
+            losses = mmr.group_losses.clone()
             if devices > 1:
                 torch.distributed.all_reduce(losses)
             since.append((losses / devices).tolist())
             if state.global_step % every == 0:
                 means = [sum(values) / len(since) for values in zip(*since, strict=True)]
-                names = map(str, loss.budgets)
+                names = map(str, mmr.budgets)
                 groups.append({"step": state.global_step, **dict(zip(names, means, strict=True))})
                 since.clear()
 
@@ -197,7 +197,7 @@ def train(
             model=model,
             args=arguments,
             train_dataset=several if isinstance(rows, Mapping) else rows,
-            loss=loss,
+            loss=loss if mmr is None else mmr,
             callbacks=[GroupLosses()],
         )
         started = resume and any(scratch.glob("checkpoint-*"))

@@ -1,8 +1,8 @@
 """The checkpoints that ship with the package, found by name wherever the package is installed.
 
 ``SHA256SUMS`` beside this file holds a hash of every weights file, in the format of ``sha256sum``;
-a checkpoint is checked against it when it is first asked for. ``write_sums()`` writes it anew, after
-a checkpoint was trained again.
+a checkpoint is checked against it when it is first asked for. ``write_sums()`` writes it anew,
+after a checkpoint was trained again.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-Facts = frozenset  # what a query asks, or a candidate is: relevant if one holds the other
+Facts = frozenset[Any]  # what a query asks, or a candidate is: relevant if one holds the other
 
 
 @dataclass(frozen=True)
@@ -124,43 +124,80 @@ def facts_of(board: np.ndarray, places: np.ndarray | None = None) -> Facts:
 def example(suite: str, kind: str, rng: np.random.Generator, split: str) -> Example:
     """One example of a task, drawn with the scans of a split."""
     world = WORLDS[suite]
-    board, places, negative = world.triple(rng)
 
-    def draw(content: np.ndarray) -> Image.Image:
-        return world.draw(content, rng, split)
+    def draw(board: np.ndarray) -> Image.Image:
+        return world.draw(board, rng, split)
 
-    if kind == "t2i":
-        query: Item = f"find: {world.describe(board, places)}"
-        facts = (facts_of(board, places), facts_of(board), facts_of(negative))
-        return Example(query, draw(board), draw(negative), facts)
-    if kind == "i2t":
-        texts = world.describe(board, places), world.describe(negative, places)
-        facts = (facts_of(board), facts_of(board, places), facts_of(negative, places))
-        return Example(_ask("what is true?", draw(board)), *texts, facts)
-    if kind in ("i2i", "composed"):
-        shown, said = board, "find the same"
-        if kind == "composed":  # the query shows the negative, and says how the answer differs
-            changed = np.flatnonzero((board != negative).reshape(9, -1).any(axis=1))
-            shown, said = negative, f"change to {world.describe(board, changed)}"
-        facts = (facts_of(board), facts_of(board), facts_of(negative))
-        return Example(_ask(said, draw(shown)), draw(board), draw(negative), facts)
-    if kind == "classify":
-        at, called = world.classified
-        place, values = rng.choice(at), len(world.words[world.attribute])
-        other = board.copy()
-        changed = other.reshape(9, -1)[place]  # a view
-        changed[world.attribute] = (changed[world.attribute] + rng.integers(1, values)) % values
-        said, answers = f"name {called}", (world.label(board), world.label(other))
-    elif kind == "vqa":
-        said = f"which {world.noun}: {', '.join(PLACES[p] for p in places)}?"
-        answers = tuple(", ".join(world.name(b[p]) for p in places) for b in (board, negative))
-    else:
-        image, (place, elsewhere) = draw(board), places[:2]
-        crops = [crop(image, p) for p in (place, elsewhere)]
-        right, wrong = (Facts([scan(c)]) for c in crops)
-        return Example(_ask(f"crop {PLACES[place]}", image), *crops, (right, right, wrong))
-    right, wrong = Facts([answers[0]]), Facts([answers[1]])
-    return Example(_ask(said, draw(board)), *answers, (right, right, wrong))
+    return EXAMPLES[kind](world, world.triple(rng), draw, rng)
+
+
+Draw = Callable[[np.ndarray], Image.Image]
+
+
+def _t2i(world: World, triple: Triple, draw: Draw, rng: np.random.Generator) -> Example:
+    board, places, negative = triple
+    facts = (facts_of(board, places), facts_of(board), facts_of(negative))
+    said = f"find: {world.describe(board, places)}"
+    return Example(said, draw(board), draw(negative), facts)
+
+
+def _i2t(world: World, triple: Triple, draw: Draw, rng: np.random.Generator) -> Example:
+    board, places, negative = triple
+    right, wrong = (world.describe(b, places) for b in (board, negative))
+    facts = (facts_of(board), facts_of(board, places), facts_of(negative, places))
+    return Example(_ask("what is true?", draw(board)), right, wrong, facts)
+
+
+def _i2i(world: World, triple: Triple, draw: Draw, rng: np.random.Generator) -> Example:
+    board, _, negative = triple
+    facts = (facts_of(board), facts_of(board), facts_of(negative))
+    return Example(_ask("find the same", draw(board)), draw(board), draw(negative), facts)
+
+
+def _composed(world: World, triple: Triple, draw: Draw, rng: np.random.Generator) -> Example:
+    """The query shows the hard negative, and says how the answer differs from it."""
+    board, _, negative = triple
+    changed = np.flatnonzero((board != negative).reshape(9, -1).any(axis=1))
+    query = _ask(f"change to {world.describe(board, changed)}", draw(negative))
+    facts = (facts_of(board), facts_of(board), facts_of(negative))
+    return Example(query, draw(board), draw(negative), facts)
+
+
+def _classify(world: World, triple: Triple, draw: Draw, rng: np.random.Generator) -> Example:
+    board, (places, called) = triple.board, world.classified
+    other, values = board.copy(), len(world.words[world.attribute])
+    changed = other.reshape(9, -1)[rng.choice(places)]  # a view
+    changed[world.attribute] = (changed[world.attribute] + rng.integers(1, values)) % values
+    return _answered(_ask(f"name {called}", draw(board)), world.label(board), world.label(other))
+
+
+def _vqa(world: World, triple: Triple, draw: Draw, rng: np.random.Generator) -> Example:
+    board, places, negative = triple
+    right, wrong = (", ".join(world.name(b[p]) for p in places) for b in (board, negative))
+    said = f"which {world.noun}: {', '.join(PLACES[p] for p in places)}?"
+    return _answered(_ask(said, draw(board)), right, wrong)
+
+
+def _ground(world: World, triple: Triple, draw: Draw, rng: np.random.Generator) -> Example:
+    image, (place, elsewhere) = draw(triple.board), triple.places[:2]
+    right, wrong = (crop(image, p) for p in (place, elsewhere))
+    facts = (Facts([scan(right)]), Facts([scan(right)]), Facts([scan(wrong)]))
+    return Example(_ask(f"crop {PLACES[place]}", image), right, wrong, facts)
+
+
+EXAMPLES = {
+    "t2i": _t2i,
+    "i2t": _i2t,
+    "i2i": _i2i,
+    "composed": _composed,
+    "classify": _classify,
+    "vqa": _vqa,
+    "ground": _ground,
+}
+
+
+def _answered(query: Item, right: str, wrong: str) -> Example:
+    return Example(query, right, wrong, (Facts([right]), Facts([right]), Facts([wrong])))
 
 
 def _ask(said: str, image: Image.Image) -> Item:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -58,6 +58,7 @@ def rows(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
     from datasets import Image as ImageFeature
 
     columns = dict(zip(("query", "positive", "negative"), zip(*examples, strict=True), strict=True))
-    kinds = {str: Value("string"), dict: {"text": Value("string"), "image": ImageFeature()}}
-    features = {name: kinds.get(type(items[0]), ImageFeature()) for name, items in columns.items()}
+    text, image = Value("string"), ImageFeature()
+    kinds: dict[type, Any] = {str: text, dict: {"text": text, "image": image}}
+    features = {name: kinds.get(type(items[0]), image) for name, items in columns.items()}
     return Dataset.from_dict(columns, features=Features(features))
