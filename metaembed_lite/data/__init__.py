@@ -1,4 +1,4 @@
-"""The suites: real handwriting, rendered scenes, the reader's own packages, pictures, and MMEB."""
+"""The suites: real handwriting, scenes, pages, the reader's own packages, pictures, and MMEB."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     """A suite's task by name.
 
     Args:
-        name: "handwriting", "scenes", "codesearch", "folder" (your own pictures and captions) or
-            "mmeb".
+        name: "handwriting", "scenes", "pages", "codesearch", "folder" (your own pictures and
+            captions) or "mmeb".
         **sizes: passed to the suite's function: ``n_queries``, ``n_train``, and what it has of
-            its own, such as ``seed``, ``split`` or ``path``.
+            its own, such as ``seed``, ``split``, ``collection`` or ``path``.
 
     Raises:
         ValueError: on an unknown name, a setting that the suite has not, or one that it needs.
     """
     import inspect
 
-    from metaembed_lite.data import codesearch, folder, handwriting, hub, scenes
+    from metaembed_lite.data import codesearch, folder, handwriting, hub, pages, scenes
 
     suites: dict[str, Callable[..., RetrievalTask]] = {
         "handwriting": handwriting.handwriting,
         "scenes": scenes.scenes,
+        "pages": pages.pages,
         "codesearch": codesearch.codesearch,
         "folder": folder.folder,
         "mmeb": hub.mmeb,

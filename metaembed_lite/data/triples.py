@@ -47,13 +47,24 @@ def table(
     draw: Callable[[np.ndarray], Image.Image],
 ) -> Dataset:
     """Rows (query, positive, negative): text, image, image; triples and drawings in turn."""
-    from datasets import Dataset
+    return image_rows(
+        (describe(t.board, t.places), draw(t.board), draw(t.negative)) for t in triples
+    )
+
+
+def image_rows(rows: Iterable[tuple[str, Image.Image, Image.Image]]) -> Dataset:
+    """Rows (query, positive, negative): text, image, image.
+
+    Images are compressed as they come, so that large ones need not all be in memory.
+    """
+    from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
 
-    rows: dict[str, list] = {"query": [], "positive": [], "negative": []}
-    for triple in triples:
-        rows["query"].append(describe(triple.board, triple.places))
-        rows["positive"].append(draw(triple.board))
-        rows["negative"].append(draw(triple.negative))
-    columns = Dataset.from_dict(rows)
-    return columns.cast_column("positive", ImageFeature()).cast_column("negative", ImageFeature())
+    image = ImageFeature()
+    columns: dict[str, list] = {"query": [], "positive": [], "negative": []}
+    for query, positive, negative in rows:
+        columns["query"].append(query)
+        columns["positive"].append(image.encode_example(positive))
+        columns["negative"].append(image.encode_example(negative))
+    kinds = Features({"query": Value("string"), "positive": image, "negative": image})
+    return Dataset.from_dict(columns, features=kinds)
