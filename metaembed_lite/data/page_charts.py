@@ -94,15 +94,21 @@ def draw_table(sheet: Sheet, box: Box, points: Points, variant: bool) -> None:
         label_and_value(sheet, (left, y + step / 8, right, y + step), label, number(value))
 
 
-def label_and_value(sheet: Sheet, box: Box, label: str, value: str) -> float:
-    """A label at the left and a value at the right, in two lines if need be; the y below them."""
+def label_and_value(sheet: Sheet, box: Box, label: str, value: str) -> None:
+    """A label at the left and a value at the right, in two lines if they do not fit into one."""
     left, top, right, _ = box
-    size = size_for([f"{label} {value}"], sheet.size, right - left - 2)
-    ink, two = sheet.theme.ink, font(size).getlength(f"{label} {value}") > right - left - 2
+    size, lines = label_lines(sheet, box, label, value)
+    ink = sheet.theme.ink
     sheet.pen.text((left + 1, top), label, font=font(size), fill=ink)
-    top += pitch(size) if two else 0
-    sheet.pen.text((right - 1, top), value, font=font(size), fill=ink, anchor="ra")
-    return top + pitch(size)
+    below = top + (lines - 1) * pitch(size)
+    sheet.pen.text((right - 1, below), value, font=font(size), fill=ink, anchor="ra")
+
+
+def label_lines(sheet: Sheet, box: Box, label: str, value: str) -> tuple[int, int]:
+    """The size of a label's and its value's letters, and how many lines they take."""
+    both, width = f"{label} {value}", box[2] - box[0] - 2
+    size = size_for([both], sheet.size, width)
+    return size, 1 if font(size).getlength(both) <= width else 2
 
 
 def draw_bars(sheet: Sheet, box: Box, points: Points, variant: bool) -> None:
@@ -117,11 +123,13 @@ def draw_bars(sheet: Sheet, box: Box, points: Points, variant: bool) -> None:
         step = (bottom - top) / len(points)
         for i, (label, value) in enumerate(points):
             row = (left, top + i * step, right, top + (i + 1) * step)
-            y = label_and_value(sheet, row, label, number(value)) + 1
-            thick = min(row[3] - y - 1, sheet.size * (0.3 if variant else 0.6))
+            letters, lines = label_lines(sheet, row, label, number(value))
+            y = row[1] + lines * pitch(letters) + 1
+            thick = max(1, min(row[3] - y - 1, sheet.size * (0.3 if variant else 0.6)))
             end = left + (right - left) * value / full
-            sheet.pen.rectangle((left, y, end, y + max(1, thick)), fill=marks[i])
-            label_and_value(sheet, row, label, number(value))  # on top: a g reaches into its bar
+            if value:
+                sheet.pen.rectangle((left, y, end, y + thick), fill=marks[i])
+            label_and_value(sheet, row, label, number(value))  # last: a g reaches into its bar
         return
     base, room = bottom - pitch(size) - 1, bottom - top - 2 * pitch(size) - 2
     for i, (label, value) in enumerate(points):
@@ -163,26 +171,26 @@ def draw_pie(sheet: Sheet, box: Box, points: Points, variant: bool) -> None:
     values = [value for _, value in points]
     legend = [(label, f"{100 * value / sum(values):.0f}%") for label, value in points]
     below = bottom - top > 1.3 * (right - left)
-    key = 0.6 * sheet.size
-    room = (right - left) * (1 if below else 0.75) - key - 3
+    key, gap = 0.6 * sheet.size, sheet.size / 3
+    room = (right - left) * (1 if below else 0.75) - key - gap
     size = size_for([" ".join(entry) for entry in legend], sheet.size, room)
     lines: list[tuple[str, ...]] = [(" ".join(entry),) for entry in legend]
     if max(font(size).getlength(entry[0]) for entry in lines) > room:
         lines = list(legend)  # a label, and below it its share
     step = pitch(size) * len(lines[0])
-    words = max(font(size).getlength(text) for entry in lines for text in entry) + key + 3
+    words = max(font(size).getlength(text) for entry in lines for text in entry) + key + gap
     if below:
         edge = min(bottom - top - step * len(legend) - sheet.size / 2, right - left)
         x, y = left, top + edge + sheet.size / 2
     else:
-        edge = min(bottom - top, right - left - words - 3)
+        edge = min(bottom - top, right - left - words - gap)
         x, y = right - words, max(top, (top + bottom - step * len(legend)) / 2)
     draw_disc(sheet, (left, top, left + edge, top + edge), values, variant)
     for i, entry in enumerate(lines):
         swatch = (x, y + i * step + key / 3, x + key, y + i * step + key / 3 + key)
         sheet.pen.rectangle(swatch, fill=sheet.theme.marks[i])
         for j, text in enumerate(entry):
-            where = (x + key + 3, y + i * step + j * pitch(size))
+            where = (x + key + gap, y + i * step + j * pitch(size))
             sheet.pen.text(where, text, font=font(size), fill=sheet.theme.ink)
 
 

@@ -98,18 +98,18 @@ def draw_page(
     sheet = Sheet(image, ImageDraw.Draw(image), theme, max(9, pixels // 15))
     gap = max(2, pixels // 40)
     on_strip, column, form = words
-    if look.layout == "side":
-        edge = round(0.5 * pixels)
-        width = edge - 2 * gap
-        while sheet.size > LEAST and _total(words, sheet.size, width) > pixels - 4 * gap:
-            sheet = sheet._replace(size=sheet.size - 1)
+    at_side = look.layout == "side"
+    edge = pixels // 2 if at_side else pixels  # words get all of one half, or 0.6 of the page
+    width, room = edge - 2 * gap, pixels - 4 * gap if at_side else 0.6 * pixels
+    while sheet.size > LEAST and _total(words, sheet.size, width) > room:
+        sheet = sheet._replace(size=sheet.size - 1)
+    if at_side:
         sheet.pen.rectangle((0, 0, edge, pixels), fill=theme.strip)
         y: float = gap // 2
         for text in words:
             y = write(sheet, gap, y, text, width, theme.title) + gap
         box: Box = (edge + 2 * gap, gap, pixels - gap, pixels - gap)
     else:
-        width = pixels - 2 * gap
         strip = height(on_strip, sheet.size, width) + gap + sheet.size // 5
         caption = _total((column, form), sheet.size, width) + gap
         top = look.layout == "top"

@@ -146,8 +146,8 @@ FORMS: dict[str, tuple[Form, ...]] = {
         Form("first values", "first values of {column}", lambda v, g, s: _listed(v)),
         Form("mean by {by}", "mean {column} by {by}", lambda v, g, s: _by_group(v, g, "mean")),
         Form(
-            "mean, lowest, highest",
-            "mean, lowest and highest {column}",
+            "mean and extremes",
+            "mean and extremes of {column}",
             lambda v, g, s: [("mean", v.mean()), ("lowest", v.min()), ("highest", v.max())],
         ),
         Form(
@@ -161,8 +161,8 @@ FORMS: dict[str, tuple[Form, ...]] = {
         Form("lowest by {by}", "lowest {column} by {by}", lambda v, g, s: _by_group(v, g, "min")),
         Form("highest by {by}", "highest {column} by {by}", lambda v, g, s: _by_group(v, g, "max")),
         Form(
-            "rows per quarter of range",
-            "rows per quarter of the range of {column}",
+            "quarters of range",
+            "{column} in quarters of its range",
             lambda v, g, s: _quarters(v),
         ),
     ),
@@ -182,8 +182,8 @@ FORMS: dict[str, tuple[Form, ...]] = {
     ),
     "pies": (
         Form(
-            "rows per quarter of range",
-            "rows per quarter of the range of {column}",
+            "quarters of range",
+            "{column} in quarters of its range",
             lambda v, g, s: _quarters(v),
         ),
         Form(

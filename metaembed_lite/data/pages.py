@@ -8,7 +8,7 @@ that show the same column in the same section in another form; all else is grade
 
 The splits keep apart pairs of a column and a section, whatever the seed. So every word of a test
 page occurs on training pages, but not its pair, and its numbers are of other rows or of another
-column; a training fact that would look like a test fact of its table is left out. It cannot show
+column; a training page that would look like a test page of its quantity is left out. It cannot show
 how a model reads words that it was never trained on, long text, photographs or scanning noise; nor
 whether it can calculate, since a query is answered by the words on the page, which say what the
 numbers are.
@@ -68,12 +68,7 @@ def pairs(split: str) -> tuple[Pair, ...]:
     """A split's (table, column, section): as in a Latin square, so that each part is everywhere.
 
     The remainder of ``2 i + 3 j`` by 7, for column i and section j, decides; no seed does.
-
-    Raises:
-        ValueError: on an unknown split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     return tuple(
         (table, column, j)
         for table, source in sources().items()
@@ -81,6 +76,11 @@ def pairs(split: str) -> tuple[Pair, ...]:
         for j in range(len(source.sections))
         if (2 * i + 3 * j) % 7 in SPLITS[split]
     )
+
+
+def quantity(fact: Fact) -> tuple[str, str]:
+    """A fact's table and column, "mean radius" and "worst radius" being one."""
+    return fact.table, fact.column.removeprefix("mean ").removeprefix("worst ")
 
 
 def shape(kind: str, fact: Fact) -> tuple[tuple[str, ...], np.ndarray]:
@@ -96,21 +96,23 @@ def shape(kind: str, fact: Fact) -> tuple[tuple[str, ...], np.ndarray]:
 
 @cache
 def facts(kind: str, split: str) -> tuple[Fact, ...]:
-    """A split's facts, less those that look like an earlier split's: same table, form, shape.
+    """A split's facts, less those that look like an earlier split's: quantity, form and shape.
 
     Raises:
         ValueError: on an unknown split.
     """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     held = tuple(Fact(*pair, form) for pair in pairs(split) for form in range(len(FORMS[kind])))
     looks: dict[tuple, list[np.ndarray]] = {}
     for earlier in list(SPLITS)[: list(SPLITS).index(split)]:
         for fact in facts(kind, earlier):
             labels, seen = shape(kind, fact)
-            looks.setdefault((fact.table, fact.form, labels), []).append(seen)
+            looks.setdefault((quantity(fact), fact.form, labels), []).append(seen)
 
     def is_new(fact: Fact) -> bool:
         labels, seen = shape(kind, fact)
-        others = looks.get((fact.table, fact.form, labels), [])
+        others = looks.get((quantity(fact), fact.form, labels), [])
         return all(np.abs(seen - other).mean() > ALIKE for other in others)
 
     return tuple(fact for fact in held if is_new(fact)) if looks else held
@@ -221,15 +223,15 @@ def pages(
         raise ValueError(f"unknown collection {collection!r}; choose from {', '.join(COLLECTIONS)}")
     if pixels < SMALLEST:
         raise ValueError(f"pixels={pixels}: letters could not be read; ask for {SMALLEST} or more")
-    number = list(COLLECTIONS).index(collection)
-    pairs(split)  # an unknown split stops here
     held = facts(collection, split)
     if n_queries > len(held):
         raise ValueError(
             f"n_queries={n_queries:,}: the {split} split has {len(held):,} facts to ask for; ask "
             "for that many or fewer"
         )
-    rng = np.random.default_rng([seed, sorted(SPLITS).index(split) + 2, number])
+    rng = np.random.default_rng(
+        [seed, sorted(SPLITS).index(split) + 2, list(COLLECTIONS).index(collection)]
+    )
     of_pair: dict[Pair, list[Fact]] = {}
     for fact in held:
         of_pair.setdefault(fact[:3], []).append(fact)
