@@ -12,7 +12,7 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     """A suite's task by name.
 
     Args:
-        name: "handwriting", "scenes", "pages", "codesearch", "folder" (your own pictures and
+        name: "handwriting", "scenes", "codesearch", "pages", "folder" (your own pictures and
             captions) or "mmeb".
         **sizes: passed to the suite's function: ``n_queries``, ``n_train``, and what it has of
             its own, such as ``seed``, ``split``, ``collection`` or ``path``.
@@ -27,8 +27,8 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     suites: dict[str, Callable[..., RetrievalTask]] = {
         "handwriting": handwriting.handwriting,
         "scenes": scenes.scenes,
-        "pages": pages.pages,
         "codesearch": codesearch.codesearch,
+        "pages": pages.pages,
         "folder": folder.folder,
         "mmeb": hub.mmeb,
     }
