@@ -1,4 +1,4 @@
-"""The suites: real handwriting, rendered scenes, the reader's own packages, pictures, and MMEB."""
+"""The suites: real handwriting, scenes, pages, the reader's own packages, pictures, and MMEB."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     """A suite's task by name.
 
     Args:
-        name: "handwriting", "scenes", "codesearch", "folder" (your own pictures and captions),
-            "mmeb", or one of ``meta_tasks.TASKS``, such as "scenes/vqa".
+        name: "handwriting", "scenes", "codesearch", "pages", "folder" (your own pictures and
+            captions), "mmeb", or one of ``meta_tasks.TASKS``, such as "scenes/vqa".
         **sizes: passed to the suite's function: ``n_queries``, ``n_train``, and what it has of
-            its own, such as ``seed``, ``split`` or ``path``.
+            its own, such as ``seed``, ``split``, ``collection`` or ``path``.
 
     Raises:
         ValueError: on an unknown name, a setting that the suite has not, or one that it needs.
@@ -23,12 +23,13 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     import inspect
     from functools import partial
 
-    from metaembed_lite.data import codesearch, folder, handwriting, hub, meta_tasks, scenes
+    from metaembed_lite.data import codesearch, folder, handwriting, hub, meta_tasks, pages, scenes
 
     suites: dict[str, Callable[..., RetrievalTask]] = {
         "handwriting": handwriting.handwriting,
         "scenes": scenes.scenes,
         "codesearch": codesearch.codesearch,
+        "pages": pages.pages,
         "folder": folder.folder,
         "mmeb": hub.mmeb,
         **{task: partial(meta_tasks.meta_task, task) for task in meta_tasks.TASKS},

@@ -53,12 +53,25 @@ def table(
 
 
 def rows(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
-    """Rows (query, positive, negative), each column of one kind: text, image, or both."""
+    """Rows (query, positive, negative), each column of one kind: text, image, or both.
+
+    Images are compressed as they come, so that large ones need not all be in memory.
+    """
     from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
 
-    columns = dict(zip(("query", "positive", "negative"), zip(*examples, strict=True), strict=True))
     text, image = Value("string"), ImageFeature()
-    kinds: dict[type, Any] = {str: text, dict: {"text": text, "image": image}}
-    features = {name: kinds.get(type(items[0]), image) for name, items in columns.items()}
-    return Dataset.from_dict(columns, features=Features(features))
+    columns: dict[str, list[Any]] = {"query": [], "positive": [], "negative": []}
+    kinds: dict[str, Any] = {}
+    for example in examples:
+        for name, item in zip(columns, example, strict=True):
+            stored: Item = item
+            if isinstance(item, str):
+                kinds[name] = text
+            elif isinstance(item, dict):
+                kinds[name] = {"text": text, "image": image}
+                stored = {"text": item["text"], "image": image.encode_example(item["image"])}
+            else:
+                kinds[name], stored = image, image.encode_example(item)
+            columns[name].append(stored)
+    return Dataset.from_dict(columns, features=Features(kinds))

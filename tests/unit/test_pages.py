@@ -1,0 +1,319 @@
+"""Visual documents: what a page says is true, grades follow from symbols, no page leaks."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from metaembed_lite import build, load_task, sweep
+from metaembed_lite.data import pages
+from metaembed_lite.data.page_charts import THEMES
+from metaembed_lite.data.page_drawing import LAYOUTS, Look
+from metaembed_lite.data.page_numbers import FORMS, numbers, sources
+from metaembed_lite.data.pages import COLLECTIONS
+
+KINDS = list(COLLECTIONS)
+# What a query may say that is no word of the page: how one asks, and what a reader sees.
+NEAR = 0.5  # gray levels of 255, mean over pixels: a letter or two on a page of 96 x 96
+ASKING = {"show", "for", "of", "in", "its", "and", "table", "chart", "bar", "line", "pie"}
+
+
+def words(text):
+    return set(re.findall(r"[a-z0-9./]+", text.lower()))
+
+
+@pytest.fixture(params=KINDS)
+def symbols(request, monkeypatch):
+    """A function that makes a collection's task with (fact, look) for the image of a page."""
+    kind = request.param
+    monkeypatch.setattr(pages, "draw", lambda kind, fact, look, pixels: (fact, look))
+    return kind, lambda **sizes: pages.pages(kind, n_train=0, **sizes)
+
+
+@cache
+def asked_for(kind, split="test"):
+    """Words -> the fact they ask for, from every wording of every fact, written out by hand."""
+    found = {}
+    for fact in pages.facts(kind, split):
+        said = pages.said(kind, fact)
+        where = said["section"][0].lower() + said["section"][1:]
+        for what in (said["phrase"], f"{fact.column}, {said['form']}"):
+            for query in (
+                f"{what}, {where}", f"{where}: {what}", f"{what} ({where})",
+                f"{COLLECTIONS[kind]} of {what}, {where}", f"show {what} for {where}",
+            ):  # fmt: skip
+                assert found.setdefault(query, fact) == fact  # no wording asks for two facts
+    return found
+
+
+def test_grades_are_what_a_reader_would_give(symbols):
+    kind, make = symbols
+    task = make(n_queries=60)
+    meaning = asked_for(kind)
+    for query, grades in zip(task.queries, task.relevance, strict=True):
+        asked = pages.said(kind, meaning[query])
+        for (fact, _), grade in zip(task.candidates, grades, strict=True):
+            shown = pages.said(kind, fact)
+            same = [shown[key] == asked[key] for key in ("section", "column", "form")]
+            assert grade == (2 if all(same) else 1 if all(same[:2]) else 0)
+
+
+def test_a_query_has_several_graded_pages(symbols):
+    _, make = symbols
+    task = make(n_queries=500)
+    assert len(task.candidates) == 1000
+    assert (np.unique(task.relevance) == [0, 1, 2]).all()
+    assert ((task.relevance == 2).sum(axis=1) == 2).all()
+    assert ((task.relevance == 1).sum(axis=1) == 6).all()
+    assert np.median((task.relevance > 0).sum(axis=1)) >= 2
+
+
+def test_the_pages_of_a_fact_differ_in_layout(symbols):
+    _, make = symbols
+    made = make(n_queries=200).candidates
+    assert len(set(made)) == len(made)
+    for (fact, look), (again, other) in zip(made[::2], made[1::2], strict=True):
+        assert fact == again
+        assert look.layout != other.layout
+    assert {look.layout for _, look in made} == set(LAYOUTS)
+    assert {look.theme for _, look in made} == set(range(len(THEMES)))
+
+
+def test_a_query_says_nothing_that_its_pages_do_not(symbols):
+    kind, make = symbols
+    meaning = asked_for(kind)
+    queries = make(n_queries=300).queries
+    assert len(set(queries)) == 300
+    for query in queries:
+        said = pages.said(kind, meaning[query])
+        on_page = words(f"{said['section']} {said['column']} {said['form']}")
+        assert words(query) - on_page <= ASKING
+        assert on_page - {"of", "in"} <= words(query) | {"in", "order"}
+
+
+def test_no_fact_and_no_query_crosses_a_split():
+    pairs = {split: set(pages.pairs(split)) for split in pages.SPLITS}
+    assert not pairs["train"] & pairs["test"]
+    assert not pairs["validation"] & (pairs["train"] | pairs["test"])
+    for kind in KINDS:
+        queries = {split: set(asked_for(kind, split)) for split in pages.SPLITS}
+        assert not queries["train"] & queries["test"]
+        assert not queries["validation"] & (queries["train"] | queries["test"])
+
+
+def test_every_column_and_section_of_the_test_is_trained_on_with_another():
+    train, test = pages.pairs("train"), pages.pairs("test")
+    assert {pair[:2] for pair in test} <= {pair[:2] for pair in train}
+    assert {(t, s) for t, _, s in test} <= {(t, s) for t, _, s in train}
+
+
+def test_sections_have_no_row_in_common_and_leave_none_out():
+    for source in sources().values():
+        rows = [source.rows(section) for section in range(len(source.sections))]
+        assert (sum(part.astype(int) for part in rows) == 1).all()
+        assert min(part.sum() for part in rows) >= 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("look", [Look("top", 0, False), Look("side", 1, True)])
+def test_no_page_of_the_test_looks_like_one_that_is_trained_on(kind, look):
+    def drawn(split, n):
+        chosen = np.random.default_rng(0).permutation(len(pages.facts(kind, split)))[:n]
+        made = [
+            pages.draw(kind, pages.facts(kind, split)[i], look, 96).convert("L") for i in chosen
+        ]
+        return np.stack([np.asarray(image, dtype=np.float32).ravel() for image in made])
+
+    trained = drawn("train", 400)
+    nearest = [np.abs(trained - page).mean(axis=1).min() for page in drawn("test", 60)]
+    assert min(nearest) > NEAR
+
+
+def values_of(table, column, low, high, last=False):
+    """A column within a section, straight from scikit-learn's arrays."""
+    loaded = {
+        "iris": datasets.load_iris(), "wine": datasets.load_wine(),
+        "breast_cancer": datasets.load_breast_cancer(),
+        "diabetes": datasets.load_diabetes(scaled=False),
+    }[table]  # fmt: skip
+    stratum = loaded.data[:, {"breast_cancer": 1}.get(table, 0)]
+    kept = (stratum >= low) & ((stratum <= high) if last else (stratum < high))
+    at = list(loaded.feature_names).index(column)
+    return loaded.data[kept, at], loaded.target[kept], np.flatnonzero(kept) + 1, stratum[kept]
+
+
+def shown(kind, form, table, column, section):
+    titles = [f.title for f in FORMS[kind]]
+    return numbers(table, column, section, FORMS[kind][titles.index(form)])
+
+
+def test_tables_show_scikit_learns_own_values():
+    values, target, rows, _ = values_of("wine", "malic_acid", 13, 13.3)
+    ask = ("wine", "malic acid", 4)
+    assert sources()["wine"].sections[4] == "Wine, alcohol 13 to 13.3"
+    first = [(f"No. {row}", value) for row, value in zip(rows[:3], values[:3], strict=True)]
+    assert shown("tables", "first values", *ask) == first
+    means = [(f"class {c}", pytest.approx(values[target == c].mean())) for c in range(3)]
+    assert shown("tables", "mean by {by}", *ask) == means
+    assert dict(shown("tables", "mean and extremes", *ask)) == pytest.approx(
+        {"mean": values.mean(), "lowest": values.min(), "highest": values.max()}
+    )
+    top = np.sort(values)[::-1][:3]
+    assert [value for _, value in shown("tables", "highest values", *ask)] == top.tolist()
+
+
+def test_bars_show_scikit_learns_own_values():
+    values, target, _, _ = values_of("breast_cancer", "worst area", 26, 40, last=True)
+    ask = ("breast_cancer", "worst area", 13)
+    for form, how in (("mean by {by}", np.mean), ("lowest by {by}", np.min)):
+        got = dict(shown("bars", form, *ask))
+        assert got["malignant"] == pytest.approx(how(values[target == 0]))
+        assert got["benign"] == pytest.approx(how(values[target == 1]))
+    got = dict(shown("bars", "highest by {by}", *ask))
+    assert got["benign"] == values[target == 1].max()
+    quarter = (4 * (values - values.min()) / np.ptp(values)).astype(int).clip(max=3)
+    counts = shown("bars", "quarters of range", *ask)
+    assert [n for _, n in counts] == np.bincount(quarter, minlength=4).tolist()
+
+
+def test_lines_show_scikit_learns_own_values():
+    values, _, _, ages = values_of("diabetes", "s6", 40, 45)
+    ask = ("diabetes", "blood sugar", 3)
+
+    def line(form):
+        return [value for _, value in shown("lines", form, *ask)]
+
+    assert line("in order of {stratum}") == values[np.argsort(ages, kind="stable")].tolist()
+    assert line("from low to high") == sorted(values)
+    assert line("running highest") == np.maximum.accumulate(values).tolist()
+    np.testing.assert_allclose(
+        line("running mean"), np.cumsum(values) / np.arange(1, len(values) + 1)
+    )
+
+
+def test_pies_show_scikit_learns_own_values():
+    values, target, _, _ = values_of("iris", "petal length (cm)", 5.8, 6.2)
+    ask = ("iris", "petal length", 4)
+    names = datasets.load_iris().target_names
+    for form, side in (
+        ("above mean, by {by}", values > values.mean()),
+        ("below mean, by {by}", values < values.mean()),
+    ):
+        counted = {name: int((target[side] == i).sum()) for i, name in enumerate(names)}
+        assert dict(shown("pies", form, *ask)) == {k: n for k, n in counted.items() if n}
+    low, high = np.quantile(datasets.load_iris().data[:, 2], [1 / 3, 2 / 3])
+    third = np.searchsorted([low, high], values, side="left")
+    got = [n for _, n in shown("pies", "low, middle, high", *ask)]
+    assert got == np.bincount(third, minlength=3).tolist()
+
+
+def test_groups_are_named_as_scikit_learn_names_them():
+    cancer, club = datasets.load_breast_cancer(), datasets.load_linnerud()
+    assert (cancer.target_names[cancer.target] == sources()["breast_cancer"].groups).all()
+    slow = (club.target[:, 2] < 55).tolist()
+    assert (sources()["linnerud"].groups == "below 55").tolist() == slow
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("variant", [False, True])
+def test_nothing_is_cut_off_at_the_edge_of_the_smallest_page(kind, layout, variant):
+    """The outermost pixels are paper or strip: letters and charts stay inside."""
+    for fact in pages.facts(kind, "test")[:: 1 + 2 * (not variant)]:
+        image = np.asarray(pages.draw(kind, fact, Look(layout, 0, variant), 96))
+        allowed = {THEMES[0].paper, THEMES[0].strip}
+        edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+        assert {tuple(pixel) for pixel in edge.tolist()} <= allowed, fact
+
+
+def test_a_larger_page_says_the_same(symbols):
+    _, make = symbols
+    small, large = make(n_queries=8), make(n_queries=8, pixels=448)
+    assert small.queries == large.queries
+    assert small.candidates == large.candidates
+
+
+def test_pages_have_the_size_asked_for():
+    task = pages.pages("pies", n_queries=2, n_train=1, pixels=448)
+    assert {image.size for image in task.candidates} == {(448, 448)}
+    assert task.train[0]["positive"].size == (448, 448)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_rows_are_of_training_pairs_and_negatives_are_near_misses(kind, monkeypatch):
+    drawn = []
+    real = pages.draw
+
+    def spy(kind, fact, look, pixels):
+        drawn.append((fact, look))
+        return real(kind, fact, look, pixels)
+
+    monkeypatch.setattr(pages, "draw", spy)
+    rows = pages.training_rows(kind, 40)
+    assert rows.column_names == ["query", "positive", "negative"]
+    trained, meaning = set(pages.pairs("train")), asked_for(kind, "train")
+    positives, negatives = drawn[::2], drawn[1::2]
+    for row, (fact, look), (near, same_look) in zip(rows, positives, negatives, strict=True):
+        assert meaning[row["query"]] == fact
+        assert fact[:3] in trained
+        assert near[:3] in trained
+        assert look == same_look
+        assert pages.grade(fact, near) == 0
+        assert near.table == fact.table
+        assert near.form == fact.form
+        assert (near.column == fact.column) != (near.section == fact.section)
+
+
+def fingerprint():
+    task = load_task("pages", collection="bars", n_queries=8, n_train=2)
+    parts = [*task.queries, *(image.tobytes() for image in task.candidates)]
+    parts += [task.relevance.tobytes()]
+    parts += [v if isinstance(v, str) else v.tobytes() for r in task.train for v in r.values()]
+    whole = b"|".join(p.encode() if isinstance(p, str) else p for p in parts)
+    return hashlib.sha256(whole).hexdigest()
+
+
+def test_the_same_seed_gives_the_same_task_in_another_process():
+    script = "import json, test_pages; print(json.dumps(test_pages.fingerprint()))"
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", script], cwd=os.path.dirname(__file__),
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"},
+    )  # fmt: skip
+    assert json.loads(elsewhere.stdout) == fingerprint()
+
+
+def test_seeds_and_splits_and_collections_give_different_queries(symbols):
+    kind, make = symbols
+    made = [
+        make(n_queries=40, seed=s, split=p) for s, p in ((0, "test"), (1, "test"), (0, "train"))
+    ]
+    made.append(pages.pages(KINDS[KINDS.index(kind) - 1], n_queries=40, n_train=0))
+    assert len({tuple(task.queries) for task in made}) == len(made)
+
+
+def test_sweep_reports_ndcg_over_graded_pages():
+    model = build("tiny-vlm", r_q=2, r_c=4, dim=16, device="cpu").eval()
+    task = load_task("pages", collection="tables", n_queries=8, n_train=0)
+    table = sweep(model, task)
+    assert table.ndcg_at_5.between(0, 1).all()
+    assert len(table) == 2
+
+
+@pytest.mark.parametrize(("settings", "named"), [
+    ({"collection": "maps"}, "unknown collection 'maps'; choose from tables, bars, lines, pies"),
+    ({"split": "exam"}, "unknown split 'exam'; choose from test, validation, train"),
+    ({"pixels": 48}, "pixels=48: .*ask for 96 or more"),
+    ({"n_queries": 0}, "n_queries=0"),
+    ({"n_train": -1}, "n_train=-1"),
+    ({"n_queries": 9000}, "n_queries=9,000: the test split has 700 facts"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        load_task("pages", **settings)
