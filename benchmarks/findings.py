@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+import yaml
 from datasets import concatenate_datasets
 from report import RESULTS, environment, write
 from sentence_transformers.multi_vector_encoder.losses import (
@@ -224,6 +225,9 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
     if keep is not None:
         save(model, keep)
         curve.round(4).to_csv(keep / "training_curve.csv", index=False)
+        model_of, train_of = recipe.model | {"seed": int(seed)}, recipe.train | {"seed": int(seed)}
+        again = {"model": model_of, "data": recipe.data | {"seed": int(seed)}, "train": train_of}
+        (keep / "recipe.yaml").write_text(yaml.safe_dump(again, sort_keys=False))
     points = []
     for task_name in suite.tasks:
         task = load_task(task_name, n_queries=suite.n_queries, n_train=0)

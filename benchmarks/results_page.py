@@ -171,7 +171,7 @@ def picture(table: pd.DataFrame, path: Path) -> None:
 
 def sentences() -> dict[str, str]:
     """Every generated block, by the name of its marker; what has no JSON yet says so."""
-    names = "mmr verdicts picture results systems scoring caching efficiency timings"
+    names = "mmr verdicts picture results systems shipped scoring caching efficiency timings"
     blocks = dict.fromkeys(names.split(), "*Not measured yet.*")
     log = ROOT / "metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"
     pretraining = json.loads(log.read_text())
@@ -203,6 +203,16 @@ def sentences() -> dict[str, str]:
         blocks["systems"] = "\n\n".join(
             f"`{suite}`:\n\n{systems_markdown(points, suite)}"
             for suite in ("handwriting", "scenes")
+        )
+    if (RESULTS / "tiny.json").is_file():
+        shipped = read("tiny")
+        (cell,) = shipped["cells"].values()
+        found = ", ".join(f"{p['p_at_1']:.3f} at ({p['r_q']}, {p['r_c']})" for p in cell["points"])
+        blocks["shipped"] = (
+            f"Longer, the same training closes most of that: `tiny`, as it ships, took "
+            f"{cell['train']['steps']:,} steps over {cell['rows']:,} rows (seed {cell['seed']}, "
+            f"{cell['train_seconds'] / 60:.0f} minutes) and has P@1 {found}. Its recipe, curve and "
+            f"card lie beside its weights.\n\n{measured_on(shipped)}"
         )
     if (RESULTS / "scoring.json").is_file():
         scoring = read("scoring")
