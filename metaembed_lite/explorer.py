@@ -7,12 +7,7 @@ computed in the browser at the budget under the sliders. In JupyterLab the trait
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
-from functools import cache
-from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
@@ -22,6 +17,7 @@ import traitlets
 from metaembed_lite.budget import Budget, as_budget, up_to
 from metaembed_lite.data.task import RetrievalTask
 from metaembed_lite.evaluation import Encoded, encode, every_budget
+from metaembed_lite.explorer_page import check_size, element, front_end, table
 from metaembed_lite.explorer_state import (
     Int8Vectors,
     attention_maps,
@@ -37,29 +33,6 @@ from metaembed_lite.scoring import maxsim
 if TYPE_CHECKING:
     import pandas as pd
     from sentence_transformers import MultiVectorEncoder
-
-FRONT_END = Path(__file__).parent / "explorer_js"
-MODULES = (  # in the order of their imports
-    "dom", "vectors", "choices", "slider", "targets", "curve", "ranking", "alignment", "explorer",
-)  # fmt: skip
-PAGE_LIMIT = 1_000_000  # bytes of the static page element
-
-
-@cache
-def front_end() -> str:
-    """The ES modules of ``explorer_js/`` and their style as one, which needs no other file."""
-    parts = [f"const STYLE = {json.dumps((FRONT_END / 'explorer.css').read_text('utf-8'))};"]
-    for name in MODULES:
-        source = (FRONT_END / f"{name}.js").read_text("utf-8")
-        source = re.sub(r"^import [^;]*;\n", "", source, flags=re.MULTILINE)
-        parts.append(re.sub(r"^export (?=const|function)", "", source, flags=re.MULTILINE))
-    return "\n".join(parts)
-
-
-def script_json(value: Any) -> str:
-    """JSON that may stand inside a ``<script>``: no text in it can end the element."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII: no U+2028 either
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 class BudgetExplorer(anywidget.AnyWidget):
@@ -150,7 +123,7 @@ class BudgetExplorer(anywidget.AnyWidget):
             "quality": {name: grid_of(self.quality, name) for name in ("p_at_1", "ndcg_at_5")},
             "cost": measure_costs(model, task, encoded),
         }
-        _check_size(page, len(ranked))
+        check_size(page, len(ranked))
         super().__init__(page=page, budget=trained[len(trained) // 2], query=asked[0])
 
     @traitlets.validate("budget")
@@ -201,56 +174,12 @@ class BudgetExplorer(anywidget.AnyWidget):
             "query": self.query,
             "selection": self.selection,
         }
-        return _element(f"explorer-{self.model_id}", state, self._table())
-
-    def _table(self) -> str:
-        """For readers without JavaScript: the trained budgets' numbers."""
-        rows = []
-        for r_q, r_c in self.page["trained"]:
-            row = self.quality[(self.quality.r_q == r_q) & (self.quality.r_c == r_c)].iloc[0]
-            milliseconds = self.page["cost"]["score_ms"][r_q - 1][r_c - 1]
-            cells = (
-                f"{row.ndcg_at_5:.3f}", f"{row.p_at_1:.3f}",
-                f"{row.bytes_per_candidate:,.0f}", f"{milliseconds:.2f}",
-            )  # fmt: skip
-            values = "".join(f"<td>{cell}</td>" for cell in cells)
-            rows.append(f'<tr><th scope="row">({r_q}, {r_c})</th>{values}</tr>')
-        n = self.page["cost"]["measured_candidates"]
-        heads = ("budget (r_q, r_c)", "NDCG@5", "P@1", "index bytes per candidate (float32)",
-                 f"ms to score one query against {n:,} candidates")  # fmt: skip
-        return (
-            f"<table><caption>{escape(self.page['task'])}: quality and cost at the trained budgets"
-            " (the sliders need JavaScript)</caption><thead><tr>"
-            + "".join(f'<th scope="col">{head}</th>' for head in heads)
-            + f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        )
+        return element(f"explorer-{self.model_id}", state, table(self.page, self.quality))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         live = super()._repr_mimebundle_(**kwargs)
         data, metadata = live if isinstance(live, tuple) else (live, {})
         return {**data, "text/html": self.static_html()}, metadata
-
-
-def _element(key: str, state: dict[str, Any], table: str) -> str:
-    return (
-        f'<div id="{key}"><noscript>{table}</noscript></div>\n'
-        f'<script type="application/json" id="{key}-state">{script_json(state)}</script>\n'
-        f'<script type="module">\n{front_end()}\n'
-        f'start(document.getElementById("{key}"), '
-        f'JSON.parse(document.getElementById("{key}-state").textContent));\n</script>'
-    )
-
-
-def _check_size(page: dict[str, Any], candidates: int) -> None:
-    size = len(_element("explorer", page, ""))
-    if size > PAGE_LIMIT:
-        fixed = size - len(script_json([page["candidates"], page["vectors"], page["attention"]]))
-        fitting = int(candidates * (PAGE_LIMIT - fixed) / (size - fixed))
-        raise ValueError(
-            f"the explorer would take {size:,} bytes of a page, above {PAGE_LIMIT:,}: ask for "
-            f"candidates={max(fitting, 1)} instead of {candidates}, or build(..., dim=...) for "
-            "fewer dimensions"
-        )
 
 
 def _indices(asked: int | Sequence[int], there: int, name: str) -> list[int]:
