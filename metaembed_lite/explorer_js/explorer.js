@@ -110,9 +110,8 @@ function render({ model, el }) {
     presets.forEach((button, i) => button.setAttribute("aria-pressed", name(page.trained[i]) === name(budget)));
     figures.update(budget, corpus);
     ranking.update({ order, scores, relevant, chosen, before: base.order });
-    moves.textContent = name(base.budget) === name(budget)
-      ? `The best of ${plural(order.length, "candidate")} at ${name(budget)}.`
-      : `The best of ${plural(order.length, "candidate")} at ${name(budget)}. ▲▼ places moved since ${name(base.budget)}.`;
+    moves.textContent = `The best of ${plural(order.length, "candidate")} at ${name(budget)}; ✓ marks the relevant` +
+      (name(base.budget) === name(budget) ? "." : `, ▲▼ places moved since ${name(base.budget)}.`);
     pairTitle.textContent = `Candidate ${page.candidates[chosen].id}, place ${order.indexOf(chosen) + 1}: ` +
       `the picks add up to its score, ${scores[chosen].toFixed(3)}.`;
     unpin.hidden = selection === null;

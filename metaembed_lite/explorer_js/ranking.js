@@ -14,7 +14,7 @@ export function rankingView(page, choose) {
     const place = h("span", { class: "place" });
     const moved = h("span", { class: "moved" });
     const score = h("span", { class: "score" });
-    const mark = h("span", { class: "mark" });
+    const mark = h("span", { class: "mark" }, "✓", h("span", { class: "word" }, " relevant"));
     const button = h("button", { type: "button", onclick: () => choose(candidate) },
       h("span", { class: "top" }, place, moved),
       itemView(item, `candidate ${item.id}`, "item"),
@@ -35,7 +35,7 @@ export function rankingView(page, choose) {
       moved.textContent = steps > 0 ? `▲${steps}` : steps < 0 ? `▼${-steps}` : "";
       moved.className = steps > 0 ? "moved up" : "moved down";
       score.textContent = scores[candidate].toFixed(3);
-      mark.textContent = isRelevant ? "✓ relevant" : "";
+      mark.hidden = !isRelevant;
       li.className = isRelevant ? "relevant" : "";
       button.setAttribute("aria-pressed", candidate === chosen);
       button.setAttribute("aria-label", [

@@ -100,14 +100,14 @@ def barriers(page: Page) -> list[str]:
 
 
 def overflow(page: Page) -> list[str]:
-    """Parts of the explorer that stick out of it."""
+    """Parts of the explorer that stick out of it, or out of their own card or tile."""
     return page.locator(".explorer").first.evaluate(
         """root => {
-        const box = root.getBoundingClientRect();
         const parts = Array.from(root.querySelectorAll("*:not(.scroll *):not(.spoken)"));
         return parts.filter((part) => {
-          const own = part.getBoundingClientRect();
-          return own.width && (own.right > box.right + 1 || own.left < box.left - 1);
+          const box = (part.closest(".cards button, .figures div, .target") ?? root);
+          const [own, around] = [part.getBoundingClientRect(), box.getBoundingClientRect()];
+          return own.width && (own.right > around.right + 1 || own.left < around.left - 1);
         }).map((part) => `${part.tagName} ${part.className}: ${part.textContent.slice(0, 40)}`);
         }"""
     )
