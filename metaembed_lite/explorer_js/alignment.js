@@ -8,18 +8,20 @@ const SHADES = [[0, 34, 78], [66, 78, 107], [125, 124, 120], [187, 173, 108], [2
 
 const GUTTER = { left: 26, top: 16 }; // pixels for the vectors' names
 
-function shade(share) {
-  const at = Math.min(Math.max(share, 0), 1) * (SHADES.length - 1);
+/** 256 colors from low to high. */
+const PALETTE = Array.from({ length: 256 }, (_, i) => {
+  const at = (i / 255) * (SHADES.length - 1);
   const low = Math.min(Math.floor(at), SHADES.length - 2);
   const mix = SHADES[low].map((value, k) => value + (SHADES[low + 1][k] - value) * (at - low));
   return `rgb(${mix.map(Math.round).join(" ")})`;
-}
+});
 
 /** Heat map, picks and looks of one pair: `update(similar, query, candidate, budget)` paints. */
 export function alignmentView(page, data) {
   const canvas = h("canvas", { role: "img" });
   const scale = h("p", { class: "note" });
   const picks = h("ol", { class: "picks" });
+  const slots = Array.from({ length: page.r_q }, (_, i) => slot(i)); // one a query vector, kept
   const cells = h("details", { ontoggle: () => tabulate() },
     h("summary", {}, "All similarities as a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Similarities" }));
   const maps = page.attention && decode(page.attention.maps);
@@ -29,7 +31,8 @@ export function alignmentView(page, data) {
     const won = winners(data, similar, candidate, budget);
     now = { similar, candidate, budget, won };
     heatMap();
-    picks.replaceChildren(...won.map((one, i) => pick(one, i, candidate)));
+    won.forEach((one, i) => slots[i].update(one, candidate));
+    if (picks.children.length !== won.length) picks.replaceChildren(...slots.slice(0, won.length).map((one) => one.node));
     canvas.setAttribute("aria-label",
       `Heat map of ${budget[0]} query by ${budget[1]} candidate vectors; the picks are listed below.`);
     tabulate();
@@ -62,7 +65,7 @@ export function alignmentView(page, data) {
     const all = Array.from({ length: rows }, (_, i) => Array.from({ length: columns }, (_, j) => value(i, j)));
     const [least, most] = [Math.min(...all.flat()), Math.max(...all.flat())];
     all.forEach((row, i) => row.forEach((one, j) => {
-      pen.fillStyle = shade((one - least) / (most - least || 1));
+      pen.fillStyle = PALETTE[Math.round((255 * (one - least)) / (most - least || 1))];
       pen.fillRect(j * wide, i * high, wide - 0.6, high - 0.6);
     }));
     const line = Math.min(3, wide / 3);
@@ -77,25 +80,38 @@ export function alignmentView(page, data) {
       `Dark is ${least.toFixed(2)}, bright ${most.toFixed(2)}; a frame marks each row’s maximum, its pick.`;
   }
 
-  function pick({ vector, value: best }, i, candidate) {
-    return h("li", {}, look(candidate, vector),
-      h("span", {}, `q${i + 1} → c${vector + 1}`), h("b", {}, best.toFixed(2)));
-  }
+  /** One query vector's pick: the candidate's picture, tinted and framed, and the similarity. */
+  function slot(i) {
+    const image = h("img", { alt: "" });
+    const tint = h("span", { class: "tint" });
+    const look = h("span", { class: "look" }, image, tint);
+    const arrow = h("span", {});
+    const best = h("b", {});
+    let drawn = null;
 
-  /** The candidate's picture, tinted where one of its vectors looks, framed where it looks most. */
-  function look(candidate, vector) {
-    const { image } = page.candidates[candidate];
-    const grids = page.attention?.grids[candidate];
-    if (!image || !grids) return null;
-    const [at, height, width] = grids;
-    const map = maps.subarray(at + vector * height * width, at + (vector + 1) * height * width);
-    const most = map.indexOf(Math.max(...map));
-    const row = Math.floor(most / width) + 1;
-    const tint = Array.from(map, (weight, k) =>
-      h("span", { class: k === most ? "most" : null, style: `--tint: ${Math.round((70 * weight) / 255)}%` }));
-    return h("span", { class: "look" },
-      h("img", { src: image, alt: `looks most at row ${row}, column ${(most % width) + 1}` }),
-      h("span", { class: "tint", style: `grid: repeat(${height}, 1fr) / repeat(${width}, 1fr)` }, ...tint));
+    function update({ vector, value: found }, candidate) {
+      arrow.textContent = `q${i + 1} → c${vector + 1}`;
+      best.textContent = found.toFixed(2);
+      if (drawn === `${candidate} ${vector}`) return;
+      drawn = `${candidate} ${vector}`;
+      const grid = page.candidates[candidate].image && page.attention?.grids[candidate];
+      look.hidden = !grid;
+      if (!grid) return;
+      const [at, height, width] = grid;
+      const map = maps.subarray(at + vector * height * width, at + (vector + 1) * height * width);
+      const most = map.indexOf(Math.max(...map));
+      if (image.src !== page.candidates[candidate].image) image.src = page.candidates[candidate].image;
+      image.alt = `looks most at row ${Math.floor(most / width) + 1}, column ${(most % width) + 1}`;
+      tint.style.grid = `repeat(${height}, 1fr) / repeat(${width}, 1fr)`;
+      while (tint.children.length > map.length) tint.lastChild.remove();
+      while (tint.children.length < map.length) tint.append(h("span"));
+      map.forEach((weight, k) => {
+        tint.children[k].style.backgroundColor = `rgb(224 106 0 / ${((0.7 * weight) / 255).toFixed(3)})`;
+        tint.children[k].className = k === most ? "most" : "";
+      });
+    }
+
+    return { node: h("li", {}, look, arrow, best), update };
   }
 
   function tabulate() {
