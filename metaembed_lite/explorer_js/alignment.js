@@ -46,7 +46,7 @@ export function alignmentView(page, data) {
     const [rows, columns] = now.budget;
     const width = Math.max(canvas.clientWidth, 200);
     const wide = (width - GUTTER.left) / columns;
-    const high = Math.min(Math.max(wide * 0.7, 14), 30);
+    const high = Math.min(Math.max(wide * 0.7, 20), 30);
     const height = GUTTER.top + rows * high;
     const sharp = window.devicePixelRatio || 1;
     canvas.width = width * sharp;

@@ -20,7 +20,7 @@ export function sliderView({ label, note, most, trained, key, move, hold }) {
     oninput: () => move(dragging ? drawn(Number(input.value)) : Number(input.value)),
     onkeydown: (event) => jump(event),
   });
-  const output = h("output", { for: key });
+  const output = h("output", { for: key, "aria-live": "off" }); // the slider itself says its value
   const node = h("div", { class: "slider" },
     h("div", { class: "named" }, h("label", { for: key }, label), output),
     input,

@@ -204,6 +204,7 @@ def test_no_barriers_and_no_overflow(opened, theme):
     for label in ("Theme", f"JupyterLab {theme}"):
         page.locator(".lm-Menu-itemLabel").get_by_text(label, exact=True).click()
     expect(page.locator(".explorer")).to_have_attribute("data-theme", theme.lower())
+    page.set_viewport_size({"width": 1400, "height": 2300})  # for a picture of all of it
     page.wait_for_timeout(500)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.locator(".explorer").screenshot(path=SCREENSHOTS / f"explorer-lab-{theme.lower()}.png")
