@@ -95,7 +95,7 @@ def ndcg_at_5(scores: np.ndarray, relevance: np.ndarray) -> float:
         of, own = query[rows], scores[query[rows], candidate[rows]][:, None]
         before = (scores[of] > own).sum(axis=1)  # a tie shares the places that it fills
         ties = (scores[of] == own).sum(axis=1)
-        share = (total[np.minimum(before + ties, k)] - total[before]) / ties
+        share = (total[np.minimum(before + ties, k)] - total[np.minimum(before, k)]) / ties
         np.add.at(found, of, relevance[of, candidate[rows]] * share)
     return float((found / best).mean())
 
