@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SNIPPET = 300  # characters of a text
 THUMBNAIL = 96  # pixels of a picture's longer side
+LEAST_SCORED = 1000  # candidates that scoring is measured on
 MAP_SIDE = 6  # cells of an attention map's longer side; a finer one is averaged down to it
 
 
@@ -138,26 +139,28 @@ def measure_costs(
     """Milliseconds to encode one query, and to score it at each budget: medians of five runs.
 
     Scoring is measured with both sides at powers of two and at their full number, one query against
-    all candidates of the task, and interpolated linearly in between.
+    the task's candidates, and interpolated linearly in between. A small task's candidates are
+    repeated up to ``LEAST_SCORED``: a call's fixed cost must not be scaled with the corpus.
     """
     model.eval()
     query_ms = _median_ms(lambda: model.encode_query([task.queries[0]], show_progress_bar=False))
     _, r_q, _ = encoded.queries.shape
     n, r_c, _ = encoded.candidates.shape
+    candidates = encoded.candidates.repeat(-(-LEAST_SCORED // n), 1, 1)
     rows, columns = _powers(r_q), _powers(r_c)
     measured = np.empty((len(rows), len(columns)))
     with torch.inference_mode():
         for (i, q), (j, c) in product(enumerate(rows), enumerate(columns)):
             budget = Budget(q, c)
             measured[i, j] = _median_ms(
-                lambda budget=budget: maxsim(encoded.queries[:1], encoded.candidates, budget)
+                lambda budget=budget: maxsim(encoded.queries[:1], candidates, budget)
             )
     along = np.array([np.interp(range(1, r_c + 1), columns, row) for row in measured])
     grid = np.array([np.interp(range(1, r_q + 1), rows, column) for column in along.T]).T
     return {
         "encode_query_ms": round(query_ms, 3),
         "score_ms": np.round(grid, 4).tolist(),
-        "measured_candidates": n,
+        "measured_candidates": len(candidates),
         "where": f"{machine()}, {_threads()}, on the CPU"
         if model.device.type == "cpu"
         else f"{torch.cuda.get_device_name()} (encoding) and {machine()} (scoring)",

@@ -125,11 +125,12 @@ export function alignmentView(page, data) {
           value(i, j).toFixed(2)))))));
   }
 
-  const resized = new ResizeObserver(() => now && heatMap());
+  const redraw = () => now && heatMap(); // a canvas follows neither width nor theme by itself
+  const resized = new ResizeObserver(redraw);
   resized.observe(canvas);
   const node = h("div", { class: "columns" },
     h("div", {}, canvas, scale, cells),
     h("div", {}, picks, page.attention && h("p", { class: "note" },
       "Each picked candidate vector over the picture: tinted where its meta token attends, framed where most.")));
-  return { node, update, close: () => resized.disconnect() };
+  return { node, update, redraw, close: () => resized.disconnect() };
 }

@@ -21,8 +21,11 @@ function theme() {
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
-function followTheme(root) {
-  const apply = () => (root.dataset.theme = theme());
+function followTheme(root, changed) {
+  const apply = () => {
+    root.dataset.theme = theme();
+    changed();
+  };
   const observer = new MutationObserver(apply);
   observer.observe(document.documentElement, { attributeFilter: ["data-theme"] });
   observer.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
@@ -156,7 +159,7 @@ function render({ model, el }) {
 
   const shadow = el.shadowRoot ?? el.attachShadow({ mode: "open" });
   shadow.replaceChildren(h("style", {}, STYLE), root);
-  const unfollow = followTheme(root);
+  const unfollow = followTheme(root, alignment.redraw);
   const heard = ["budget", "query", "selection"].map((trait) => `change:${trait}`);
   let due = false;
   const soon = () => { // several traits that change together are painted once

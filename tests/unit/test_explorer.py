@@ -231,7 +231,7 @@ def test_costs_grow_with_the_budget_and_say_where_they_were_measured(explorer):
     assert np.array(cost["score_ms"]).shape == (3, 5)
     assert (np.array(cost["score_ms"]) > 0).all()
     assert cost["encode_query_ms"] > 0
-    assert cost["measured_candidates"] == 16
+    assert cost["measured_candidates"] == 1008  # the task's 16, repeated: enough to be scaled
     assert "on the CPU" in cost["where"]
 
 
