@@ -44,7 +44,8 @@ export function alignmentView(page, data) {
 
   function heatMap() {
     const [rows, columns] = now.budget;
-    const width = Math.max(canvas.clientWidth, 200);
+    const width = canvas.clientWidth;
+    if (!width) return; // not laid out: the observer draws it when it is
     const wide = (width - GUTTER.left) / columns;
     const high = Math.min(Math.max(wide * 0.7, 20), 30);
     const height = GUTTER.top + rows * high;
@@ -125,7 +126,8 @@ export function alignmentView(page, data) {
           value(i, j).toFixed(2)))))));
   }
 
-  const redraw = () => now && heatMap(); // a canvas follows neither width nor theme by itself
+  // A canvas follows neither width nor theme by itself, and a new theme is laid out a frame later.
+  const redraw = () => requestAnimationFrame(() => now && heatMap());
   const resized = new ResizeObserver(redraw);
   resized.observe(canvas);
   const node = h("div", { class: "columns" },

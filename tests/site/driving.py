@@ -113,5 +113,12 @@ def overflow(page: Page) -> list[str]:
     )
 
 
+def heat_map_is_sharp(page: Page) -> bool:
+    """Whether the heat map has a pixel for each pixel of its place on the screen."""
+    return page.locator("canvas").evaluate(
+        "map => Math.abs(map.width - map.clientWidth * devicePixelRatio) <= 1"
+    )
+
+
 def wait_for_announcement(page: Page, words: str) -> None:
     expect(page.locator(".spoken")).to_contain_text(re.compile(words), timeout=5000)

@@ -12,6 +12,7 @@ from driving import (
     barriers,
     drag,
     figure,
+    heat_map_is_sharp,
     overflow,
     read,
     slider,
@@ -284,6 +285,7 @@ def test_no_barriers_and_no_overflow(chapter, theme, width):
     photograph(chapter, f"{theme}-{width}")
     assert barriers(chapter) == []
     assert overflow(chapter) == []
+    assert heat_map_is_sharp(chapter)
 
 
 @pytest.mark.parametrize(("wish", "moving"), [("reduce", False), ("no-preference", True)])

@@ -13,7 +13,7 @@ from pathlib import Path
 import make_book
 import nbformat
 import pytest
-from driving import SLIDERS, Expected, barriers, drag, overflow, read, slider
+from driving import SLIDERS, Expected, barriers, drag, heat_map_is_sharp, overflow, read, slider
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import expect
 from watching import watch
@@ -210,4 +210,5 @@ def test_no_barriers_and_no_overflow(opened, theme):
     page.locator(".explorer").screenshot(path=SCREENSHOTS / f"explorer-lab-{theme.lower()}.png")
     assert barriers(page) == []
     assert overflow(page) == []
+    assert heat_map_is_sharp(page)
     assert heard == []
