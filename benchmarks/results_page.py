@@ -239,6 +239,18 @@ def sentences() -> dict[str, str]:
                 f"{measured_on(result)}"
             )
         blocks["efficiency"] = "\n\n".join(parts)
+    if (RESULTS / "explorer.json").is_file():
+        explorer = read("explorer")
+        size, painted = explorer["size"], explorer["painted_ms"]
+        blocks["explorer"] = (
+            f"With {size['candidates']} candidates of {size['r_c']} vectors, queries of "
+            f"{size['r_q']}, {size['dim']} dimensions: {painted['median']:.0f} ms (median of "
+            f"{explorer['moves']} moves in Chromium; 95 % within {painted['p95']:.0f} ms) from the "
+            "slider's event to the painted frame; the page itself has changed after "
+            f"{explorer['changed_ms']['median']:.0f} ms. The explorer of chapter 7 adds "
+            f"{explorer['handwriting_page_bytes'] / 1000:.0f} KB to its page.\n\n"
+            f"{measured_on(explorer)}"
+        )
     if (RESULTS / "timings.json").is_file():
         timings = read("timings")
         blocks["timings"] = f"{timings_markdown(timings)}\n\n{measured_on(timings)}"

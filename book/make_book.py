@@ -11,6 +11,7 @@ built again when any of its sources has changed.
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -114,9 +115,20 @@ def execute(name: str, profile: str) -> None:
     )  # fmt: skip
     if run.returncode:
         raise RuntimeError(f"{name} failed in profile {profile}:\n{run.stdout}")
+    drop_widget_state(target)
     seconds = f"{time.perf_counter() - start:.0f}"
     stamp.write_text(f"{want} {seconds}")
     print(f"   {name}: done in {seconds} s", flush=True)
+
+
+def drop_widget_state(notebook: Path) -> None:
+    """Remove the state that the kernel's widgets left: on the site there is no manager to read it.
+
+    An explorer carries its state in its own element, and would otherwise stand on the page twice.
+    """
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    if content["metadata"].pop("widgets", None):
+        notebook.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def build_site(profile: str) -> Path:

@@ -5,7 +5,7 @@
     scores = maxsim(model.encode_query(texts), model.encode_document(images), budget=(4, 8))
 
 The line that data travels, a file a step: data/ -> meta_tokens.py -> mmr.py -> budget.py ->
-scoring.py -> evaluation.py; model.py builds and loads, training.py trains.
+scoring.py -> evaluation.py -> explorer.py; model.py builds and loads, training.py trains.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from metaembed_lite.budget import PAPER_BUDGETS, Budget, PrefixPooling
     from metaembed_lite.data import RetrievalTask, load_task
     from metaembed_lite.evaluation import sweep
+    from metaembed_lite.explorer import BudgetExplorer
     from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
     from metaembed_lite.meta_tokens import MetaTokenTransformer
     from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
@@ -33,6 +34,7 @@ _HOME = {  # imported when first asked for: torch and transformers take seconds
     "RetrievalTask": "data",
     "load_task": "data",
     "sweep": "evaluation",
+    "BudgetExplorer": "explorer",
     "CachedMatryoshkaMultiVectorLoss": "gradient_caching",
     "MetaTokenTransformer": "meta_tokens",
     "MatryoshkaMultiVectorLoss": "mmr",
@@ -44,6 +46,7 @@ _HOME = {  # imported when first asked for: torch and transformers take seconds
 __all__ = [
     "PAPER_BUDGETS",
     "Budget",
+    "BudgetExplorer",
     "CachedMatryoshkaMultiVectorLoss",
     "MatryoshkaMultiVectorLoss",
     "MetaTokenTransformer",

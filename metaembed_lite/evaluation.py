@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from sentence_transformers import MultiVectorEncoder
 
+RUNNING_VALUES = 1 << 24  # similarities held at a time by every_budget: 64 MB of float32
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -85,15 +87,79 @@ def mrr_at_10(scores: np.ndarray, relevance: np.ndarray) -> float:
 def ndcg_at_5(scores: np.ndarray, relevance: np.ndarray) -> float:
     """NDCG@5 with linear gain, tied candidates averaged (as scikit-learn's ``ndcg_score``).
 
+    Counts, for each relevant candidate, who is before it: no ranking is sorted, so that a thousand
+    budgets can be judged.
+
     Args:
         scores: (Q, N), finite.
-        relevance: (Q, N) grades.
+        relevance: (Q, N) grades, 0 where not relevant.
     """
-    from sklearn.metrics import ndcg_score
+    k = min(5, relevance.shape[1])
+    gains = 1 / np.log2(np.arange(k) + 2)
+    total = np.concatenate([[0.0], np.cumsum(gains)])  # total[i]: of the first i places
+    best = -np.sort(-relevance, axis=1)[:, :k] @ gains
+    relevant = relevance > 0
+    if relevant.sum() > k * len(scores):  # many: only those among a query's best k can count
+        relevant &= scores >= -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    query, candidate = np.nonzero(relevant)
+    found = np.zeros(len(scores))
+    for rows in np.array_split(np.arange(len(query)), len(query) // 1000 + 1):
+        of, own = query[rows], scores[query[rows], candidate[rows]][:, None]
+        before = (scores[of] > own).sum(axis=1)  # a tie shares the places that it fills
+        ties = (scores[of] == own).sum(axis=1)
+        share = (total[np.minimum(before + ties, k)] - total[np.minimum(before, k)]) / ties
+        np.add.at(found, of, relevance[of, candidate[rows]] * share)
+    return float((found / best).mean())
 
-    if relevance.shape[1] == 1:  # one candidate, and relevant: there is no order to get wrong
-        return 1.0
-    return float(ndcg_score(relevance, scores, k=5))
+
+def every_budget(task: RetrievalTask, encoded: Encoded) -> pd.DataFrame:
+    """Quality at each of the R_q x R_c budgets, from one cumulative pass over the embeddings.
+
+    Adding a candidate vector updates a running maximum, adding a query vector a running sum, so all
+    budgets together cost about what the full one costs, and judging the rankings.
+
+    Args:
+        task: queries, candidates and relevance.
+        encoded: its embeddings, from ``encode``.
+
+    Returns:
+        A DataFrame with columns r_q, r_c, p_at_1, ndcg_at_5 and bytes_per_candidate (float32), as
+        ``sweep`` has them; one row a budget, r_c running fastest.
+    """
+    import pandas as pd
+
+    queries, candidates = encoded.queries, encoded.candidates
+    n_queries, r_q, dim = queries.shape
+    n_candidates, r_c, _ = candidates.shape
+    quality = np.zeros((2, r_q, r_c))
+    step = max(1, RUNNING_VALUES // (r_q * n_candidates))
+    for start in range(0, n_queries, step):
+        part = slice(start, start + step)
+        best = torch.full((len(queries[part]), r_q, n_candidates), -torch.inf)
+        for c in range(r_c):
+            best = torch.maximum(best, queries[part] @ candidates[:, c].T)
+            sums = best.cumsum(dim=1).numpy()
+            for q in range(r_q):
+                scores, relevance = _counted(sums[:, q], task, part), task.relevance[part]
+                of = precision_at_1(scores, relevance), ndcg_at_5(scores, relevance)
+                quality[:, q, c] += np.array(of) * len(scores) / n_queries
+    budgets = [Budget(q + 1, c + 1) for q in range(r_q) for c in range(r_c)]
+    return pd.DataFrame(
+        {
+            "r_q": [b.r_q for b in budgets],
+            "r_c": [b.r_c for b in budgets],
+            "p_at_1": quality[0].ravel(),
+            "ndcg_at_5": quality[1].ravel(),
+            "bytes_per_candidate": [b.bytes_per_candidate(dim) for b in budgets],
+        }
+    )
+
+
+def _counted(scores: np.ndarray, task: RetrievalTask, part: slice = slice(None)) -> np.ndarray:
+    """The scores, with candidates outside a query's pool below all that count."""
+    if task.pool is None:
+        return scores
+    return np.where(task.pool[part], scores, scores.min() - 1)
 
 
 def sweep(
@@ -141,8 +207,7 @@ def sweep(
             with torch.inference_mode():
                 scores = maxsim(encoded.queries, encoded.candidates, budget).numpy()
             seconds.append(time.perf_counter() - started)
-        if task.pool is not None:  # below all that count
-            scores = np.where(task.pool, scores, scores.min() - 1)
+        scores = _counted(scores, task)
         rows.append(
             {
                 "r_q": budget.r_q,

@@ -1,0 +1,275 @@
+"""BudgetExplorer's Python side: what it carries, how it answers, and what it refuses."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import playwright
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaembed_lite import Budget, BudgetExplorer, build, load_task, maxsim, sweep
+from metaembed_lite.data import RetrievalTask
+from metaembed_lite.evaluation import Encoded, encode
+from metaembed_lite.explorer_page import (
+    FRONT_END,
+    MODULES,
+    PAGE_LIMIT,
+    check_size,
+    front_end,
+    script_json,
+)
+from metaembed_lite.explorer_state import Int8Vectors, choose_candidates
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\u2028<!--"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("tiny-vlm", r_q=3, r_c=5, dim=16, device="cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("handwriting", n_queries=8, n_train=0)
+
+
+@pytest.fixture(scope="module")
+def encoded(model, task):
+    return encode(model, task)
+
+
+@pytest.fixture(scope="module")
+def built(model, task, encoded):
+    return BudgetExplorer(model, task, encoded, queries=4, candidates=12)
+
+
+@pytest.fixture
+def explorer(built):
+    built.query, built.selection, built.budget = 0, None, (1, 1)
+    return built
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
+def test_int8_is_off_by_at_most_half_a_step(seed, size):
+    exact = torch.tensor(np.random.default_rng(seed).normal(size=(3, 2, 8)) * size).float()
+    exact[0, 0] = 0
+    packed = Int8Vectors.of(exact)
+    error = (packed.floats().double() - exact.double()).abs().numpy()
+    assert (error <= packed.scales[:, :, None] * (0.5 + 1e-4)).all()
+    assert np.abs(packed.values).max() == 127
+    assert (packed.floats()[0, 0] == 0).all()
+
+
+def test_json_ends_no_script_and_comes_back_whole():
+    text = script_json({"caption": HOSTILE})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"caption": HOSTILE}
+
+
+def test_a_hostile_text_is_never_markup(model, task, encoded):
+    items = [HOSTILE if i == 0 else item for i, item in enumerate(task.candidates)]
+    mine = RetrievalTask(HOSTILE, [HOSTILE, *task.queries[1:]], items, task.relevance)
+    html = BudgetExplorer(model, mine, encoded, queries=2, candidates=4).static_html()
+    assert "<img" not in html
+    assert html.lower().count("</script") == 2  # of the state and of the module, no third
+    assert html.count("<!--") == 0
+
+
+def test_quality_is_that_of_sweep_at_every_trained_budget(explorer, model, task, encoded):
+    table = sweep(model, task, [tuple(b) for b in explorer.page["trained"]], encoded=encoded)
+    assert len(table) == 3
+    for row in table.itertuples():
+        for name in ("p_at_1", "ndcg_at_5"):
+            on_page = explorer.page["quality"][name][row.r_q - 1][row.r_c - 1]
+            assert on_page == pytest.approx(getattr(row, name), abs=5e-5)
+
+
+def test_ranking_agrees_with_a_loop_in_float64(explorer):
+    queries, candidates = (vectors.double().numpy() for vectors in explorer._vectors)
+    for budget in ((1, 1), (2, 4), (3, 5), (2, 3)):
+        explorer.budget = budget
+        for at in range(4):
+            explorer.query = at
+            scores = [
+                sum(
+                    max(float(q @ c) for c in candidate[: budget[1]])
+                    for q in queries[at][: budget[0]]
+                )
+                for candidate in candidates
+            ]
+            ranking = explorer.ranking(12)
+            places = [explorer._candidates.index(i) for i in ranking.candidate]
+            np.testing.assert_allclose(ranking.score, np.array(scores)[places], atol=1e-5)
+            assert (np.diff(ranking.score) <= 0).all()
+
+
+def test_its_scores_are_close_to_those_of_the_whole_vectors(explorer, encoded):
+    explorer.budget = (3, 5)
+    ranking = explorer.ranking(12)
+    exact = maxsim(encoded.queries[:1], encoded.candidates[ranking.candidate.to_list()])[0]
+    norms = encoded.queries[0].norm(dim=1).max() * encoded.candidates.norm(dim=2).max()
+    assert abs(ranking.score.to_numpy() - exact.numpy()).max() < 0.03 * 3 * norms
+
+
+def test_the_best_of_the_whole_task_are_among_the_candidates(task, encoded):
+    budgets = [Budget(1, 1), Budget(3, 5)]
+    chosen, depth = choose_candidates(task, encoded, [0, 1], budgets, 12)
+    assert len(chosen) == 12
+    assert depth >= 1
+    assert set(np.flatnonzero(task.relevance[:2].any(axis=0))) <= set(chosen)
+    for budget in budgets:
+        order = maxsim(encoded.queries[:2], encoded.candidates, budget).argsort(descending=True)
+        assert set(order[:, :depth].flatten().tolist()) <= set(chosen)
+
+
+def test_candidates_outside_a_pool_are_not_ranked(model, task, encoded):
+    pool = task.relevance > 0
+    pool[:, :3] = True
+    mine = RetrievalTask("pools", task.queries, task.candidates, task.relevance, pool=pool)
+    explorer = BudgetExplorer(model, mine, encoded, queries=3, candidates=10)
+    for query in range(3):
+        explorer.query = query
+        assert set(explorer.ranking(99).candidate) <= set(np.flatnonzero(pool[query]))
+        excluded = {explorer._candidates[i] for i in explorer.page["excluded"][query]}
+        assert excluded == set(explorer._candidates) - set(np.flatnonzero(pool[query]))
+
+
+def test_a_budget_is_assigned_as_a_pair_or_a_text(explorer):
+    seen = []
+    explorer.observe(lambda change: seen.append(change["new"]), "budget")
+    explorer.budget = (2, 4)
+    explorer.budget = "3x5"
+    assert seen == [Budget(2, 4), Budget(3, 5)]
+    assert explorer.get_state("budget") == {"budget": [3, 5]}
+    explorer.set_state({"budget": [1, 2]})  # what the page sends
+    assert explorer.budget == Budget(1, 2)
+
+
+def test_another_query_follows_its_own_best_candidate(explorer):
+    explorer.selection = explorer._candidates[2]
+    explorer.query = 1
+    assert explorer.selection is None
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "message"),
+    [
+        ("budget", (4, 1), r"budget \(4, 1\): there are 3 query vectors; ask for r_q <= 3"),
+        ("budget", (1, 9), r"there are 5 candidate vectors; ask for r_c <= 5"),
+        ("budget", "big", "budget 'big': write it as r_q x r_c"),
+        (
+            "query",
+            7,
+            r"query 7: .* queries 0, 1, 2, 3; assign one of them, or .*queries=\[\.\.\.\]",
+        ),
+        ("query", "0", "query '0'"),
+        ("selection", -1, "selection -1: .* candidates"),
+        ("selection", True, "selection True"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_remedy_and_changes_nothing(explorer, trait, value, message):
+    before = explorer.budget, explorer.query, explorer.selection
+    with pytest.raises(ValueError, match=message):
+        setattr(explorer, trait, value)
+    assert (explorer.budget, explorer.query, explorer.selection) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"queries": 0}, "queries=0: use a number from 1 up, or a list"),
+        ({"queries": [3, 99]}, "queries: 99 is not there; give different indices from 0 to 7"),
+        ({"candidates": [1, 1]}, "candidates: none or the same one twice"),
+        ({"budgets": []}, "no budgets: give at least one"),
+        ({"budgets": [(1, 6)]}, "there are 5 candidate vectors"),
+    ],
+)
+def test_bad_settings_are_named(model, task, encoded, settings, message):
+    with pytest.raises(ValueError, match=message):
+        BudgetExplorer(model, task, encoded, **settings)
+
+
+def test_chosen_queries_and_candidates_keep_their_numbers(model, task, encoded):
+    explorer = BudgetExplorer(model, task, encoded, queries=[5, 2], candidates=[9, 5, 2])
+    assert explorer.query == 5
+    assert set(explorer.ranking().candidate) == {9, 5, 2}
+    assert [query["id"] for query in explorer.page["queries"]] == [5, 2]
+
+
+def test_texts_and_pictures_are_shown_short(model, task, encoded):
+    both = {"text": "word " * 200, "image": task.candidates[0].resize((400, 300))}
+    mine = RetrievalTask("both", task.queries, [both, *task.candidates[1:]], task.relevance)
+    page = BudgetExplorer(model, mine, encoded, queries=[0], candidates=[0, 1]).page
+    text, picture = page["candidates"]
+    assert len(text["text"]) <= 302
+    assert len(text["image"]) < 10_000
+    assert picture["text"] == ""
+    assert page["attention"]["grids"][0] is None  # a map belongs to a picture alone
+    assert page["attention"]["grids"][1] == [0, 3, 3]
+
+
+def test_a_page_too_large_says_how_many_candidates_fit(model, task):
+    wide = Encoded(torch.randn(8, 3, 4096), torch.randn(16, 5, 4096), 1.0, 1.0)
+    explorer = BudgetExplorer(model, task, wide, queries=1, candidates=16)
+    assert len(explorer.static_html()) < PAGE_LIMIT
+    vectors = explorer.page["vectors"] | {"candidates": explorer.page["vectors"]["candidates"] * 3}
+    with pytest.raises(
+        ValueError, match=r"of a page, above 1,000,000: .*candidates=\d+ instead of 48"
+    ):
+        check_size({**explorer.page, "vectors": vectors}, 48)
+
+
+def test_costs_grow_with_the_budget_and_say_where_they_were_measured(explorer):
+    cost = explorer.page["cost"]
+    assert np.array(cost["score_ms"]).shape == (3, 5)
+    assert (np.array(cost["score_ms"]) > 0).all()
+    assert cost["encode_query_ms"] > 0
+    assert cost["measured_candidates"] == 1008  # the task's 16, repeated: enough to be scaled
+    assert "on the CPU" in cost["where"]
+
+
+def test_without_javascript_there_is_a_table_of_the_trained_budgets(explorer):
+    html = re.search(r"<noscript>(.*?)</noscript>", explorer.static_html(), re.DOTALL)[1]
+    rows = re.findall(r'<th scope="row">\((\d+), (\d+)\)</th>(.*?)</tr>', html)
+    assert [(int(q), int(c)) for q, c, _ in rows] == [(1, 1), (2, 4), (3, 5)]
+    for r_q, r_c, cells in rows:
+        ndcg, p_at_1, size, _ = re.findall("<td>(.*?)</td>", cells)
+        row = explorer.quality.query(f"r_q == {r_q} and r_c == {r_c}").iloc[0]
+        assert math.isclose(float(ndcg), row.ndcg_at_5, abs_tol=5e-4)
+        assert math.isclose(float(p_at_1), row.p_at_1, abs_tol=5e-4)
+        assert size == f"{int(r_c) * 16 * 4:,}"
+
+
+def test_both_homes_are_offered_and_run_the_same_module(explorer):
+    data, _ = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert explorer._esm == front_end()
+    assert front_end() in data["text/html"]
+
+
+def test_the_front_end_is_whole_and_asks_no_other_host():
+    assert {f"{name}.js" for name in MODULES} | {"explorer.css"} == {
+        path.name for path in FRONT_END.iterdir()
+    }
+    source = front_end()
+    assert not re.search(r"^\s*(import|export (const|function))\b", source, re.MULTILINE)
+    assert "</script" not in source.lower()
+    assert set(re.findall(r"https?://[^\"']+", source)) == {"http://www.w3.org/2000/svg"}
+    for unsafe in ("innerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert unsafe not in source
+
+
+def test_the_es_modules_pass_their_own_tests():
+    """In node, which playwright brings along; ``explorer.test.mjs`` lies beside this file."""
+    driver = Path(playwright.__file__).parent / "driver"
+    node = next((str(path) for path in driver.glob("node*")), None) or shutil.which("node")
+    tests = Path(__file__).with_name("explorer.test.mjs")
+    run = subprocess.run([node, "--test", tests], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
