@@ -14,17 +14,11 @@ RESULTS = Path(__file__).parents[1] / "book" / "results"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "numpy")
 
 
-def processor() -> str:
-    """The processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def environment() -> dict[str, Any]:
     """Date, hardware and versions."""
     import torch
+
+    from metaembed_lite.explorer_state import processor
 
     return {
         "date": datetime.date.today().isoformat(),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,9 +162,9 @@ def measure_costs(
         "encode_query_ms": round(query_ms, 3),
         "score_ms": np.round(grid, 4).tolist(),
         "measured_candidates": len(candidates),
-        "where": f"{machine()}, {_threads()}, on the CPU"
+        "where": f"{_machine()}, {_threads()}, on the CPU"
         if model.device.type == "cpu"
-        else f"{torch.cuda.get_device_name()} (encoding) and {machine()} (scoring)",
+        else f"{torch.cuda.get_device_name()} (encoding) and {_machine()} (scoring)",
     }
 
 
@@ -172,15 +173,16 @@ def _threads() -> str:
     return "one thread" if n == 1 else f"{n} threads"
 
 
-def machine() -> str:
-    """The processor as the system names it, with its number of cores."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
-    except FileNotFoundError:  # not Linux
-        names = []
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
+def processor() -> str:
+    """The processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _machine() -> str:
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def _powers(most: int) -> list[int]:
