@@ -253,7 +253,7 @@ def budget_curve(
         _guides(ax, guides)
         exponents = np.log2(df["bytes_per_candidate"])
         _log_ticks(ax, 2.0 ** np.arange(np.floor(exponents.min()), np.ceil(exponents.max()) + 1))
-        ax.set(xlabel="index bytes per candidate (float32)", ylabel=y_label, ylim=(0, 1))
+        ax.set(xlabel="index bytes per candidate", ylabel=y_label, ylim=(0, 1))
         if len(systems) > 1 or guides:
             fig.legend(loc="outside upper center", ncols=2)
     for i, part in enumerate(systems.values()):
