@@ -59,8 +59,8 @@ def systems_markdown(points: pd.DataFrame, suite: str) -> str:
         "|---" * (len(sizes) + 2) + "|",
     ]
     for says, part in rows.groupby("says", sort=False):
-        best = part.groupby("bytes_per_candidate").p_at_1
-        means = best.mean() if part.system.iloc[0] not in ("MRL", "MMR+MRL") else best.max()
+        at = part.groupby(["bytes_per_candidate", "r_q", "r_c", "dim"]).p_at_1.mean()
+        means = at.groupby("bytes_per_candidate").max()
         shown = [f"{means[size]:.3f}" if size in means else "" for size in sizes]
         lines.append(f"| {says} | " + " | ".join(shown) + f" | {part.seed.nunique()} |")
     return "\n".join(lines)
