@@ -149,15 +149,23 @@ def make(recipe: recipes.Recipe, name: str, seed: int) -> Any:
     return build(**chosen | {"r_q": r_q, "r_c": r_c, "seed": seed})
 
 
-def fit(model: Any, recipe: recipes.Recipe, system: System, rows: Any, seed: int) -> Any:
-    """Train with the recipe's settings and the system's; the curve."""
-    settings = recipe.train | system.settings | {"seed": seed}
+def prepared(rows: Any, system: System, seed: int) -> Any:
+    """Training rows, of one task or several, as a system takes them."""
+    if isinstance(rows, dict):
+        return {name: prepared(part, system, seed) for name, part in rows.items()}
     if not system.hard_negatives:
         rows = rows.remove_columns("negative")
     if system.shuffled:
         order = np.random.default_rng(seed).permutation(len(rows)).tolist()
         answers = rows.select_columns([c for c in rows.column_names if c != "query"])
         rows = concatenate_datasets([rows.select_columns("query"), answers.select(order)], axis=1)
+    return rows
+
+
+def fit(model: Any, recipe: recipes.Recipe, system: System, rows: Any, seed: int) -> Any:
+    """Train with the recipe's settings and the system's; the curve."""
+    settings = recipe.train | system.settings | {"seed": seed}
+    rows = prepared(rows, system, seed)
     if not system.budgets:
         scale = 1 / settings.pop("temperature")
         del settings["budgets"]
@@ -215,24 +223,25 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
     suite_name, name, seed = cell.split("/")
     suite, system = SUITES[suite_name], SYSTEMS[name]
     recipe = recipes.read(suite.recipe, [*suite.overrides, *settings])
-    trained = recipe.train | {"budgets": system.budgets} | system.settings
+    trained = recipe.train | {"budgets": [list(b) for b in system.budgets]} | system.settings
     model = make(recipe, name, int(seed))
     started = time.perf_counter()
+    curve = None
     if name != "untrained":
         rows = suite.rows(recipe.data["n_train"], int(seed))
         curve = fit(model, recipe, system, rows, int(seed))
     seconds = round(time.perf_counter() - started)
-    if keep is not None:
+    if keep is not None and curve is not None:
         save(model, keep)
         curve.round(4).to_csv(keep / "training_curve.csv", index=False)
-        model_of, train_of = recipe.model | {"seed": int(seed)}, recipe.train | {"seed": int(seed)}
-        again = {"model": model_of, "data": recipe.data | {"seed": int(seed)}, "train": train_of}
+        sections = {"model": recipe.model, "data": recipe.data, "train": trained}
+        again = {section: {**of, "seed": int(seed)} for section, of in sections.items()}
         (keep / "recipe.yaml").write_text(yaml.safe_dump(again, sort_keys=False))
     points = []
     for task_name in suite.tasks:
         task = load_task(task_name, n_queries=suite.n_queries, n_train=0)
         points += [{"task": task_name, **point} for point in measure(model, system, task)]
-        if keep is not None and len(suite.tasks) == 1:
+        if keep is not None and system.budgets and len(suite.tasks) == 1:
             add_to_card(keep, task, sweep(model, task))
     return {
         "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),

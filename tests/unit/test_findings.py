@@ -1,0 +1,71 @@
+"""The matrix of findings: every system trains, and is measured at the bytes that it says."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metaembed_lite import MatryoshkaMultiVectorLoss, recipes
+from metaembed_lite.data.handwriting import training_rows
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import findings
+
+SHORT = ["train.steps=1", "train.batch_size=8", "data.n_train=16"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for name, suite in findings.SUITES.items():
+        monkeypatch.setitem(findings.SUITES, name, replace(suite, n_queries=4))
+
+
+@pytest.mark.parametrize("name", findings.SYSTEMS)
+def test_every_system_trains_and_is_measured(name, small):
+    record = findings.one_cell(f"handwriting/{name}/0", SHORT, None)
+    assert {"suite", "system", "seed", "train", "points", "environment"} <= set(record)
+    for point in record["points"]:
+        assert 0 <= point["p_at_1"] <= 1
+        assert point["bytes_per_candidate"] == round(4 * point["r_c"] * point["dim"])
+
+
+def test_nested_dimensions_are_measured_at_the_bytes_of_nested_budgets(small):
+    def sizes(name, where):
+        points = findings.one_cell(f"handwriting/{name}/0", SHORT, None)["points"]
+        return sorted(p["bytes_per_candidate"] for p in points if where(p))
+
+    full = findings.BUDGETS[-1][1]
+    assert sizes("MMR", lambda p: True) == sizes("MRL", lambda p: p["r_c"] == full)
+
+
+def test_the_loss_over_dimensions_is_the_sum_of_the_losses_of_cut_embeddings():
+    torch.manual_seed(0)
+    queries = findings.shrink(torch.randn(3, 2, 8), 8)
+    candidates = findings.shrink(torch.randn(3, 2, 4, 8), 8)
+    nested = findings.NestedDimensions(None, [(1, 2), (2, 4)], temperature=0.1, dims=[2, 8])
+    plain = MatryoshkaMultiVectorLoss(None, [(1, 2), (2, 4)], temperature=0.1)
+    cut = [e[..., :2] / e[..., :2].norm(dim=-1, keepdim=True) for e in (queries, candidates)]
+    want = plain.score_loss(*cut) + plain.score_loss(queries, candidates)
+    torch.testing.assert_close(nested.score_loss(queries, candidates), want)
+
+
+def test_shuffled_rows_are_the_same_rows_with_wrong_answers():
+    rows = training_rows(20)
+    wrong = findings.prepared(rows, findings.SYSTEMS["shuffled"], 0)
+    pictures = [np.asarray(p).tobytes() for p in rows["positive"]]
+    mixed = [np.asarray(p).tobytes() for p in wrong["positive"]]
+    assert wrong["query"] == rows["query"]
+    assert sorted(mixed) == sorted(pictures)
+    assert sum(a == b for a, b in zip(mixed, pictures, strict=True)) < 5
+
+
+def test_a_kept_model_lies_beside_the_recipe_that_made_it(small, tmp_path):
+    findings.one_cell("handwriting/no-MMR/1", SHORT, tmp_path / "kept")
+    again = recipes.read(tmp_path / "kept" / "recipe.yaml")
+    assert again.train["budgets"] == [[8, 16]]
+    assert again.model["seed"] == again.data["seed"] == again.train["seed"] == 1
+    assert (tmp_path / "kept" / "training_curve.csv").read_text().startswith("step,loss")
