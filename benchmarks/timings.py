@@ -35,7 +35,7 @@ def import_seconds(python: str, repeats: int = 5) -> float:
 def notebook_seconds(clone: Path, profile: str) -> dict[str, int]:
     """Seconds that each notebook took, as the build noted them."""
     stamps = clone / ".executed" / profile / "stamps"
-    return {p.name: int(p.read_text().split()[1]) for p in sorted(stamps.glob("0*"))}
+    return {p.name: int(p.read_text().split()[1]) for p in sorted(stamps.glob("[0-9]*"))}
 
 
 def main(book: bool = True, keep: Path | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling, MultiVectorMask
-from torch import Tensor, nn
+from torch import Tensor
 
 from metaembed_lite import checkpoints
 from metaembed_lite.model import assemble
@@ -62,7 +62,9 @@ def single_vector(
         how: "last" token or "mean" of all tokens.
         dim, lora_rank, device, seed: as in ``build``.
     """
-    return _baseline(backbone, [SingleVector(how)], dim, lora_rank, device, seed)
+    pooling = [SingleVector(how)]
+    transformer = _transformer(backbone, seed)
+    return assemble(transformer, dim=dim, lora_rank=lora_rank, pooling=pooling, device=device)
 
 
 def token_vectors(
@@ -90,18 +92,6 @@ def token_vectors(
         raise ValueError(f"patches_only=True: {backbone!r} has no image token; use it without")
     mask = MultiVectorMask(keep_only_token_ids=[image] if patches_only else None)
     return assemble(transformer, dim=dim, lora_rank=lora_rank, pooling=[mask], device=device)
-
-
-def _baseline(
-    backbone: str,
-    pooling: list[nn.Module],
-    dim: int | None,
-    lora_rank: int | None,
-    device: str | None,
-    seed: int,
-) -> MultiVectorEncoder:
-    transformer = _transformer(backbone, seed)
-    return assemble(transformer, dim=dim, lora_rank=lora_rank, pooling=pooling, device=device)
 
 
 def _transformer(backbone: str, seed: int) -> Transformer:
