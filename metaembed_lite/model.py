@@ -179,7 +179,7 @@ def load(
     """
     from sentence_transformers import MultiVectorEncoder
 
-    from metaembed_lite import budget
+    from metaembed_lite import baselines, budget
 
     path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)
     if not path.exists():
@@ -200,6 +200,7 @@ def load(
     own = {  # handed over, so that trust_remote_code stays False for all that is read
         "metaembed_lite.meta_tokens.MetaTokenTransformer": MetaTokenTransformer,
         "metaembed_lite.budget.PrefixPooling": budget.PrefixPooling,
+        "metaembed_lite.baselines.SingleVector": baselines.SingleVector,
     }
     kwargs = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
     model = MultiVectorEncoder._load_with_module_classes(str(path), own, device=device, **kwargs)

@@ -7,7 +7,7 @@ from sentence_transformers.multi_vector_encoder.losses import (
     MultiVectorMultipleNegativesRankingLoss,
 )
 
-from metaembed_lite import load_task, train
+from metaembed_lite import load, load_task, train
 from metaembed_lite.baselines import SingleVector, single_vector, token_vectors
 from metaembed_lite.data.handwriting import training_rows
 
@@ -82,6 +82,20 @@ def test_a_baseline_trains_with_a_loss_of_sentence_transformers(make):
     curve = train(model, training_rows(8), loss=loss, learning_rate=3e-3, **settings)
     assert list(curve.columns) == ["step", "loss", "grad_norm"]
     assert curve.loss.iloc[-1] < 0.7 * curve.loss.iloc[0]
+
+
+@pytest.mark.parametrize("make", [single_vector, token_vectors])
+def test_a_saved_baseline_gives_the_same_vectors(make, task, tmp_path):
+    model = make(dim=32, lora_rank=4)
+    train(model, training_rows(8), loss=MultiVectorMultipleNegativesRankingLoss(model), steps=1,
+          batch_size=8, output=tmp_path / "saved")  # fmt: skip
+    again = load(tmp_path / "saved")
+    for item, same in zip(
+        model.encode_document(task.candidates[:2]),
+        again.encode_document(task.candidates[:2]),
+        strict=True,
+    ):
+        torch.testing.assert_close(item, same)
 
 
 def test_settings_of_mmr_beside_another_loss_are_refused():
