@@ -2,6 +2,7 @@
 
 import base64
 import json
+from itertools import pairwise
 
 import make_book
 import numpy as np
@@ -99,7 +100,13 @@ def test_keys_move_a_slider_and_the_ranking_follows(chapter, expected, query, si
         assert figure(chapter, "NDCG@5") == expected.quality(shown.budget)
         seen.append(shown)
     assert len({tuple(shown.candidates) for shown in seen}) > 1
-    assert len({tuple(shown.scores) for shown in seen}) > 1  # one more vector need not be a maximum
+    # One more vector need not be anybody's best match: the scores change just where Python's do.
+    at = [q["id"] for q in expected.page["queries"]].index(query)
+    best = [np.sort(expected.scores(one.budget)[at])[::-1][: len(one.scores)] for one in seen]
+    changed = [not np.allclose(a, b, atol=2e-3) for a, b in pairwise(best)]
+    assert any(changed)
+    for (one, other), moved in zip(pairwise(seen), changed, strict=True):
+        assert one.scores != other.scores or not moved
 
 
 @pytest.mark.parametrize("side", SLIDERS)
