@@ -31,7 +31,15 @@ from sentence_transformers.multi_vector_encoder.losses import (
 )
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
-from metaembed_lite import MatryoshkaMultiVectorLoss, build, load_task, recipes, sweep, train
+from metaembed_lite import (
+    MatryoshkaMultiVectorLoss,
+    build,
+    load_task,
+    recipes,
+    sweep,
+    tiny_vlm,
+    train,
+)
 from metaembed_lite.baselines import single_vector, token_vectors
 from metaembed_lite.data.meta_tasks import HELD_OUT, TASKS, training_sets
 from metaembed_lite.evaluation import encode, mrr_at_10, ndcg_at_5, precision_at_1
@@ -53,12 +61,14 @@ class Suite:
         overrides: of the recipe.
         tasks: that are measured.
         n_queries: a task.
+        width: of a backbone pretrained as tiny-vlm was, for the study of scale; None: the recipe's.
     """
 
     recipe: str
     overrides: tuple[str, ...]
     tasks: tuple[str, ...]
     n_queries: int = 500
+    width: int | None = None
 
     def rows(self, n: int, seed: int) -> Any:
         """``n`` training rows, or n in all of several tasks by name."""
@@ -71,6 +81,8 @@ SUITES = {
     "handwriting": Suite("tiny", (), ("handwriting",)),
     "scenes": Suite("tiny", ("data.name=scenes",), ("scenes",)),
     "meta-tasks": Suite("tiny", ("data.n_train=48000", "train.steps=1500"), TASKS),
+    "handwriting-64": Suite("tiny", (), ("handwriting",), width=64),
+    "handwriting-192": Suite("tiny", (), ("handwriting",), width=192),
     "codesearch": Suite("minilm-codesearch", (), ("codesearch",), n_queries=1000),
 }
 
@@ -117,6 +129,14 @@ SYSTEMS = {
 }
 
 
+def tiny_vlm_of(width: int) -> Path:
+    """The folder of a tiny-vlm of another width; pretrained, as the shipped one was, if missing."""
+    folder = RESULTS.parents[1] / "_build" / f"tiny-vlm-{width}"
+    if not (folder / tiny_vlm.LOG).is_file():
+        tiny_vlm.pretrain(folder, width=width)
+    return folder
+
+
 def shrink(embeddings: torch.Tensor, dim: int) -> torch.Tensor:
     """(..., D) cut to its first ``dim`` values and normalized anew."""
     return F.normalize(embeddings[..., :dim], dim=-1)
@@ -139,8 +159,9 @@ def make(recipe: recipes.Recipe, name: str, seed: int) -> Any:
     """An untrained model of a system: the recipe's backbone, LoRA and projection."""
     chosen = recipe.model
     if name == "untrained":
-        return single_vector(chosen["backbone"], "mean", lora_rank=None)
-    size = {key: chosen[key] for key in ("backbone", "dim", "lora_rank")} | {"seed": seed}
+        return single_vector(chosen["backbone"], "mean", lora_rank=None)  # as it was published
+    keys = ("backbone", "dim", "lora_rank", "max_seq_length")
+    size = {key: chosen[key] for key in keys if key in chosen} | {"seed": seed}
     if name in ("last", "mean"):
         return single_vector(how=name, **size)
     if name in ("tokens", "patches"):
@@ -222,7 +243,8 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
     """Train and measure one cell: a JSON-ready record."""
     suite_name, name, seed = cell.split("/")
     suite, system = SUITES[suite_name], SYSTEMS[name]
-    recipe = recipes.read(suite.recipe, [*suite.overrides, *settings])
+    scale = [f"model.backbone={tiny_vlm_of(suite.width)}"] if suite.width else []
+    recipe = recipes.read(suite.recipe, [*suite.overrides, *scale, *settings])
     trained = recipe.train | {"budgets": [list(b) for b in system.budgets]} | system.settings
     model = make(recipe, name, int(seed))
     started = time.perf_counter()
@@ -243,11 +265,14 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
         points += [{"task": task_name, **point} for point in measure(model, system, task)]
         if keep is not None and system.budgets and len(suite.tasks) == 1:
             add_to_card(keep, task, sweep(model, task))
-    return {
+    record = {
         "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),
         "train": trained, "rows": recipe.data["n_train"],
         "train_seconds": seconds, "points": points, "environment": environment(),
     }  # fmt: skip
+    if suite.width:
+        record["backbone"] = json.loads((tiny_vlm_of(suite.width) / tiny_vlm.LOG).read_text())
+    return record
 
 
 def measured_cells(path: Path) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def single_vector(
     *,
     dim: int | None = None,
     lora_rank: int | None = 32,
+    max_seq_length: int | None = None,
     device: str | None = None,
     seed: int = 0,
 ) -> MultiVectorEncoder:
@@ -60,10 +61,10 @@ def single_vector(
     Args:
         backbone: as in ``build``.
         how: "last" token or "mean" of all tokens.
-        dim, lora_rank, device, seed: as in ``build``.
+        dim, lora_rank, max_seq_length, device, seed: as in ``build``.
     """
     pooling = [SingleVector(how)]
-    transformer = _transformer(backbone, seed)
+    transformer = _transformer(backbone, max_seq_length, seed)
     return assemble(transformer, dim=dim, lora_rank=lora_rank, pooling=pooling, device=device)
 
 
@@ -73,6 +74,7 @@ def token_vectors(
     patches_only: bool = False,
     dim: int | None = None,
     lora_rank: int | None = 32,
+    max_seq_length: int | None = None,
     device: str | None = None,
     seed: int = 0,
 ) -> MultiVectorEncoder:
@@ -81,12 +83,12 @@ def token_vectors(
     Args:
         backbone: as in ``build``.
         patches_only: of a candidate keep only the vectors of its image's tokens.
-        dim, lora_rank, device, seed: as in ``build``.
+        dim, lora_rank, max_seq_length, device, seed: as in ``build``.
 
     Raises:
         ValueError: with ``patches_only`` on a backbone that has no image token.
     """
-    transformer = _transformer(backbone, seed)
+    transformer = _transformer(backbone, max_seq_length, seed)
     image = getattr(transformer.config, "image_token_id", None)
     if patches_only and image is None:
         raise ValueError(f"patches_only=True: {backbone!r} has no image token; use it without")
@@ -94,6 +96,9 @@ def token_vectors(
     return assemble(transformer, dim=dim, lora_rank=lora_rank, pooling=[mask], device=device)
 
 
-def _transformer(backbone: str, seed: int) -> Transformer:
+def _transformer(backbone: str, max_seq_length: int | None, seed: int) -> Transformer:
     torch.manual_seed(seed)
-    return Transformer(str(checkpoints.folder(backbone) or backbone))
+    transformer = Transformer(str(checkpoints.folder(backbone) or backbone))
+    if max_seq_length is not None:
+        transformer.max_seq_length = max_seq_length
+    return transformer

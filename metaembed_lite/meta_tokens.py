@@ -76,6 +76,7 @@ class MetaTokenTransformer(Transformer):
         self.r_q, self.r_c, self.layout = r_q, r_c, layout
         ids = claim_vocabulary(self.tokenizer, self.model, r_q, r_c)
         self.meta_ids = {"query": ids[:r_q], "document": ids[r_q:]}
+        self._told_of_cuts = False
         self.read_q = r_q  # assign less than r_q, and queries are encoded with so many tokens only
 
     def appended_ids(self, task: str | None) -> list[int]:
@@ -96,10 +97,12 @@ class MetaTokenTransformer(Transformer):
             return features
         if limit is not None:
             full = int((features["attention_mask"].sum(dim=1) >= limit).sum())
-            if full:
+            if full and not self._told_of_cuts:
+                self._told_of_cuts = True
                 logger.warning(
                     "%d of %d inputs reach %d tokens, all that leaves room for the %d meta tokens: "
-                    "content beyond that is cut. Shorten the input or raise max_seq_length.",
+                    "content beyond that is cut. Shorten the input or raise max_seq_length. (This "
+                    "is said once.)",
                     full, len(features["attention_mask"]), limit, len(appended),
                 )  # fmt: skip
         return append_tokens(backbones.complete(features, self.config.model_type), appended)

@@ -30,6 +30,7 @@ def build(
     *,
     dim: int | None = None,
     layout: Layout = "joint",
+    max_seq_length: int | None = None,
     init_text: tuple[str, str] | None = None,
     lora_alpha: int | None = None,
     lora_dropout: float = 0.0,
@@ -47,6 +48,8 @@ def build(
             meta tokens' rows and the projection train. None: no adapter, every weight trains.
         dim: D, by a linear projection; None keeps the backbone's hidden size, as in the paper.
         layout: "joint", the paper's [content; M_q; M_c] for candidates, or "separate".
+        max_seq_length: the most tokens of an input, meta tokens among them: longer content is cut.
+            None keeps the backbone's own limit.
         init_text: a text for M_q and one for M_c, whose tokens' embeddings the meta tokens start
             at, over and over, as peft's ``prompt_tuning_init_text`` does for soft prompts. None:
             they start at draws around the vocabulary's mean.
@@ -63,7 +66,8 @@ def build(
     Budget(r_q, r_c)
     if isinstance(init_text, str):
         raise ValueError(f"init_text={init_text!r}: give two texts, (for queries, for candidates)")
-    for name, value in (("lora_rank", lora_rank), ("dim", dim)):
+    sizes = {"lora_rank": lora_rank, "dim": dim, "max_seq_length": max_seq_length}
+    for name, value in sizes.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: use a whole number from 1 up, or None")
     torch.manual_seed(seed)
@@ -74,6 +78,8 @@ def build(
     except OSError as error:
         raise OSError(_unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
     _start_meta_tokens(transformer, init_text)
+    if max_seq_length is not None:
+        transformer.max_seq_length = max_seq_length
     return assemble(
         transformer, dim=dim, device=device,
         lora_rank=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout,

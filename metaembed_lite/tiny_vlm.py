@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 from metaembed_lite.data import handwriting, scenes
 from metaembed_lite.data.handwriting import PLACES
 
+LOG = "pretraining_log.json"  # beside the weights
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
            "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 SQUARES = [f"{column}{row}" for row in (3, 2, 1) for column in "abc"]  # PLACES, as in chess
@@ -278,7 +279,7 @@ def pretrain(
             if "loss" in h
         ],
     }  # fmt: skip
-    (Path(out) / "pretraining_log.json").write_text(json.dumps(log, indent=1) + "\n")
+    (Path(out) / LOG).write_text(json.dumps(log, indent=1) + "\n")
     return log
 
 

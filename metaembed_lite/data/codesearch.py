@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # common all the same (the same sentence, the same code) stays in the first of them.
 SPLITS = {
     "test": ("sklearn", "matplotlib"),
-    "train": ("stdlib", "numpy", "pandas"),
+    "train": ("stdlib", "numpy", "pandas", "scipy"),
     "validation": ("accelerate", "datasets", "peft", "sentence_transformers"),
 }
 # Not read: tests, and copies of other packages, which would bring one split's code into another.

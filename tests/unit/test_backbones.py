@@ -4,6 +4,7 @@ A new family is a builder here, entered in FAMILIES; metaembed_lite/backbones.py
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -326,3 +327,27 @@ def test_a_row_of_a_batch_with_no_image_gets_no_tiles():
     grown = append_tokens(features, [7, 8])["cross_attention_mask"]
     assert grown[0, 3:].all()
     assert not grown[1].any()
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_a_frozen_berts_dropout_is_off_in_training_and_loras_is_not(rank, tmp_path):
+    backbone = Path(bert(tmp_path))
+    settings = json.loads((backbone / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2}
+    (backbone / "config.json").write_text(json.dumps(settings))
+    model = build(str(backbone), r_q=2, r_c=4, lora_rank=rank, lora_dropout=0.3, device="cpu")
+    rows = Dataset.from_dict({"query": TEXTS * 2, "positive": TEXTS * 2})
+    train(model, rows, steps=1, batch_size=4)
+    rates = {n: m.p for n, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert {p for n, p in rates.items() if "lora_" in n} == ({0.3} if rank else set())
+    assert {p for n, p in rates.items() if "lora_" not in n} == ({0.0} if rank else {0.1, 0.2})
+
+
+def test_a_shorter_limit_cuts_content_and_is_saved(tmp_path):
+    (tmp_path / "bert").mkdir()
+    model = build(bert(tmp_path / "bert"), r_q=2, r_c=4, lora_rank=4, max_seq_length=12)
+    save(model, tmp_path / "saved")
+    for each in (model, load(tmp_path / "saved")):
+        ids = each.preprocess(["a b c d e f g h i j k l m n o p"], task="document")["input_ids"]
+        assert ids.shape == (1, 12)
+        assert ids[0, -4:].tolist() == each[0].meta_ids["document"]

@@ -2,13 +2,14 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from metaembed_lite import MatryoshkaMultiVectorLoss, recipes
+from metaembed_lite import MatryoshkaMultiVectorLoss, recipes, tiny_vlm
 from metaembed_lite.data.handwriting import training_rows
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -69,3 +70,16 @@ def test_a_kept_model_lies_beside_the_recipe_that_made_it(small, tmp_path):
     assert again.train["budgets"] == [[8, 16]]
     assert again.model["seed"] == again.data["seed"] == again.train["seed"] == 1
     assert (tmp_path / "kept" / "training_curve.csv").read_text().startswith("step,loss")
+
+
+def test_a_wider_backbone_is_pretrained_once_and_its_log_kept(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "RESULTS", tmp_path / "book" / "results")
+    pretrain = partial(tiny_vlm.pretrain, steps=1, batch_size=2)
+    monkeypatch.setattr(tiny_vlm, "pretrain", pretrain)
+    first = findings.one_cell("handwriting-64/mean/0", SHORT, None)
+    monkeypatch.setattr(tiny_vlm, "pretrain", None)  # a second one would fail
+    again = findings.one_cell("handwriting-64/mean/0", SHORT, None)
+    assert first["backbone"] == again["backbone"]
+    assert first["points"] == again["points"]
+    shipped = tiny_vlm.build_untrained()[0].num_parameters()
+    assert 0 < first["backbone"]["parameters"] < shipped

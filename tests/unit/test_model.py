@@ -113,7 +113,9 @@ def test_load_says_what_a_folder_lacks_and_what_a_name_could_be(tmp_path):
         build("nobody/nothing")
 
 
-@pytest.mark.parametrize("arguments", [{"r_q": 0}, {"lora_rank": 0}, {"dim": 0}, {"layout": "no"}])
+@pytest.mark.parametrize(
+    "arguments", [{"r_q": 0}, {"lora_rank": 0}, {"dim": 0}, {"layout": "no"}, {"max_seq_length": 0}]
+)
 def test_build_names_a_bad_argument(arguments):
     with pytest.raises(ValueError, match=str(next(iter(arguments.values())))):
         build(**arguments)
