@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import typer
 from peft import LoraConfig, get_peft_model
 from report import write
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 
 from metaembed_lite import PAPER_BUDGETS, MatryoshkaMultiVectorLoss, checkpoints, maxsim
@@ -87,6 +88,20 @@ def milliseconds(function: Callable[[], Any], device: torch.device, repeats: int
     return 1000 * statistics.median(seconds[1:])
 
 
+def tflop(function: Callable[[], Any]) -> float:
+    """10^12 floating point operations of a call's matrix products and attention, backward too."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops() / 1e12
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+    """10^12 operations a second of one large matrix product: what the hardware gives at best."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n**3 / milliseconds(lambda: a @ b, device, repeats) / 1e9
+
+
 def main(
     shape: str = "tiny", candidates: int = 100_000, image_tokens: int = 0, repeats: int = 5,
     train_batch: int = 4,
@@ -102,6 +117,7 @@ def main(
     one = batch(model, 1, image_tokens, extra=32 + 16)
     with torch.inference_mode():
         encode = milliseconds(lambda: model(**one), device, repeats)
+        encode_tflop = tflop(lambda: model(**one))
     print(f"{shape} on {device}: one query, image of {image_tokens} tokens: {encode:.1f} ms")
     rows = []
     kind = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -141,16 +157,22 @@ def main(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     training = milliseconds(step, device, repeats)
+    peak_gib = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    step_tflop = tflop(step)
+    best = matmul_tflops(device, model.dtype, repeats)
     result = {
         "shape": shape, "candidates": candidates, "image_tokens": image_tokens, "dim": dim,
-        "encode_query_ms": round(encode, 2), "rows": rows,
+        "encode_query_ms": round(encode, 2), "encode_query_tflop": round(encode_tflop, 5),
+        "rows": rows,
         "lora_step_ms": round(training, 1), "lora_batch": train_batch,
         "lora_tokens_per_second": round(inputs["input_ids"].numel() / training * 1000),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        if device.type == "cuda" else None,
+        "lora_step_tflop": round(step_tflop, 4), "matmul_tflops": round(best, 3),
+        "lora_utilization": round(step_tflop / training * 1000 / best, 3),
+        "peak_gib": peak_gib and round(peak_gib, 2),
     }  # fmt: skip
     print(
-        f"LoRA, rank 32, forward and backward of {train_batch} inputs: {result['lora_step_ms']} ms"
+        f"LoRA, rank 32, forward and backward of {train_batch} inputs: {result['lora_step_ms']} "
+        f"ms, {result['lora_utilization']:.0%} of a plain matrix product's speed"
     )
     print("written:", write(f"efficiency_{shape}", result))
 

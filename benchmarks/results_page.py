@@ -235,7 +235,8 @@ def sentences() -> dict[str, str]:
                 f"{result['image_tokens']:,} tokens takes {result['encode_query_ms']:,.1f} ms to "
                 f"encode; scoring it against {result['candidates']:,} candidates:\n\n"
                 f"{efficiency_markdown(result)}\n\nForward and backward of LoRA (rank 32, "
-                f"{result['lora_batch']} inputs) take {result['lora_step_ms']:,.0f} ms.\n\n"
+                f"{result['lora_batch']} inputs) take {result['lora_step_ms']:,.0f} ms, at "
+                f"{result['lora_utilization']:.0%} of the speed of one large matrix product.\n\n"
                 f"{measured_on(result)}"
             )
         blocks["efficiency"] = "\n\n".join(parts)

@@ -13,6 +13,9 @@ Each has an instruction, which opens every query as in MMEB, and one kind of que
 A hard negative is one digit, one attribute or one place away. The candidates of ``classify`` and
 ``vqa`` are all answers there are; the others' are every query's answer and hard negative. Four
 tasks are held out of training, each trained in the other suite only: out of distribution.
+
+Half of a query does not do: a model that sees one half alone is near chance. In
+``ground`` the picture alone gets one right in two: two crops of its board are candidates.
 """
 
 from __future__ import annotations
