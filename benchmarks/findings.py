@@ -11,6 +11,7 @@ is the same for all.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -61,6 +62,7 @@ class Suite:
         overrides: of the recipe.
         tasks: that are measured.
         n_queries: a task.
+        splits: that are measured; "train" tells what was learned but does not carry over.
         width: of a backbone pretrained as tiny-vlm was, for the study of scale; None: the recipe's.
     """
 
@@ -68,6 +70,7 @@ class Suite:
     overrides: tuple[str, ...]
     tasks: tuple[str, ...]
     n_queries: int = 500
+    splits: tuple[str, ...] = ("test",)
     width: int | None = None
 
     def rows(self, n: int, seed: int) -> Any:
@@ -83,7 +86,9 @@ SUITES = {
     "meta-tasks": Suite("tiny", ("data.n_train=48000", "train.steps=1500"), TASKS),
     "handwriting-64": Suite("tiny", (), ("handwriting",), width=64),
     "handwriting-192": Suite("tiny", (), ("handwriting",), width=192),
-    "codesearch": Suite("minilm-codesearch", (), ("codesearch",), n_queries=1000),
+    "codesearch": Suite(
+        "minilm-codesearch", (), ("codesearch",), n_queries=1000, splits=("test", "train")
+    ),
 }
 
 
@@ -221,6 +226,16 @@ def measure(model: Any, system: System, task: Any) -> list[dict[str, float]]:
     return points
 
 
+def measure_all(model: Any, suite: Suite, system: System) -> list[dict[str, Any]]:
+    """The points of every task and split of a suite, with ``task`` and ``split``."""
+    points = []
+    for task_name, split in itertools.product(suite.tasks, suite.splits):
+        task = load_task(task_name, n_queries=suite.n_queries, n_train=0, split=split)
+        named = {"task": task_name, "split": split}
+        points += [named | point for point in measure(model, system, task)]
+    return points
+
+
 def measure_tokens(model: Any, task: Any) -> list[dict[str, float]]:
     """The same for a model without meta tokens; many token vectors are pooled to fewer."""
     queries = model.encode_query(task.queries)
@@ -259,12 +274,10 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
         sections = {"model": recipe.model, "data": recipe.data, "train": trained}
         again = {section: {**of, "seed": int(seed)} for section, of in sections.items()}
         (keep / "recipe.yaml").write_text(yaml.safe_dump(again, sort_keys=False))
-    points = []
-    for task_name in suite.tasks:
-        task = load_task(task_name, n_queries=suite.n_queries, n_train=0)
-        points += [{"task": task_name, **point} for point in measure(model, system, task)]
-        if keep is not None and system.budgets and len(suite.tasks) == 1:
-            add_to_card(keep, task, sweep(model, task))
+    points = measure_all(model, suite, system)
+    if keep is not None and system.budgets and len(suite.tasks) == 1:
+        task = load_task(suite.tasks[0], n_queries=suite.n_queries, n_train=0)
+        add_to_card(keep, task, sweep(model, task))
     record = {
         "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),
         "train": trained, "rows": recipe.data["n_train"],
@@ -312,7 +325,8 @@ def main(
         record = one_cell(cell, override or [], keep)
         write(name, {"cells": {**measured_cells(path), cell: record}})
         shown = ", ".join(
-            f"{p['task']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} {p['p_at_1']:.3f}"
+            f"{p['task']} {p['split']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} "
+            f"{p['p_at_1']:.3f}"
             for p in record["points"]
         )
         print(f"{cell}: {shown}, {record['train_seconds']} s", flush=True)

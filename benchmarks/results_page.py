@@ -33,13 +33,14 @@ def measured_on(result: dict[str, Any]) -> str:
 
 
 def points_table(result: dict[str, Any]) -> pd.DataFrame:
-    """One row a cell and measured point: suite, system, says, seed, task, r_q, r_c, p_at_1, ..."""
+    """One row a cell and point on a test: suite, system, says, seed, task, r_q, r_c, p_at_1, ..."""
     named = ("suite", "system", "says", "seed", "train_seconds")
     return pd.DataFrame(
         [
             {**{name: cell[name] for name in named}, **point}
             for cell in result["cells"].values()
             for point in cell["points"]
+            if point.get("split", "test") == "test"
         ]
     )
 
@@ -202,7 +203,7 @@ def sentences() -> dict[str, str]:
         )
         blocks["systems"] = "\n\n".join(
             f"`{suite}`:\n\n{systems_markdown(points, suite)}"
-            for suite in ("handwriting", "scenes")
+            for suite in ("handwriting", "scenes", "codesearch")
         )
     if (RESULTS / "tiny.json").is_file():
         shipped = read("tiny")
