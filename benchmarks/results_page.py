@@ -52,7 +52,7 @@ def ablation(points: pd.DataFrame, suite: str) -> pd.DataFrame:
 
 
 def systems_markdown(points: pd.DataFrame, suite: str) -> str:
-    """P@1 of every system at equal index bytes, mean over its seeds, as a Markdown table."""
+    """P@1 of every system at equal index bytes, mean and range over its seeds, as Markdown."""
     rows = points[points.suite == suite]
     sizes = sorted(rows.bytes_per_candidate.unique())
     lines = [
@@ -60,9 +60,15 @@ def systems_markdown(points: pd.DataFrame, suite: str) -> str:
         "|---" * (len(sizes) + 2) + "|",
     ]
     for says, part in rows.groupby("says", sort=False):
-        at = part.groupby(["bytes_per_candidate", "r_q", "r_c", "dim"]).p_at_1.mean()
-        means = at.groupby("bytes_per_candidate").max()
-        shown = [f"{means[size]:.3f}" if size in means else "" for size in sizes]
+        at = part.groupby(["bytes_per_candidate", "r_q", "r_c", "dim"]).p_at_1
+        at = at.agg(["mean", "min", "max", "count"]).sort_values("mean")
+        best = {size: of_size.iloc[-1] for size, of_size in at.groupby("bytes_per_candidate")}
+        shown = [
+            "" if p is None
+            else f"{p['mean']:.3f}" if p["count"] == 1
+            else f"{p['mean']:.3f} ({p['min']:.3f} to {p['max']:.3f})"
+            for p in map(best.get, sizes)
+        ]  # fmt: skip
         lines.append(f"| {says} | " + " | ".join(shown) + f" | {part.seed.nunique()} |")
     return "\n".join(lines)
 
