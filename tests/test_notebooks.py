@@ -130,3 +130,5 @@ def test_runs_from_top_to_bottom(name, capfd):
         assert not pictures or alt(cell), (
             f"{name}: a picture without alt text, drawn by\n{source(cell)}"
         )
+        shown = [o for o in cell["outputs"] if {"image/png", "text/html"} & set(o.get("data", {}))]
+        assert shown or not alt(cell), f"{name}: alt text, and no picture, of\n{source(cell)}"
