@@ -20,6 +20,7 @@ NOT_EXECUTED: dict[tuple[str, str], str] = {}
 
 DRAWING_OBJECTS = {"plt", "plots", "ax", "axes", "fig"}
 DRAWING_METHODS = {"plot", "imshow", "bar", "barh", "scatter", "hist", "boxplot", "matshow"}
+PICTURES = {"image/png", "text/html", "application/vnd.jupyter.widget-view+json"}
 
 
 def load(name: str) -> dict:
@@ -130,5 +131,5 @@ def test_runs_from_top_to_bottom(name, capfd):
         assert not pictures or alt(cell), (
             f"{name}: a picture without alt text, drawn by\n{source(cell)}"
         )
-        shown = [o for o in cell["outputs"] if {"image/png", "text/html"} & set(o.get("data", {}))]
+        shown = {kind for o in cell["outputs"] for kind in o.get("data", {})} & PICTURES
         assert shown or not alt(cell), f"{name}: alt text, and no picture, of\n{source(cell)}"
