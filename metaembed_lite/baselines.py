@@ -64,8 +64,11 @@ def single_vector(
         dim, lora_rank, max_seq_length, device, seed: as in ``build``.
     """
     pooling = [SingleVector(how)]
-    transformer = _transformer(backbone, max_seq_length, seed)
-    return assemble(transformer, dim=dim, lora_rank=lora_rank, pooling=pooling, device=device)
+    transformer = _transformer(backbone, seed)
+    return assemble(
+        transformer, dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length,
+        pooling=pooling, device=device,
+    )  # fmt: skip
 
 
 def token_vectors(
@@ -88,17 +91,17 @@ def token_vectors(
     Raises:
         ValueError: with ``patches_only`` on a backbone that has no image token.
     """
-    transformer = _transformer(backbone, max_seq_length, seed)
+    transformer = _transformer(backbone, seed)
     image = getattr(transformer.config, "image_token_id", None)
     if patches_only and image is None:
         raise ValueError(f"patches_only=True: {backbone!r} has no image token; use it without")
     mask = MultiVectorMask(keep_only_token_ids=[image] if patches_only else None)
-    return assemble(transformer, dim=dim, lora_rank=lora_rank, pooling=[mask], device=device)
+    return assemble(
+        transformer, dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length,
+        pooling=[mask], device=device,
+    )  # fmt: skip
 
 
-def _transformer(backbone: str, max_seq_length: int | None, seed: int) -> Transformer:
+def _transformer(backbone: str, seed: int) -> Transformer:
     torch.manual_seed(seed)
-    transformer = Transformer(str(checkpoints.folder(backbone) or backbone))
-    if max_seq_length is not None:
-        transformer.max_seq_length = max_seq_length
-    return transformer
+    return Transformer(str(checkpoints.folder(backbone) or backbone))

@@ -60,14 +60,14 @@ def build(
         seed: of the meta tokens, the LoRA matrices and the projection.
 
     Raises:
-        ValueError: on counts below one, or a backbone whose layers LoRA does not know.
+        ValueError: on counts below one, a limit beyond the backbone's positions, or a backbone
+            whose layers LoRA does not know.
         OSError: if the backbone is no folder, ships not, and the hub cannot be reached.
     """
     Budget(r_q, r_c)
     if isinstance(init_text, str):
         raise ValueError(f"init_text={init_text!r}: give two texts, (for queries, for candidates)")
-    sizes = {"lora_rank": lora_rank, "dim": dim, "max_seq_length": max_seq_length}
-    for name, value in sizes.items():
+    for name, value in (("lora_rank", lora_rank), ("dim", dim)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: use a whole number from 1 up, or None")
     torch.manual_seed(seed)
@@ -78,10 +78,8 @@ def build(
     except OSError as error:
         raise OSError(_unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
     _start_meta_tokens(transformer, init_text)
-    if max_seq_length is not None:
-        transformer.max_seq_length = max_seq_length
     return assemble(
-        transformer, dim=dim, device=device,
+        transformer, dim=dim, device=device, max_seq_length=max_seq_length,
         lora_rank=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout,
     )  # fmt: skip
 
@@ -93,6 +91,7 @@ def assemble(
     lora_rank: int | None,
     lora_alpha: int | None = None,
     lora_dropout: float = 0.0,
+    max_seq_length: int | None = None,
     pooling: Sequence[nn.Module] = (),
     device: str | None = None,
 ) -> MultiVectorEncoder:
@@ -103,6 +102,15 @@ def assemble(
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Dense, Normalize
 
+    if max_seq_length is not None:
+        text = transformer.model.config.get_text_config()
+        positions = getattr(text, "max_position_embeddings", max_seq_length)
+        if not 1 <= max_seq_length <= positions:
+            raise ValueError(
+                f"max_seq_length={max_seq_length}: the backbone has {positions:,} positions; use a "
+                "whole number from 1 to that, or None"
+            )
+        transformer.max_seq_length = max_seq_length
     hidden = transformer.get_embedding_dimension()
     modules: list[nn.Module] = [transformer]
     if dim is not None:

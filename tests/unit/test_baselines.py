@@ -104,3 +104,14 @@ def test_settings_of_mmr_beside_another_loss_are_refused():
     for setting in ({"temperature": 0.1}, {"budgets": [(1, 1)]}, {"mini_batch_size": 4}):
         with pytest.raises(ValueError, match="settings of MMR"):
             train(model, training_rows(8), loss=loss, steps=1, batch_size=8, **setting)
+
+
+def test_max_seq_length_cuts_the_neighbours_inputs_too():
+    short = token_vectors(max_seq_length=6, lora_rank=None)
+    assert [len(v) for v in short.encode_query(["one two three four five six seven"])] == [6]
+    one = single_vector(how="mean", max_seq_length=6, lora_rank=None)
+    a, b = one.encode_query(["one two three four five six", "one two three four five six seven"])
+    whole = single_vector(how="mean", lora_rank=None)
+    c, d = whole.encode_query(["one two three four five six", "one two three four five six seven"])
+    assert torch.equal(a, b)
+    assert not torch.allclose(c, d, atol=1e-3)
