@@ -283,9 +283,6 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
         "train": trained, "rows": recipe.data["n_train"],
         "train_seconds": seconds, "points": points, "environment": environment(),
     }  # fmt: skip
-    if curve is not None:
-        points_of_it = curve[["step", "loss"]].iloc[:: -(-len(curve) // 10)].round(3)
-        record["curve"] = points_of_it.astype({"step": int}).to_numpy().tolist()
     if suite.width:
         record["backbone"] = json.loads((tiny_vlm_of(suite.width) / tiny_vlm.LOG).read_text())
     return record

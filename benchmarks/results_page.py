@@ -51,6 +51,11 @@ def ablation(points: pd.DataFrame, suite: str) -> pd.DataFrame:
     return rows.assign(system=rows.system.map(SYSTEMS)).astype({"r_q": int, "r_c": int})
 
 
+def spread(p: Any) -> str:
+    """A mean, and the range where there is more than one seed."""
+    return f"{p['mean']:.3f}" + (f" ({p['min']:.3f} to {p['max']:.3f})" if p["count"] > 1 else "")
+
+
 def systems_markdown(points: pd.DataFrame, suite: str) -> str:
     """P@1 of every system at equal index bytes, mean and range over its seeds, as Markdown."""
     rows = points[points.suite == suite]
@@ -63,12 +68,7 @@ def systems_markdown(points: pd.DataFrame, suite: str) -> str:
         at = part.groupby(["bytes_per_candidate", "r_q", "r_c", "dim"]).p_at_1
         at = at.agg(["mean", "min", "max", "count"]).sort_values("mean")
         best = {size: of_size.iloc[-1] for size, of_size in at.groupby("bytes_per_candidate")}
-        shown = [
-            "" if p is None
-            else f"{p['mean']:.3f}" if p["count"] == 1
-            else f"{p['mean']:.3f} ({p['min']:.3f} to {p['max']:.3f})"
-            for p in map(best.get, sizes)
-        ]  # fmt: skip
+        shown = [spread(best[size]) if size in best else "" for size in sizes]
         lines.append(f"| {says} | " + " | ".join(shown) + f" | {part.seed.nunique()} |")
     return "\n".join(lines)
 
@@ -82,7 +82,7 @@ def mmr_markdown(table: pd.DataFrame) -> str:
         cells = []
         for q, c in budgets:
             p = table[(table.system == system) & (table.r_q == q) & (table.r_c == c)].p_at_1
-            cells.append(f"{p.mean():.3f} ({p.min():.3f} to {p.max():.3f})")
+            cells.append(spread(p.agg(["mean", "min", "max", "count"])))
         lines.append(f"| {system} | " + " | ".join(cells) + " |")
     sizes = table.drop_duplicates("r_c").bytes_per_candidate
     lines.append("| bytes a board (float32) | " + " | ".join(f"{b:,.0f}" for b in sizes) + " |")
@@ -239,8 +239,9 @@ def sentences() -> dict[str, str]:
         for result in map(read, (file.stem for file in measured)):
             parts.append(
                 f"`{result['shape']}`, D = {result['dim']}: one query with an image of "
-                f"{result['image_tokens']:,} tokens takes {result['encode_query_ms']:,.1f} ms to "
-                f"encode; scoring it against {result['candidates']:,} candidates:\n\n"
+                f"{result['image_tokens']:,} tokens takes {result['encode_query_ms']:,.1f} ms and "
+                f"{1000 * result['encode_query_tflop']:,.2f} GFLOP to encode; scoring it "
+                f"against {result['candidates']:,} candidates:\n\n"
                 f"{efficiency_markdown(result)}\n\nForward and backward of LoRA (rank 32, "
                 f"{result['lora_batch']} inputs) take {result['lora_step_ms']:,.0f} ms, at "
                 f"{result['lora_utilization']:.0%} of the speed of one large matrix product.\n\n"
