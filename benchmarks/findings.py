@@ -271,7 +271,8 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
     if keep is not None and curve is not None:
         save(model, keep)
         curve.round(4).to_csv(keep / "training_curve.csv", index=False)
-        sections = {"model": recipe.model, "data": recipe.data, "train": trained}
+        at = {"budgets": [f"{r_q}x{r_c}" for r_q, r_c in system.budgets]}
+        sections = {"model": recipe.model, "data": recipe.data, "train": trained | at}
         again = {section: {**of, "seed": int(seed)} for section, of in sections.items()}
         (keep / "recipe.yaml").write_text(yaml.safe_dump(again, sort_keys=False))
     points = measure_all(model, suite, system)

@@ -13,6 +13,8 @@ from typing import Any
 import pandas as pd
 from report import RESULTS
 
+from metaembed_lite.checkpoints import MODELS
+
 ROOT = Path(__file__).parents[1]
 SYSTEMS = {"MMR": "with MMR", "no-MMR": "without MMR"}
 
@@ -213,14 +215,17 @@ def sentences() -> dict[str, str]:
         )
     if (RESULTS / "tiny.json").is_file():
         shipped = read("tiny")
-        (cell,) = shipped["cells"].values()
-        found = ", ".join(f"{p['p_at_1']:.3f} at ({p['r_q']}, {p['r_c']})" for p in cell["points"])
-        blocks["shipped"] = (
-            f"Longer, the same training closes most of that: `tiny`, as it ships, took "
-            f"{cell['train']['steps']:,} steps over {cell['rows']:,} rows (seed {cell['seed']}, "
-            f"{cell['train_seconds'] / 60:.0f} minutes) and has P@1 {found}. Its recipe, curve and "
-            f"card lie beside its weights.\n\n{measured_on(shipped)}"
-        )
+        parts = []
+        for cell in shipped["cells"].values():
+            name = next(name for name, at in MODELS.items() if at == f"tiny-{cell['suite']}")
+            points = cell["points"]
+            found = ", ".join(f"{p['p_at_1']:.3f} at ({p['r_q']}, {p['r_c']})" for p in points)
+            parts.append(
+                f"- `{name}`, as it ships: {cell['train']['steps']:,} steps over {cell['rows']:,} "
+                f"rows of `{cell['suite']}` (seed {cell['seed']}, {cell['train_seconds'] / 60:.0f} "
+                f"minutes): P@1 {found}."
+            )
+        blocks["shipped"] = "\n".join(parts) + f"\n\n{measured_on(shipped)}"
     if (RESULTS / "scoring.json").is_file():
         scoring = read("scoring")
         blocks["scoring"] = (

@@ -176,7 +176,7 @@ def _add_lora(model: MultiVectorEncoder, rank: int, alpha: int, dropout: float) 
 def load(
     name_or_path: str | Path, device: str | None = None, dtype: str | None = None
 ) -> MultiVectorEncoder:
-    """A saved model: a shipped name ("tiny"), a folder, or a hub id.
+    """A saved model: a shipped name ("tiny", "tiny-scenes"), a folder, or a hub id.
 
     No code that a checkpoint carries is run: module classes come from sentence-transformers and
     from this package or the model is refused.

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 BACKBONES = ("tiny-vlm",)  # what build() starts from
-MODELS = {"tiny": "tiny-handwriting"}  # what load() gives: name -> folder
+# what load() gives: name -> folder
+MODELS = {"tiny": "tiny-handwriting", "tiny-scenes": "tiny-scenes"}
 PREFIX = "metaembed_lite/"  # how an adapter names a shipped backbone, instead of a path
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"

@@ -1,11 +1,15 @@
 """What ships is what was trained: every weights file is listed, and a changed one is refused."""
 
 import hashlib
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from metaembed_lite import checkpoints
+from metaembed_lite import checkpoints, load, load_task, recipes, sweep
+
+RECORDS = Path(__file__).parents[2] / "book" / "results" / "tiny.json"
 
 
 @pytest.fixture
@@ -48,3 +52,16 @@ def test_a_changed_or_missing_file_is_refused(name, copied):
 
 def test_a_name_that_does_not_ship_has_no_folder():
     assert checkpoints.folder("no-such-model") is None
+
+
+@pytest.mark.parametrize("name", checkpoints.MODELS)
+def test_a_shipped_model_has_its_recipe_and_scores_what_its_record_says(name):
+    recipe = recipes.read(checkpoints.folder(name) / "recipe.yaml")
+    suite, seed = recipe.data["name"], recipe.train["seed"]
+    record = json.loads(RECORDS.read_text())["cells"][f"{suite}/MMR/{seed}"]
+    assert recipe.train["steps"] == record["train"]["steps"]
+    task = load_task(suite, n_queries=recipe.data["n_queries"], n_train=0)
+    table = sweep(load(name, device="cpu"), task, recipe.train["budgets"])
+    recorded = {(p["r_q"], p["r_c"]): p["p_at_1"] for p in record["points"]}
+    for point in table.itertuples():
+        assert point.p_at_1 == pytest.approx(recorded[point.r_q, point.r_c], abs=0.01)
