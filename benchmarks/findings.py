@@ -133,6 +133,11 @@ SYSTEMS = {
     "w-large": System("MMR, weights 1 1 1 4", BUDGETS, settings={"weights": [1, 1, 1, 4]}),
 }
 
+MATRIX = {  # written beside the cells, so that a reader of them sees what is missing
+    "suites": list(SUITES),
+    "systems": {name: system.says for name, system in SYSTEMS.items()},
+}
+
 
 def tiny_vlm_of(width: int) -> Path:
     """The folder of a tiny-vlm of another width; pretrained, as the shipped one was, if missing."""
@@ -321,7 +326,7 @@ def main(
             print(f"{cell}: {'measured' if measured else 'missing'}")
             continue
         record = one_cell(cell, override or [], keep)
-        write(name, {"cells": {**measured_cells(path), cell: record}})
+        write(name, MATRIX | {"cells": {**measured_cells(path), cell: record}})
         shown = ", ".join(
             f"{p['task']} {p['split']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} "
             f"{p['p_at_1']:.3f}"

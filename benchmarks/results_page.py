@@ -58,9 +58,15 @@ def spread(p: Any) -> str:
     return f"{p['mean']:.3f}" + (f" ({p['min']:.3f} to {p['max']:.3f})" if p["count"] > 1 else "")
 
 
-def systems_markdown(points: pd.DataFrame, suite: str) -> str:
-    """P@1 of every system at equal index bytes, mean and range over its seeds, as Markdown."""
+def systems_markdown(points: pd.DataFrame, suite: str, systems: list[str]) -> str:
+    """P@1 of every system at equal index bytes, mean and range over its seeds, as Markdown.
+
+    ``systems`` are the names of all in the matrix; those not measured stand below the table.
+    """
     rows = points[points.suite == suite]
+    if rows.empty:
+        return f"`{suite}`: not measured."
+    missing = ", ".join(f"`{name}`" for name in systems if name not in set(rows.system))
     sizes = sorted(rows.bytes_per_candidate.unique())
     lines = [
         "| P@1 at index bytes | " + " | ".join(f"{size:,.0f}" for size in sizes) + " | seeds |",
@@ -72,7 +78,8 @@ def systems_markdown(points: pd.DataFrame, suite: str) -> str:
         best = {size: of_size.iloc[-1] for size, of_size in at.groupby("bytes_per_candidate")}
         shown = [spread(best[size]) if size in best else "" for size in sizes]
         lines.append(f"| {says} | " + " | ".join(shown) + f" | {part.seed.nunique()} |")
-    return "\n".join(lines)
+    table = "\n".join(lines)
+    return f"`{suite}`:\n\n{table}\n\nNot measured: {missing or 'none'}."
 
 
 def mmr_markdown(table: pd.DataFrame) -> str:
@@ -210,8 +217,8 @@ def sentences() -> dict[str, str]:
             f"mean and range over {seeds} seeds:\n\n{mmr_markdown(table)}"
         )
         blocks["systems"] = "\n\n".join(
-            f"`{suite}`:\n\n{systems_markdown(points, suite)}"
-            for suite in ("handwriting", "scenes", "codesearch")
+            systems_markdown(points, suite, list(findings["systems"]))
+            for suite in findings["suites"]
         )
     if (RESULTS / "tiny.json").is_file():
         shipped = read("tiny")

@@ -67,7 +67,7 @@ def test_shuffled_rows_are_the_same_rows_with_wrong_answers():
 def test_a_kept_model_lies_beside_the_recipe_that_made_it(small, tmp_path):
     findings.one_cell("handwriting/no-MMR/1", SHORT, tmp_path / "kept")
     again = recipes.read(tmp_path / "kept" / "recipe.yaml")
-    assert again.train["budgets"] == [[8, 16]]
+    assert again.train["budgets"] == ["8x16"]
     assert again.model["seed"] == again.data["seed"] == again.train["seed"] == 1
     assert (tmp_path / "kept" / "training_curve.csv").read_text().startswith("step,loss")
 
