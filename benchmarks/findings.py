@@ -286,7 +286,8 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
         add_to_card(keep, task, sweep(model, task))
     record = {
         "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),
-        "train": trained, "rows": recipe.data["n_train"],
+        "train": None if curve is None else trained,
+        "rows": 0 if curve is None else recipe.data["n_train"],
         "train_seconds": seconds, "points": points, "environment": environment(),
     }  # fmt: skip
     if suite.width:
@@ -324,9 +325,14 @@ def main(
         measured = cell in measured_cells(path)
         if dry_run or (measured and not again):
             print(f"{cell}: {'measured' if measured else 'missing'}")
+            if keep is not None:
+                raise typer.BadParameter(
+                    f"--keep {keep}: {cell} is not run; add --again, or --name for other results"
+                )
             continue
         record = one_cell(cell, override or [], keep)
-        write(name, MATRIX | {"cells": {**measured_cells(path), cell: record}})
+        matrix = MATRIX if name == "findings" else {}
+        write(name, matrix | {"cells": {**measured_cells(path), cell: record}})
         shown = ", ".join(
             f"{p['task']} {p['split']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} "
             f"{p['p_at_1']:.3f}"

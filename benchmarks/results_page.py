@@ -42,7 +42,7 @@ def points_table(result: dict[str, Any]) -> pd.DataFrame:
             {**{name: cell[name] for name in named}, **point}
             for cell in result["cells"].values()
             for point in cell["points"]
-            if point.get("split", "test") == "test"
+            if point["split"] == "test"
         ]
     )
 
@@ -73,7 +73,8 @@ def systems_markdown(points: pd.DataFrame, suite: str, systems: list[str]) -> st
         "|---" * (len(sizes) + 2) + "|",
     ]
     for says, part in rows.groupby("says", sort=False):
-        at = part.groupby(["bytes_per_candidate", "r_q", "r_c", "dim"]).p_at_1
+        where = ["bytes_per_candidate", "r_q", "r_c", "dim"]
+        at = part.groupby([*where, "seed"]).p_at_1.mean().groupby(where)  # over a suite's tasks
         at = at.agg(["mean", "min", "max", "count"]).sort_values("mean")
         best = {size: of_size.iloc[-1] for size, of_size in at.groupby("bytes_per_candidate")}
         shown = [spread(best[size]) if size in best else "" for size in sizes]
@@ -222,9 +223,9 @@ def sentences() -> dict[str, str]:
         )
     if (RESULTS / "tiny.json").is_file():
         shipped = read("tiny")
-        parts = []
+        parts, conditions = [], []
         for cell in shipped["cells"].values():
-            name = next(name for name, at in MODELS.items() if at == f"tiny-{cell['suite']}")
+            (name,) = (name for name, at in MODELS.items() if at == f"tiny-{cell['suite']}")
             points = cell["points"]
             found = ", ".join(f"{p['p_at_1']:.3f} at ({p['r_q']}, {p['r_c']})" for p in points)
             parts.append(
@@ -232,7 +233,8 @@ def sentences() -> dict[str, str]:
                 f"rows of `{cell['suite']}` (seed {cell['seed']}, {cell['train_seconds'] / 60:.0f} "
                 f"minutes): P@1 {found}."
             )
-        blocks["shipped"] = "\n".join(parts) + f"\n\n{measured_on(shipped)}"
+            conditions.append(measured_on(cell))
+        blocks["shipped"] = "\n\n".join(["\n".join(parts), *dict.fromkeys(conditions)])
     if (RESULTS / "scoring.json").is_file():
         scoring = read("scoring")
         blocks["scoring"] = (

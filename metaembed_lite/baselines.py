@@ -15,7 +15,7 @@ from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling,
 from torch import Tensor
 
 from metaembed_lite import checkpoints
-from metaembed_lite.model import assemble
+from metaembed_lite.model import assemble, check_counts
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -62,7 +62,12 @@ def single_vector(
         backbone: as in ``build``.
         how: "last" token or "mean" of all tokens.
         dim, lora_rank, max_seq_length, device, seed: as in ``build``.
+
+    Raises:
+        ValueError: on another ``how``, counts below one, or a limit beyond the backbone's
+            positions.
     """
+    check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
     pooling = [SingleVector(how)]
     transformer = _transformer(backbone, seed)
     return assemble(
@@ -89,8 +94,10 @@ def token_vectors(
         dim, lora_rank, max_seq_length, device, seed: as in ``build``.
 
     Raises:
-        ValueError: with ``patches_only`` on a backbone that has no image token.
+        ValueError: with ``patches_only`` on a backbone that has no image token, on counts below
+            one, or a limit beyond the backbone's positions.
     """
+    check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
     transformer = _transformer(backbone, seed)
     image = getattr(transformer.config, "image_token_id", None)
     if patches_only and image is None:

@@ -89,7 +89,7 @@ class MetaTokenTransformer(Transformer):
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Features of the inputs with the task's meta tokens appended to each row."""
         appended = self.appended_ids(kwargs.get("task"))
-        limit = self._content_limit(kwargs.get("task"), kwargs.get("max_length"), len(appended))
+        limit = self.content_limit(kwargs.get("task"), kwargs.get("max_length"))
         if limit is not None:
             kwargs["max_length"] = limit
         features = super().preprocess(inputs, prompt=prompt, **kwargs)
@@ -107,8 +107,13 @@ class MetaTokenTransformer(Transformer):
                 )  # fmt: skip
         return append_tokens(backbones.complete(features, self.config.model_type), appended)
 
-    def _content_limit(self, task: str | None, max_length: int | None, reserve: int) -> int | None:
-        """The most content tokens that leave room for ``reserve`` meta tokens; None: no limit."""
+    def content_limit(self, task: str | None, max_length: int | None = None) -> int | None:
+        """The most content tokens that leave room for a task's meta tokens; None: no limit.
+
+        Raises:
+            ValueError: if there is no room for content.
+        """
+        reserve = len(self.appended_ids(task))
         own = self.query_length if task == "query" else self.document_length
         asked = max_length if max_length is not None else own
         room = self.max_seq_length

@@ -60,16 +60,14 @@ def build(
         seed: of the meta tokens, the LoRA matrices and the projection.
 
     Raises:
-        ValueError: on counts below one, a limit beyond the backbone's positions, or a backbone
-            whose layers LoRA does not know.
+        ValueError: on counts below one, a limit beyond the backbone's positions or without room
+            for content, or a backbone whose layers LoRA does not know.
         OSError: if the backbone is no folder, ships not, and the hub cannot be reached.
     """
     Budget(r_q, r_c)
     if isinstance(init_text, str):
         raise ValueError(f"init_text={init_text!r}: give two texts, (for queries, for candidates)")
-    for name, value in (("lora_rank", lora_rank), ("dim", dim)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: use a whole number from 1 up, or None")
+    check_counts(lora_rank=lora_rank, dim=dim, max_seq_length=max_seq_length)
     torch.manual_seed(seed)
     try:
         transformer = MetaTokenTransformer(
@@ -78,10 +76,19 @@ def build(
     except OSError as error:
         raise OSError(_unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
     _start_meta_tokens(transformer, init_text)
-    return assemble(
+    model = assemble(
         transformer, dim=dim, device=device, max_seq_length=max_seq_length,
         lora_rank=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout,
     )  # fmt: skip
+    transformer.content_limit("document")  # an error if the meta tokens fill it
+    return model
+
+
+def check_counts(**counts: int | None) -> None:
+    """A count below one is a ValueError; None is the default of all of them."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: use a whole number from 1 up, or None")
 
 
 def assemble(
@@ -105,10 +112,13 @@ def assemble(
     if max_seq_length is not None:
         text = transformer.model.config.get_text_config()
         positions = getattr(text, "max_position_embeddings", max_seq_length)
-        if not 1 <= max_seq_length <= positions:
+        most = min(
+            positions, transformer.tokenizer.model_max_length
+        )  # RoBERTa's first two are set aside
+        if max_seq_length > most:
             raise ValueError(
-                f"max_seq_length={max_seq_length}: the backbone has {positions:,} positions; use a "
-                "whole number from 1 to that, or None"
+                f"max_seq_length={max_seq_length}: the backbone reads {most:,} tokens; use no more "
+                "than that, or None"
             )
         transformer.max_seq_length = max_seq_length
     hidden = transformer.get_embedding_dimension()

@@ -14,8 +14,9 @@ A hard negative is one digit, one attribute or one place away. The candidates of
 ``vqa`` are all answers there are; the others' are every query's answer and hard negative. Four
 tasks are held out of training, each trained in the other suite only: out of distribution.
 
-Half of a query does not do: a model that sees one half alone is near chance. In ``ground`` the
-picture alone gets one right in two: two crops of its board are candidates.
+Half of a query does not do: a model that sees one half alone has to guess among the candidates
+that fit it. In ``ground`` the picture alone gets one right in two: two crops of its board are
+candidates.
 """
 
 from __future__ import annotations

@@ -106,6 +106,15 @@ def test_settings_of_mmr_beside_another_loss_are_refused():
             train(model, training_rows(8), loss=loss, steps=1, batch_size=8, **setting)
 
 
+@pytest.mark.parametrize("make", [single_vector, token_vectors])
+@pytest.mark.parametrize(
+    "bad", [{"dim": 0}, {"lora_rank": 0}, {"max_seq_length": 0}, {"max_seq_length": 100_000}]
+)
+def test_a_bad_size_is_named(make, bad):
+    with pytest.raises(ValueError, match="{}={}".format(*next(iter(bad.items())))):
+        make(**bad)
+
+
 def test_max_seq_length_cuts_the_neighbours_inputs_too():
     short = token_vectors(max_seq_length=6, lora_rank=None)
     assert [len(v) for v in short.encode_query(["one two three four five six seven"])] == [6]

@@ -1,5 +1,6 @@
 """The matrix of findings: every system trains, and is measured at the bytes that it says."""
 
+import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 from metaembed_lite import MatryoshkaMultiVectorLoss, recipes, tiny_vlm
 from metaembed_lite.data.handwriting import training_rows
@@ -32,6 +34,16 @@ def test_every_system_trains_and_is_measured(name, small):
     for point in record["points"]:
         assert 0 <= point["p_at_1"] <= 1
         assert point["bytes_per_candidate"] == round(4 * point["r_c"] * point["dim"])
+
+
+def test_the_results_name_every_suite_and_system_of_the_matrix():
+    results = json.loads((findings.RESULTS / "findings.json").read_text())
+    assert {name: results[name] for name in findings.MATRIX} == findings.MATRIX
+
+
+def test_a_measured_cell_is_not_kept_in_silence(tmp_path):
+    with pytest.raises(typer.BadParameter, match="handwriting/MMR/0 is not run; add --again"):
+        findings.main(["handwriting/MMR/0"], keep=tmp_path)
 
 
 def test_nested_dimensions_are_measured_at_the_bytes_of_nested_budgets(small):

@@ -117,7 +117,7 @@ def test_load_says_what_a_folder_lacks_and_what_a_name_could_be(tmp_path):
     "arguments",
     [
         {"r_q": 0}, {"lora_rank": 0}, {"dim": 0}, {"layout": "no"},
-        {"max_seq_length": 0}, {"max_seq_length": 100_000},
+        {"max_seq_length": 0}, {"max_seq_length": 100_000}, {"max_seq_length": 80},
     ],
 )  # fmt: skip
 def test_build_names_a_bad_argument(arguments):
