@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -38,6 +39,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.prop_cycle": cycler(color=COLORS),
     "grid.alpha": 0.25,
     **dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor",
@@ -253,7 +255,9 @@ def budget_curve(
         _guides(ax, guides)
         exponents = np.log2(df["bytes_per_candidate"])
         _log_ticks(ax, 2.0 ** np.arange(np.floor(exponents.min()), np.ceil(exponents.max()) + 1))
-        ax.set(xlabel="index bytes per candidate", ylabel=y_label, ylim=(0, 1))
+        ax.set(xlabel="index bytes per candidate", ylabel=y_label, yticks=np.linspace(0, 1, 6))
+        ax.set_ylim(-0.06, 1)  # room for what is written below a point
+        ax.margins(x=0.08)
         if len(systems) > 1 or guides:
             fig.legend(loc="outside upper center", ncols=2)
     for i, part in enumerate(systems.values()):
