@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pandas as pd
 from report import RESULTS
 
 from metaembed_lite.checkpoints import MODELS
+from metaembed_lite.data.meta_tasks import TASKS, meta_task_table
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = {"MMR": "with MMR", "no-MMR": "without MMR"}
+MEASURES = {"p_at_1": "P@1", "ndcg_at_5": "NDCG@5"}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -58,10 +61,13 @@ def spread(p: Any) -> str:
     return f"{p['mean']:.3f}" + (f" ({p['min']:.3f} to {p['max']:.3f})" if p["count"] > 1 else "")
 
 
-def systems_markdown(points: pd.DataFrame, suite: str, systems: list[str]) -> str:
-    """P@1 of every system at equal index bytes, mean and range over its seeds, as Markdown.
+def systems_markdown(
+    points: pd.DataFrame, suite: str, systems: Iterable[str], measure: str = "p_at_1"
+) -> str:
+    """Quality of every system at equal index bytes, mean and range over its seeds, as Markdown.
 
-    ``systems`` are the names of all in the matrix; those not measured stand below the table.
+    ``systems`` are the names of all in the matrix; those not measured stand below the table. A
+    suite of several tasks is averaged over them, and a second table tells them apart.
     """
     rows = points[points.suite == suite]
     if rows.empty:
@@ -69,18 +75,43 @@ def systems_markdown(points: pd.DataFrame, suite: str, systems: list[str]) -> st
     missing = ", ".join(f"`{name}`" for name in systems if name not in set(rows.system))
     sizes = sorted(rows.bytes_per_candidate.unique())
     lines = [
-        "| P@1 at index bytes | " + " | ".join(f"{size:,.0f}" for size in sizes) + " | seeds |",
+        f"| {MEASURES[measure]} at index bytes | "
+        + " | ".join(f"{size:,.0f}" for size in sizes)
+        + " | seeds |",
         "|---" * (len(sizes) + 2) + "|",
     ]
     for says, part in rows.groupby("says", sort=False):
         where = ["bytes_per_candidate", "r_q", "r_c", "dim"]
-        at = part.groupby([*where, "seed"]).p_at_1.mean().groupby(where)  # over a suite's tasks
+        at = part.groupby([*where, "seed"])[measure].mean().groupby(where)  # over tasks
         at = at.agg(["mean", "min", "max", "count"]).sort_values("mean")
         best = {size: of_size.iloc[-1] for size, of_size in at.groupby("bytes_per_candidate")}
         shown = [spread(best[size]) if size in best else "" for size in sizes]
         lines.append(f"| {says} | " + " | ".join(shown) + f" | {part.seed.nunique()} |")
-    table = "\n".join(lines)
-    return f"`{suite}`:\n\n{table}\n\nNot measured: {missing or 'none'}."
+    tables = ["\n".join(lines)]
+    if rows.task.nunique() > 1:
+        tables.append(tasks_markdown(rows, measure))
+    return "\n\n".join([f"`{suite}`:", *tables, f"Not measured: {missing or 'none'}."])
+
+
+def tasks_markdown(rows: pd.DataFrame, measure: str) -> str:
+    """Quality by task, a column a system at its most bytes, mean over its seeds, as Markdown."""
+    most = rows.groupby("says").bytes_per_candidate.transform("max")
+    table = rows[rows.bytes_per_candidate == most]
+    table = table.pivot_table(index="task", columns="says", values=measure, sort=False)
+    if set(table.index) == set(TASKS):
+        tables = {says: meta_task_table(column.to_dict()) for says, column in table.items()}
+        named = {says: t.set_index(["task", "meta_task"]) for says, t in tables.items()}
+        table = pd.concat({says: t.p_at_1 for says, t in named.items()}, axis=1)
+        table.index = [f"mean, {meta}" if task == "mean" else task for task, meta in table.index]
+    else:
+        table.loc["mean"] = table.mean()
+    head = f"| {MEASURES[measure]} | " + " | ".join(table.columns) + " |"
+    lines = [head, "|---" * (len(table.columns) + 1) + "|"]
+    lines += [
+        f"| {task} | " + " | ".join(f"{p:.3f}" for p in row) + " |"
+        for task, row in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    return "\n".join(lines)
 
 
 def mmr_markdown(table: pd.DataFrame) -> str:
@@ -202,12 +233,13 @@ def sentences() -> dict[str, str]:
         points = points_table(findings)
         table = ablation(points, "handwriting")
         seeds, minutes = table.seed.nunique(), table.train_seconds.mean() / 60
-        steps = findings["cells"]["handwriting/MMR/0"]["train"]["steps"]
+        first = findings["cells"]["handwriting/MMR/0"]
+        steps = first["train"]["steps"]
         blocks["mmr"] = (
             f"{seeds} seeds, {steps} steps each, {minutes:.1f} minutes a run; mean, and range over "
             f"the seeds.\n\n{mmr_markdown(table)}\n\n"
             "```{image} results/mmr.png\n:alt: P at 1 against index bytes per board, with and "
-            f"without MMR, mean of the seeds\n```\n\n{measured_on(findings)}"
+            f"without MMR, mean of the seeds\n```\n\n{measured_on(first)}"
         )
         blocks["verdicts"] = mmr_verdicts(table)
         blocks["picture"] = (
@@ -218,8 +250,8 @@ def sentences() -> dict[str, str]:
             f"mean and range over {seeds} seeds:\n\n{mmr_markdown(table)}"
         )
         blocks["systems"] = "\n\n".join(
-            systems_markdown(points, suite, list(findings["systems"]))
-            for suite in findings["suites"]
+            systems_markdown(points, suite, findings["systems"], measure)
+            for suite, measure in findings["suites"].items()
         )
     if (RESULTS / "tiny.json").is_file():
         shipped = read("tiny")

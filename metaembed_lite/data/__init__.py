@@ -13,7 +13,8 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
 
     Args:
         name: "handwriting", "scenes", "codesearch", "pages", "folder" (your own pictures and
-            captions), "mmeb", or one of ``meta_tasks.TASKS``, such as "scenes/vqa".
+            captions), "mmeb", one of ``meta_tasks.TASKS``, such as "scenes/vqa", or a collection
+            of pages, such as "pages/bars".
         **sizes: passed to the suite's function: ``n_queries``, ``n_train``, and what it has of
             its own, such as ``seed``, ``split``, ``collection`` or ``path``.
 
@@ -33,6 +34,7 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
         "folder": folder.folder,
         "mmeb": hub.mmeb,
         **{task: partial(meta_tasks.meta_task, task) for task in meta_tasks.TASKS},
+        **{f"pages/{kind}": partial(pages.pages, kind) for kind in pages.COLLECTIONS},
     }
     if name not in suites:
         raise ValueError(f"unknown suite {name!r}; choose from {', '.join(suites)}")

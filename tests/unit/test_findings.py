@@ -46,6 +46,14 @@ def test_a_measured_cell_is_not_kept_in_silence(tmp_path):
         findings.main(["handwriting/MMR/0"], keep=tmp_path)
 
 
+@pytest.mark.parametrize("suite", ["meta-tasks", "pages"])
+def test_a_suite_of_several_tasks_trains_on_those_that_are_not_held_out(suite):
+    rows = findings.SUITES[suite].rows(40, seed=0)
+    tasks = set(findings.SUITES[suite].tasks)
+    assert set(rows) == tasks - findings.HELD_OUT
+    assert {len(part) for part in rows.values()} == {40 // len(rows)}
+
+
 def test_nested_dimensions_are_measured_at_the_bytes_of_nested_budgets(small):
     def sizes(name, where):
         points = findings.one_cell(f"handwriting/{name}/0", SHORT, None)["points"]

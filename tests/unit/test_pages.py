@@ -271,6 +271,15 @@ def test_training_rows_are_of_training_pairs_and_negatives_are_near_misses(kind,
         assert (near.column == fact.column) != (near.section == fact.section)
 
 
+def test_a_collection_has_a_name_of_its_own():
+    named, chosen = (
+        load_task("pages/bars", n_queries=8, n_train=0),
+        load_task("pages", collection="bars", n_queries=8, n_train=0),
+    )
+    assert named.queries == chosen.queries
+    assert named.name == "pages/bars"
+
+
 def fingerprint():
     task = load_task("pages", collection="bars", n_queries=8, n_train=2)
     parts = [*task.queries, *(image.tobytes() for image in task.candidates)]

@@ -27,6 +27,7 @@ def test_a_range_is_over_seeds_and_not_over_tasks():
     ]
     table = systems_markdown(pd.DataFrame(points), "s", ["MMR", "mean"])
     assert "| one | 0.450 (0.200 to 0.700) | 2 |" in table
+    assert "| a | 0.300 |\n| b | 0.600 |\n| mean | 0.450 |" in table
     assert "Not measured: `mean`." in table
     assert "not measured" in systems_markdown(pd.DataFrame(points), "t", ["MMR"])
 
