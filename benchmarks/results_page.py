@@ -19,7 +19,7 @@ from metaembed_lite.data.meta_tasks import TASKS, meta_task_table
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = {"MMR": "with MMR", "no-MMR": "without MMR"}
-MEASURES = {"p_at_1": "P@1", "ndcg_at_5": "NDCG@5"}
+MEASURES = {"p_at_1": "P@1", "ndcg_at_5": "NDCG@5", "mrr_at_10": "MRR@10"}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -91,6 +91,19 @@ def systems_markdown(
     if rows.task.nunique() > 1:
         tables.append(tasks_markdown(rows, measure))
     return "\n\n".join([f"`{suite}`:", *tables, f"Not measured: {missing or 'none'}."])
+
+
+def measures_markdown(points: pd.DataFrame, suite: str) -> str:
+    """Every measure of every system at its most bytes, mean over its seeds, as Markdown."""
+    rows = points[points.suite == suite]
+    most = rows.groupby("says").bytes_per_candidate.transform("max")
+    table = rows[rows.bytes_per_candidate == most].groupby("says", sort=False)[list(MEASURES)]
+    lines = [f"| `{suite}` | " + " | ".join(MEASURES.values()) + " |", "|---" * 4 + "|"]
+    lines += [
+        f"| {says} | " + " | ".join(f"{p:.3f}" for p in row) + " |"
+        for says, row in table.mean().iterrows()
+    ]
+    return "\n".join(lines)
 
 
 def tasks_markdown(rows: pd.DataFrame, measure: str) -> str:
@@ -219,7 +232,7 @@ def picture(table: pd.DataFrame, path: Path) -> None:
 
 def sentences() -> dict[str, str]:
     """Every generated block, by the name of its marker; what has no JSON yet says so."""
-    names = "mmr verdicts picture results systems shipped scoring caching efficiency timings"
+    names = "mmr verdicts picture results systems code shipped scoring caching efficiency timings"
     blocks = dict.fromkeys(names.split(), "*Not measured yet.*")
     log = ROOT / "metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"
     pretraining = json.loads(log.read_text())
@@ -253,6 +266,7 @@ def sentences() -> dict[str, str]:
             systems_markdown(points, suite, findings["systems"], measure)
             for suite, measure in findings["suites"].items()
         )
+        blocks["code"] = measures_markdown(points, "codesearch")
     if (RESULTS / "tiny.json").is_file():
         shipped = read("tiny")
         parts, conditions = [], []
