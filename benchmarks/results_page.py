@@ -73,24 +73,36 @@ def systems_markdown(
     if rows.empty:
         return f"`{suite}`: not measured."
     missing = ", ".join(f"`{name}`" for name in systems if name not in set(rows.system))
-    sizes = sorted(rows.bytes_per_candidate.unique())
+    systems_at = {
+        says: over_seeds(part, measure) for says, part in rows.groupby("says", sort=False)
+    }
+    sizes = sorted({size for at in systems_at.values() for size in at.bytes})
     lines = [
         f"| {MEASURES[measure]} at index bytes | "
         + " | ".join(f"{size:,.0f}" for size in sizes)
         + " | seeds |",
         "|---" * (len(sizes) + 2) + "|",
     ]
-    for says, part in rows.groupby("says", sort=False):
-        where = ["bytes_per_candidate", "r_q", "r_c", "dim"]
-        at = part.groupby([*where, "seed"])[measure].mean().groupby(where)  # over tasks
-        at = at.agg(["mean", "min", "max", "count"]).sort_values("mean")
-        best = {size: of_size.iloc[-1] for size, of_size in at.groupby("bytes_per_candidate")}
+    for says, at in systems_at.items():
+        best = {size: of_size.iloc[-1] for size, of_size in at.sort_values("mean").groupby("bytes")}
         shown = [spread(best[size]) if size in best else "" for size in sizes]
-        lines.append(f"| {says} | " + " | ".join(shown) + f" | {part.seed.nunique()} |")
+        lines.append(f"| {says} | " + " | ".join(shown) + f" | {at['count'].max():.0f} |")
     tables = ["\n".join(lines)]
     if rows.task.nunique() > 1:
         tables.append(tasks_markdown(rows, measure))
     return "\n\n".join([f"`{suite}`:", *tables, f"Not measured: {missing or 'none'}."])
+
+
+def over_seeds(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """A system's points, one row each: bytes, and mean, min, max, count over seeds.
+
+    A point of several tasks is their mean, and so are its bytes: token vectors differ in number.
+    """
+    nth = rows.groupby(["seed", "task"]).cumcount()  # the same order in every cell
+    points = rows.groupby([nth, "seed"])[[measure, "bytes_per_candidate"]].mean()
+    over = points.groupby(level=0)
+    at = over[measure].agg(["mean", "min", "max", "count"])
+    return at.assign(bytes=over.bytes_per_candidate.mean().round())
 
 
 def measures_markdown(points: pd.DataFrame, suite: str) -> str:
@@ -108,7 +120,7 @@ def measures_markdown(points: pd.DataFrame, suite: str) -> str:
 
 def tasks_markdown(rows: pd.DataFrame, measure: str) -> str:
     """Quality by task, a column a system at its most bytes, mean over its seeds, as Markdown."""
-    most = rows.groupby("says").bytes_per_candidate.transform("max")
+    most = rows.groupby(["says", "task"]).bytes_per_candidate.transform("max")
     table = rows[rows.bytes_per_candidate == most]
     table = table.pivot_table(index="task", columns="says", values=measure, sort=False)
     if set(table.index) == set(TASKS):

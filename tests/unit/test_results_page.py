@@ -19,15 +19,19 @@ def test_a_page_says_what_the_json_says(page):
 
 
 def test_a_range_is_over_seeds_and_not_over_tasks():
-    named = {"suite": "s", "says": "one", "r_q": 1, "r_c": 1, "dim": 8, "bytes_per_candidate": 32}
+    named = {"suite": "s", "says": "one", "r_q": 1, "r_c": 1, "dim": 8}
+    size = {"a": 32, "b": 48}  # token vectors differ in number from task to task
     scores = {("a", 0): 0.1, ("b", 0): 0.3, ("a", 1): 0.5, ("b", 1): 0.9}
     points = [
-        named | {"system": "MMR", "task": task, "seed": seed, "p_at_1": p}
+        named
+        | {"system": "MMR", "task": task, "seed": seed, "p_at_1": p}
+        | {"bytes_per_candidate": size[task]}
         for (task, seed), p in scores.items()
     ]
     table = systems_markdown(pd.DataFrame(points), "s", ["MMR", "mean"])
     assert "| one | 0.450 (0.200 to 0.700) | 2 |" in table
     assert "| a | 0.300 |\n| b | 0.600 |\n| mean | 0.450 |" in table
+    assert table.startswith("`s`:\n\n| P@1 at index bytes | 40 | seeds |")
     assert "Not measured: `mean`." in table
     assert "not measured" in systems_markdown(pd.DataFrame(points), "t", ["MMR"])
 
