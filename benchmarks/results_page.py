@@ -110,7 +110,8 @@ def measures_markdown(points: pd.DataFrame, suite: str) -> str:
     rows = points[points.suite == suite]
     most = rows.groupby("says").bytes_per_candidate.transform("max")
     table = rows[rows.bytes_per_candidate == most].groupby("says", sort=False)[list(MEASURES)]
-    lines = [f"| `{suite}` | " + " | ".join(MEASURES.values()) + " |", "|---" * 4 + "|"]
+    lines = [f"| `{suite}` | " + " | ".join(MEASURES.values()) + " |"]
+    lines.append("|---" * (len(MEASURES) + 1) + "|")
     lines += [
         f"| {says} | " + " | ".join(f"{p:.3f}" for p in row) + " |"
         for says, row in table.mean().iterrows()

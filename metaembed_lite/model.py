@@ -111,10 +111,10 @@ def assemble(
 
     if max_seq_length is not None:
         text = transformer.model.config.get_text_config()
-        positions = getattr(text, "max_position_embeddings", max_seq_length)
         most = min(
-            positions, transformer.tokenizer.model_max_length
-        )  # RoBERTa's first two are set aside
+            getattr(text, "max_position_embeddings", max_seq_length),
+            transformer.tokenizer.model_max_length,  # RoBERTa's is two less than its positions
+        )
         if max_seq_length > most:
             raise ValueError(
                 f"max_seq_length={max_seq_length}: the backbone reads {most:,} tokens; use no more "

@@ -115,7 +115,7 @@ def test_a_bad_size_is_named(make, bad):
         make(**bad)
 
 
-def test_max_seq_length_cuts_the_neighbours_inputs_too():
+def test_max_seq_length_cuts_the_neighbors_inputs_too():
     short = token_vectors(max_seq_length=6, lora_rank=None)
     assert [len(v) for v in short.encode_query(["one two three four five six seven"])] == [6]
     one = single_vector(how="mean", max_seq_length=6, lora_rank=None)
