@@ -45,7 +45,8 @@ from metaembed_lite.baselines import single_vector, token_vectors
 from metaembed_lite.data.meta_tasks import HELD_OUT, TASKS
 from metaembed_lite.data.pages import COLLECTIONS
 from metaembed_lite.evaluation import encode, mrr_at_10, ndcg_at_5, precision_at_1
-from metaembed_lite.training import add_to_card, save
+from metaembed_lite.model import save
+from metaembed_lite.training import add_to_card
 
 SEEDS = (0, 1, 2)
 BUDGETS = [(1, 1), (2, 4), (4, 8), (8, 16)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
     from metaembed_lite.meta_tokens import MetaTokenTransformer
     from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
-    from metaembed_lite.model import build, load
+    from metaembed_lite.model import build, load, save
     from metaembed_lite.scoring import maxsim
     from metaembed_lite.training import train
 
@@ -40,6 +40,7 @@ _HOME = {  # imported when first asked for: torch and transformers take seconds
     "MatryoshkaMultiVectorLoss": "mmr",
     "build": "model",
     "load": "model",
+    "save": "model",
     "maxsim": "scoring",
     "train": "training",
 }
@@ -56,6 +57,7 @@ __all__ = [
     "load",
     "load_task",
     "maxsim",
+    "save",
     "sweep",
     "train",
 ]

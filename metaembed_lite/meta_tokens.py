@@ -15,13 +15,12 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
-from metaembed_lite import backbones, checkpoints
+from metaembed_lite import adapter, backbones, checkpoints
 from metaembed_lite.scoring import at_least_float32
 
 logger = logging.getLogger(__name__)
 
 Layout = Literal["joint", "separate"]
-ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 
 
 class MetaTokenTransformer(Transformer):
@@ -41,6 +40,7 @@ class MetaTokenTransformer(Transformer):
         r_q: query meta tokens R_q.
         r_c: candidate meta tokens R_c.
         layout: "joint" or "separate".
+        backbone: for a saved adapter, its backbone if it is not where it was when it was saved.
         **kwargs: those of sentence-transformers' ``Transformer``.
 
     Raises:
@@ -57,15 +57,18 @@ class MetaTokenTransformer(Transformer):
         r_q: int = 16,
         r_c: int = 64,
         layout: Layout = "joint",
+        backbone: str | None = None,
         **kwargs: Any,
     ) -> None:
         if layout not in ("joint", "separate"):
             raise ValueError(f"layout {layout!r}: choose 'joint' (the paper's) or 'separate'")
         if r_q < 1 or r_c < 1:
             raise ValueError(f"r_q={r_q}, r_c={r_c}: a model needs at least one meta token a side")
-        super().__init__(
-            str(checkpoints.folder(model_name_or_path) or model_name_or_path), **kwargs
-        )
+        folder = str(checkpoints.folder(model_name_or_path) or model_name_or_path)
+        self.backbone_name = backbone  # before the adapter is looked for
+        super().__init__(folder, **kwargs)
+        if self.backbone_name is None:
+            self.backbone_name = checkpoints.portable_name(folder)
         if self.tokenizer is None:
             raise ValueError(
                 f"{model_name_or_path!r} has no tokenizer; meta tokens are vocabulary entries, so "
@@ -160,32 +163,36 @@ class MetaTokenTransformer(Transformer):
         return False  # meta tokens are appended to padded rows
 
     def _load_config(self, model_name_or_path: str, backend: str, config_kwargs: dict) -> Any:
-        adapter = adapter_config(model_name_or_path)
-        if adapter is None:
+        described = adapter.read_config(model_name_or_path)
+        if described is None:
             return super()._load_config(model_name_or_path, backend, config_kwargs)
-        base = adapter["base_model_name_or_path"]
-        config, _ = super()._load_config(
-            str(checkpoints.folder(base) or base), backend, config_kwargs
+        self.backbone_name = self.backbone_name or adapter.backbone_name(
+            described, model_name_or_path
         )
-        return config, True
+        base = adapter.backbone_folder(self.backbone_name)
+        return super()._load_config(base, backend, config_kwargs)[0], True
 
     def _load_model(
         self, model_name_or_path: str, transformer_task: Any, config: Any, backend: str,
         is_peft_model: bool, **model_kwargs: Any,
     ) -> Any:  # fmt: skip
-        adapter = adapter_config(model_name_or_path)
-        if adapter is None:
-            return super()._load_model(
-                model_name_or_path, transformer_task, config, backend, is_peft_model, **model_kwargs
+        saved = Path(model_name_or_path)
+        if adapter.read_config(saved) is not None:
+            base = adapter.backbone_folder(str(self.backbone_name))
+            model = super()._load_model(
+                base, transformer_task, config, backend, False, **model_kwargs
             )
-        base = adapter["base_model_name_or_path"]
-        base = str(checkpoints.folder(base) or base)
-        model = super()._load_model(base, transformer_task, config, backend, False, **model_kwargs)
-        trained = adapter.get("trainable_token_indices") or {}
-        rows = 1 + max((i for ids in trained.values() for i in ids), default=0)
-        if rows > model.get_input_embeddings().weight.shape[0]:  # the adapter's meta tokens are new
-            model.resize_token_embeddings(rows, mean_resizing=False)
-        model.load_adapter(model_name_or_path)
+            adapter.load_adapter(model, saved)
+            return model
+        whole = (saved / "modules.json").is_file()  # of a saved model every tensor has to be there
+        if whole:
+            model_kwargs["output_loading_info"] = True
+        model = super()._load_model(
+            model_name_or_path, transformer_task, config, backend, False, **model_kwargs
+        )
+        if whole:
+            model, report = model
+            adapter.check_fit(report, saved / "model.safetensors")
         return model
 
     def __repr__(self) -> str:
@@ -195,17 +202,10 @@ class MetaTokenTransformer(Transformer):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save as sentence-transformers does; an adapter names a shipped backbone, not its path."""
         super().save(output_path, *args, **kwargs)
-        adapter = adapter_config(output_path)
-        if adapter is not None:
-            base = checkpoints.portable_name(adapter["base_model_name_or_path"])
-            adapter["base_model_name_or_path"] = base
-            (Path(output_path) / ADAPTER_CONFIG).write_text(json.dumps(adapter, indent=2) + "\n")
-
-
-def adapter_config(folder: str) -> dict[str, Any] | None:
-    """The configuration of the PEFT adapter in a local folder; None if there is none."""
-    file = Path(folder) / ADAPTER_CONFIG
-    return json.loads(file.read_text()) if file.is_file() else None
+        config = adapter.read_config(output_path)
+        if config is not None:
+            config["base_model_name_or_path"] = self.backbone_name
+            (Path(output_path) / adapter.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int]:

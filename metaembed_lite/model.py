@@ -1,22 +1,24 @@
-"""build() a retriever from a backbone; load() one that was saved or that ships with the package."""
+"""build() a retriever from a backbone, save() it, and load() one that was saved or is bundled."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from sentence_transformers import MultiVectorEncoder
 from torch import nn
 
-from metaembed_lite import checkpoints
+from metaembed_lite import checkpoints, hub, saved_model
 from metaembed_lite.backbones import lora_targets
 from metaembed_lite.budget import Budget
+from metaembed_lite.locking import lock
 from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer
+from metaembed_lite.model_folder import check_output, interrupted, is_finished, replacing
 
 if TYPE_CHECKING:
-    from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Transformer
 
 MODEL_CARD = Path(__file__).parent / "model_card.md"  # the README that a saved model gets
@@ -74,7 +76,7 @@ def build(
             backbone, r_q=r_q, r_c=r_c, layout=layout, model_kwargs={"dtype": dtype}
         )
     except OSError as error:
-        raise OSError(_unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
+        raise OSError(hub.unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
     _start_meta_tokens(transformer, init_text)
     model = assemble(
         transformer, dim=dim, device=device, max_seq_length=max_seq_length,
@@ -106,7 +108,6 @@ def assemble(
 
     Args are those of ``build``; ``pooling`` holds modules on the token embeddings (B, T, D).
     """
-    from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Dense, Normalize
 
     if max_seq_length is not None:
@@ -184,51 +185,172 @@ def _add_lora(model: MultiVectorEncoder, rank: int, alpha: int, dropout: float) 
 
 
 def load(
-    name_or_path: str | Path, device: str | None = None, dtype: str | None = None
+    name_or_path: str | Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    backbone: str | Path | None = None,
 ) -> MultiVectorEncoder:
-    """A saved model: a shipped name ("tiny", "tiny-scenes"), a folder, or a hub id.
+    """A saved model, ready to encode or to train further.
 
-    No code that a checkpoint carries is run: module classes come from sentence-transformers and
-    from this package or the model is refused.
+    A checkpoint is data, never code: classes come from a fixed list, weights from safetensors
+    files, and a file that asks for anything else, is damaged or is missing is refused by name.
 
     Args:
-        name_or_path: what to load.
-        device: "cpu", "cuda", ...; None takes the best there is.
-        dtype: the backbone's type, "bfloat16", ...; None keeps the checkpoint's.
+        name_or_path: a bundled name ("tiny", "tiny-scenes"), a folder, or a hub id.
+        device: "cpu", "cuda", ... Defaults to the best one there is.
+        dtype: the backbone's type, "bfloat16", ... Defaults to the checkpoint's.
+        backbone: where the backbone of a LoRA model is, if it is not where it was: a folder or a
+            hub id.
 
     Raises:
-        FileNotFoundError: if a folder holds no saved model.
-        OSError: if the name is no folder, ships not, and the hub cannot be reached.
-        ValueError: if the model asks for classes from anywhere else.
+        FileNotFoundError: if a folder holds no saved model, or a file or the backbone is missing.
+        OSError: if the name is neither a folder nor bundled and cannot be fetched from the hub.
+        ValueError: naming the file that is damaged or asks for what ``load`` does not do.
     """
-    from sentence_transformers import MultiVectorEncoder
-
-    from metaembed_lite import baselines, budget
-
     path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)
     if not path.exists():
-        path = _from_hub(str(name_or_path))
-    listing = path / "modules.json"
-    if not listing.is_file():
-        raise FileNotFoundError(
-            f"{path} has no modules.json: not a saved model. Save one with "
-            "model.save_pretrained(folder); to start from a backbone use build()"
-        )
-    for module in json.loads(listing.read_text()):
-        if not module["type"].startswith(("sentence_transformers.", "metaembed_lite.")):
-            raise ValueError(
-                f"{path} asks for the class {module['type']!r}: only classes of "
-                "sentence-transformers and metaembed_lite are loaded, none that a checkpoint "
-                "brings along"
+        if interrupted(path):
+            raise FileNotFoundError(
+                f"{path} was being saved when its process ended: save there again, or "
+                "train(..., resume=True), to repair it"
             )
-    own = {  # handed over, so that trust_remote_code stays False for all that is read
-        "metaembed_lite.meta_tokens.MetaTokenTransformer": MetaTokenTransformer,
-        "metaembed_lite.budget.PrefixPooling": budget.PrefixPooling,
-        "metaembed_lite.baselines.SingleVector": baselines.SingleVector,
-    }
-    kwargs = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
-    model = MultiVectorEncoder._load_with_module_classes(str(path), own, device=device, **kwargs)
+        path = hub.fetch(str(name_or_path), "model", tuple(checkpoints.MODELS))
+    entries = saved_model.read_modules(path)
+    classes = _module_classes()
+    for entry in entries:
+        if entry["type"] not in classes:
+            raise ValueError(
+                f"{path} asks for the class {entry['type']!r}: only classes of "
+                "sentence-transformers and metaembed_lite "
+                f"are loaded, none that a checkpoint brings along: {', '.join(sorted(classes))}"
+            )
+    saved_model.check(path, entries)
+    model_kwargs: dict[str, Any] = {"use_safetensors": True, "weights_only": True}
+    if dtype is not None:
+        model_kwargs["dtype"] = dtype
+    modules = OrderedDict()
+    for entry in entries:
+        module_class = classes[entry["type"]]
+        takes_backbone = backbone is not None and module_class is MetaTokenTransformer
+        try:
+            modules[entry["name"]] = module_class.load(
+                str(path),
+                subfolder=entry["path"],
+                local_files_only=True,
+                model_kwargs=dict(model_kwargs),
+                init_defaults={"backbone": str(backbone)} if takes_backbone else None,
+            )
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"{path / entry['path']}: {entry['type']} cannot be made from its files "
+                f"({type(error).__name__}: {error}): they are damaged, or of another version"
+            ) from error
+    config = saved_model.read_json(path / saved_model.MODEL)
+    model = MultiVectorEncoder(
+        modules=modules,
+        device=device,
+        prompts=config.get("prompts"),
+        default_prompt_name=config.get("default_prompt_name"),
+        similarity_fn_name=config.get("similarity_fn_name", "maxsim"),
+    )
+    _check_loaded(model, path)
+    card = path / "README.md"
+    model.loaded_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return _finish(model)
+
+
+def _module_classes() -> dict[str, Any]:
+    """The classes that a saved model may name, by the name that it uses."""
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    from metaembed_lite.baselines import SingleVector
+    from metaembed_lite.budget import PrefixPooling
+
+    classes = (
+        MetaTokenTransformer, Transformer, Dense, Normalize, MultiVectorMask, PrefixPooling,
+        SingleVector,
+    )  # fmt: skip
+    return {f"{c.__module__}.{c.__name__}": c for c in classes}
+
+
+def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:
+    """Check that weights are finite, and that as many meta tokens were trained as there are."""
+    whole = (path / "config.json").is_file()
+    for name, parameter in model.named_parameters():
+        read_here = whole or parameter.requires_grad
+        if read_here and not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"{path}: the weights {name} hold NaN or infinity; train the model again"
+            )
+    first = model[0]
+    if not isinstance(first, MetaTokenTransformer):
+        return
+    full = f"r_q={first.r_q}, r_c={first.r_c}"
+    vocabulary = first.tokenizer.get_vocab()
+    if f"<|meta_q_{first.r_q}|>" in vocabulary or f"<|meta_c_{first.r_c}|>" in vocabulary:
+        raise ValueError(
+            f"{path / saved_model.TRANSFORMER} says {full}, and the tokenizer has more meta "
+            "tokens: the model was "
+            "trained with other numbers"
+        )
+    wanted = sorted(first.meta_ids["query"] + first.meta_ids["document"])
+    for config in getattr(first.model, "peft_config", {}).values():
+        trained = sorted(i for ids in (config.trainable_token_indices or {}).values() for i in ids)
+        if trained != wanted:
+            raise ValueError(
+                f"{path / saved_model.TRANSFORMER} says {full}, and the adapter was trained with "
+                f"{len(trained)} meta "
+                f"tokens, not {len(wanted)}"
+            )
+
+
+def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write a model to a folder, whole or not at all.
+
+    Training checkpoints that lie in the folder stay.
+
+    Args:
+        model: from ``build``, ``load`` or ``train``.
+        folder: a new or empty folder, or with ``overwrite`` one that holds a saved model.
+        overwrite: replace a saved model. Anything else is never replaced.
+
+    Raises:
+        ValueError: if the folder holds a saved model and ``overwrite`` is False, or anything that
+            this project did not write; if a weight is not finite.
+        BlockingIOError: if another process writes to the folder.
+    """
+    folder = Path(folder)
+    check_output(folder)
+    if is_finished(folder) and not overwrite:
+        raise ValueError(f"{folder} holds a saved model: pass overwrite=True to replace it")
+    with lock(folder, "saving a model"):
+        write_model(model, folder)
+
+
+def write_model(
+    model: MultiVectorEncoder, folder: Path, notes: Mapping[str, str] | None = None
+) -> None:
+    """``save`` for a caller that has the folder's lock and may replace the model in it.
+
+    Args:
+        notes: texts of further files, by name.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"the weights {name} hold NaN or infinity, so the model is not saved; {folder} is "
+                "as it was. Lower the "
+                "learning rate, or go on from an earlier checkpoint"
+            )
+    with replacing(folder) as new:
+        model.save_pretrained(str(new))
+        card = getattr(model, "loaded_card", "")
+        if card and "generated_from_trainer" not in model.model_card_data.tags:  # still true of it
+            (new / "README.md").write_text(card, encoding="utf-8")
+        for name, text in (notes or {}).items():
+            (new / name).write_text(text, encoding="utf-8")
 
 
 def _finish(model: MultiVectorEncoder) -> MultiVectorEncoder:
@@ -237,23 +359,6 @@ def _finish(model: MultiVectorEncoder) -> MultiVectorEncoder:
     for module in list(model)[1:]:
         module.float()
     return model
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.py", "*.bin", "*.pt", "*.onnx"]))
-    except Exception as error:
-        raise OSError(_unreachable(name, "model", tuple(checkpoints.MODELS))) from error
-
-
-def _unreachable(name: str, kind: str, shipped: tuple[str, ...]) -> str:
-    return (
-        f"{kind} {name!r}: there is no such folder, it does not ship with metaembed_lite "
-        f"(these do: {', '.join(shipped)}), and it could not be fetched from the hub. "
-        "Check the spelling and the connection, or give the path of a local copy"
-    )
 
 
 def vectors(model: MultiVectorEncoder) -> Budget:

@@ -11,9 +11,8 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from metaembed_lite import build, load, maxsim, train
+from metaembed_lite import build, load, maxsim, save, train
 from metaembed_lite.meta_tokens import append_tokens
-from metaembed_lite.training import save
 
 TEXTS = ["four", "seven one nought three and then some more"]
 IMAGES = [Image.effect_noise((56, 56), sigma).convert("RGB") for sigma in (20, 60, 120)]

