@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from metaembed_lite.model_folder import files
+
 app = typer.Typer(
     help="MetaEmbed's flexible late interaction.", no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -54,7 +56,15 @@ def train(
         list[str] | None, typer.Argument(help="section.key=value, such as train.steps=100")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the trained model.")] = Path("model"),
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint there.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Delete the checkpoints of an unfinished run there.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the finished model there.")
+    ] = False,
 ) -> None:
     """Train a recipe, evaluate it at every budget, save it with a card that says how good it is."""
     logging.basicConfig(level=logging.WARNING)
@@ -69,17 +79,20 @@ def train(
         task = load_task(**chosen.data)
         _say(repr(task))
         model = build(**chosen.model)
-        curve = run(model, task.train, output=output, resume=resume, **chosen.train)
+        run(
+            model, task.train, output=output, resume=resume, restart=restart, overwrite=overwrite,
+            recipe={"model": chosen.model, "data": chosen.data, "train": chosen.train},
+            **chosen.train,
+        )  # fmt: skip
     except (ValueError, OSError, MemoryError) as error:
         raise _Stop(error) from error
     if int(os.environ.get("RANK", 0)) != 0:
         return
-    curve.round(4).to_csv(output / "training_curve.csv", index=False)
     table = sweep(model, task)
     add_to_card(output, task, table)
     _say(_shown(table))
-    adapter = sum(f.stat().st_size for f in output.rglob("*.safetensors"))
-    _say(f"saved: {output}, {adapter / 2**20:.1f} MiB of weights")
+    weights = sum((output / f).stat().st_size for f in files(output) if f.suffix == ".safetensors")
+    _say(f"saved: {output}, {weights / 2**20:.1f} MiB of weights")
 
 
 @app.command()
@@ -88,8 +101,13 @@ def evaluate(
     settings: Annotated[
         list[str] | None, typer.Argument(help="key=value for the suite, such as path=my-pictures")
     ] = None,
-    suite: Annotated[str, typer.Option(help="A suite of load_task.")] = "handwriting",
-    queries: Annotated[int, typer.Option(help="Queries of the suite.")] = 500,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="A suite of load_task. Defaults to the one it was trained on."),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(help="Queries of the suite. Defaults to 500, or as in training.")
+    ] = None,
     benchmark: Annotated[
         str | None, typer.Option(help='A benchmark or task of mteb, such as "ViDoRe(v2)".')
     ] = None,
@@ -98,15 +116,24 @@ def evaluate(
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for mteb's results.")] = Path("results"),
 ) -> None:
-    """Quality and cost on a suite, or on a benchmark of mteb, at the budgets given or at all."""
+    """Quality and cost on a suite, or on a benchmark of mteb, at the budgets given or at all.
+
+    On the suite that the model was trained on, the test split of that training is used, so that no
+    training item is in it.
+    """
     from metaembed_lite import Budget, load, load_task, recipes, sweep
+    from metaembed_lite.recipes import test_split
 
     try:
         loaded = load(model)
         budgets = [Budget.parse(text) for text in budget] if budget else None
         if benchmark is None:
             own = dict(map(recipes.assignment, settings or []))
-            task = load_task(suite, **{"n_queries": queries, "n_train": 0, **own})
+            if queries is not None:
+                own = {"n_queries": queries, **own}
+            data, which = test_split(model, suite, own)
+            task = load_task(**data)
+            _say(f"{task!r}: {which}")
             table = sweep(loaded, task, budgets)
         else:
             from metaembed_lite.mteb_bridge import evaluate as on_mteb
@@ -122,23 +149,26 @@ def push(
     folder: Annotated[Path, typer.Argument(help="A saved model.")],
     name: Annotated[str, typer.Argument(help="owner/name on the hub.")],
     private: Annotated[bool, typer.Option(help="Only for you.")] = True,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="The backbone on the hub, if it was a local folder in training."),
+    ] = None,
 ) -> None:
-    """Upload a saved model and its card to the model hub; `hf auth login` comes first."""
-    from huggingface_hub import HfApi
+    """Upload a saved model and its card to the model hub; `hf auth login` comes first.
 
-    if not (folder / "modules.json").is_file():
-        raise _Stop(FileNotFoundError(f"{folder} has no modules.json: not a saved model"))
-    if name.count("/") != 1:
-        raise _Stop(ValueError(f"{name!r}: name the repository as owner/name"))
+    Only the files that belong to the model are uploaded, and each is named. Checkpoints and other
+    files stay here.
+    """
+    from metaembed_lite import hub
+
     try:
-        api = HfApi()
-        api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=["checkpoints/*"])
-    except Exception as error:
-        raise _Stop(
-            OSError(f"{name} was not uploaded: {error}. Check the connection and the login")
-        ) from error
-    _say(f"uploaded: https://huggingface.co/{name}")
+        names = hub.files_to_push(folder, name, backbone)
+        for file in names:
+            _say(f"  {file}")
+        hub.push(folder, name, names, private=private, backbone=backbone)
+    except (ValueError, OSError) as error:
+        raise _Stop(error) from error
+    _say(f"uploaded: {len(names)} files to https://huggingface.co/{name}")
 
 
 def _shown(table: Any) -> str:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 import torch
+import yaml
+from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
+from sentence_transformers.base.sampler import BatchSamplers
 from torch import nn
+from transformers import TrainerCallback
 
-from metaembed_lite import memory
+from metaembed_lite import memory, training_run
 from metaembed_lite.budget import Budget, up_to
+from metaembed_lite.data.rows import training_rows
 from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
+from metaembed_lite.locking import lock
+from metaembed_lite.meta_tokens import MetaTokenTransformer
 from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
-from metaembed_lite.model import vectors
+from metaembed_lite.model import load, vectors, write_model
+from metaembed_lite.model_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
-    import pandas as pd
     from datasets import Dataset
     from sentence_transformers import MultiVectorEncoder
 
@@ -34,7 +45,7 @@ FRESH_WEIGHTS = r"trainable_tokens|(^|model\.)1\.linear\."
 
 def train(
     model: MultiVectorEncoder,
-    rows: Dataset | Mapping[str, Dataset],
+    rows: Dataset | Mapping[str, Dataset] | pd.DataFrame | Sequence[Mapping[str, Any]],
     *,
     budgets: Iterable[Budget | Sequence[int] | str] | None = None,
     weights: Sequence[float] | None = None,
@@ -49,12 +60,16 @@ def train(
     output: str | Path | None = None,
     save_steps: int = 250,
     resume: bool = False,
+    restart: bool = False,
+    overwrite: bool = False,
+    card_examples: bool = False,
+    recipe: Mapping[str, Any] | None = None,
     log_steps: int = 10,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     gradient_checkpointing: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Train in place and return the training curve.
+    """Train in place, print what is trained, and return the training curve.
 
     The dropout of a frozen backbone is switched off (``lora_dropout`` is not): it regularizes
     weights that do not move, and keeps attention from its fast kernels.
@@ -63,120 +78,198 @@ def train(
     against the candidates of all of them, gradients included, and the first process saves.
 
     Args:
-        model: from ``build`` or ``load``.
-        rows: columns query, positive and any number of negatives, as in ``RetrievalTask.train``;
-            or several such by name, each batch then from one of them, in proportion to their size.
-        budgets: nested budgets; None takes the paper's that the model can meet. A single one, the
+        model: from ``build``, or from ``load`` to train it further.
+        rows: columns query, positive and any number of negatives (negative, negative_1, ...), as in
+            ``RetrievalTask.train``: a Dataset, a DataFrame or a list of dicts. Or several Datasets
+            by name, each batch then from one of them, in proportion to their size.
+        budgets: nested budgets. Defaults to the paper's that the model can meet. A single one, the
             full budget, trains without MMR.
-        weights: w_g, one a budget; None: all 1.
-        temperature: tau of InfoNCE; None: the paper's 0.03.
+        weights: w_g, one per budget. Defaults to 1 for all.
+        temperature: tau of InfoNCE. Defaults to the paper's 0.03.
         loss: another loss in place of MMR, such as one of sentence-transformers' for a model
-            without meta tokens; the three settings above and ``mini_batch_size`` are then its own,
-            and no memory is estimated.
+            without meta tokens; the three settings above and ``mini_batch_size`` are then set
+            there, and no memory is estimated.
         steps: optimizer steps.
-        batch_size: queries a step and device.
+        batch_size: queries per step and device.
         mini_batch_size: inputs encoded at a time, by gradient caching: the same training in less
-            memory, each input encoded twice. None encodes the whole batch at once.
+            memory, each input encoded twice. Defaults to the whole batch at once.
         learning_rate: of LoRA (or of every weight, if the model has no adapter); cosine decay.
-        fresh_learning_rate: of meta tokens and projection; None: the same. Without an adapter
+        fresh_learning_rate: of meta tokens and projection. Defaults to the same. Without an adapter
             meta tokens are rows of the embedding and learn as the rest does.
         warmup_steps: of linear warm-up.
-        output: a folder for the trained model, with ``checkpoints/`` every ``save_steps`` beside
-            it while training runs. None keeps nothing on disk.
+        output: a folder for the trained model, with ``checkpoints/`` every ``save_steps`` below
+            it while training runs; the last one stays. Defaults to nothing on disk.
         save_steps: steps between checkpoints.
-        resume: go on from the last checkpoint in ``output``, if there is one.
+        resume: go on from the newest whole checkpoint in ``output``, if there is one, with the
+            settings of that run. A run that finished goes on if ``steps`` is larger than it was.
+        restart: delete the checkpoints in ``output`` of a run that did not finish, and start again.
+        overwrite: replace the finished model in ``output``, once the new one is trained.
+        card_examples: put a few captions and pictures of the training rows into the model's card.
+        recipe: written as ``recipe.yaml`` next to the weights: what was trained on what, and how.
         log_steps: steps between rows of the curve.
         precision: of the arithmetic, "bf16" on a GPU that has it; weights keep their type.
-        gradient_checkpointing: compute activations anew in the backward pass: less memory, a
+        gradient_checkpointing: compute activations again in the backward pass: less memory, a
             third more time.
         seed: of the order of rows and of dropout.
 
     Returns:
-        A DataFrame: step, loss (weighted sum over budgets) and, a column a budget, its unweighted
-        InfoNCE in nats, all means since the row before; and grad_norm of the last step. After a
-        resume, rows from before the cut have no values by budget. With another ``loss`` there are
-        no columns by budget.
+        DataFrame with step, loss (weighted sum over budgets), grad_norm and one column per budget
+        (unweighted InfoNCE, in nats). Values are means since the previous row, grad_norm is that
+        of the last step. With another ``loss`` there are no columns per budget.
 
     Raises:
-        ValueError: on no rows, missing columns, fewer rows than a batch, an unknown precision,
-            ``resume`` without ``output``, or ``loss`` beside settings of MMR.
+        ValueError: on no rows, wrong columns, fewer rows than a batch, an unknown precision,
+            ``loss`` with settings of MMR, a model of which nothing trains, an ``output`` in which
+            something would be lost, a resume with other settings, or weights that are not finite
+            at the end (the model in ``output`` is then kept).
         MemoryError: if the estimate, which is logged, says that the run will not fit.
+        BlockingIOError: if another process trains into ``output``.
     """
-    import pandas as pd
-    from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
-    from sentence_transformers.base.sampler import BatchSamplers
-    from transformers import TrainerCallback
-
-    for name, count in (("steps", steps), ("batch_size", batch_size), ("log_steps", log_steps)):
-        if count < 1:
-            raise ValueError(f"{name}={count}: use a whole number from 1 up")
     devices = int(os.environ.get("WORLD_SIZE", 1))
-    if devices == 1 and model.device.type == "cuda" and torch.cuda.device_count() > 1:
+    check_settings(model, steps, batch_size, log_steps, save_steps, precision, devices)
+    for name, value in (("resume", resume), ("restart", restart), ("overwrite", overwrite)):
+        if value and output is None:
+            raise ValueError(
+                f"{name}=True needs output, the folder of the model and its checkpoints"
+            )
+    if resume and restart:
         raise ValueError(
-            f"{torch.cuda.device_count()} GPUs are visible to one process: start one process a GPU "
-            "with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
+            "resume=True goes on from checkpoints and restart=True deletes them: choose one"
         )
-    several = dict(rows) if isinstance(rows, Mapping) else {"the task": rows}
-    for name, part in several.items():
-        if part is None or len(part) < batch_size * devices:
-            raise ValueError(
-                f"{name}: {0 if part is None else len(part)} training rows for batches of "
-                f"{batch_size * devices}: give more rows or a smaller batch_size"
-            )
-        if list(part.column_names)[:2] != ["query", "positive"]:
-            raise ValueError(
-                f"{name}: training columns {part.column_names}: expected query, positive, then any "
-                "negatives"
-            )
-    if resume and output is None:
-        raise ValueError("resume=True needs output, the folder that holds the checkpoints")
-    if precision not in ("fp32", "bf16", "fp16"):
-        raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
-    settings = (budgets, weights, temperature, mini_batch_size)
+    several = training_rows(rows, batch_size * devices)
+    settings_of_mmr = (budgets, weights, temperature, mini_batch_size)
     mmr = None
     if loss is None:
-        mmr = _mmr_loss(model, *settings, gather=devices > 1)
+        mmr = _mmr_loss(model, *settings_of_mmr, gather=devices > 1)
         sizes = (mmr.budgets, batch_size, mini_batch_size, gradient_checkpointing, devices)
         parts = [memory.estimate(model, part, *sizes) for part in several.values()]
         logger.info(memory.check(max(parts, key=lambda part: sum(part.values())), model.device))
-    elif settings != (None, None, None, None):
+    elif settings_of_mmr != (None, None, None, None):
         raise ValueError(
             "budgets, weights, temperature and mini_batch_size are settings of MMR: with a loss of "
             "your own, set them there"
         )
-    every = min(log_steps, steps)
-    groups: list[dict[str, Any]] = []
-    since: list[list[float]] = []
-
-    class GroupLosses(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if mmr is None:
-                return
-            losses = mmr.group_losses.clone()
-            if devices > 1:
-                torch.distributed.all_reduce(losses)
-            since.append((losses / devices).tolist())
-            if state.global_step % every == 0:
-                means = [sum(values) / len(since) for values in zip(*since, strict=True)]
-                names = map(str, mmr.budgets)
-                groups.append({"step": state.global_step, **dict(zip(names, means, strict=True))})
-                since.clear()
-
-    if any("lora_" in name for name, _ in model.named_parameters()):
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
-                module.p = 0.0
+    described = describe_trained(model)
+    freeze_dropout(model)
     target = Path(output) if output is not None else None
-    if target is not None:
-        check_output(target)
-        if resume and (target / "modules.json").is_file():
-            raise ValueError(f"{target} holds a finished model: there is nothing to resume")
-    scratch = target / "checkpoints" if target is not None else Path(tempfile.mkdtemp())
     first = int(os.environ.get("RANK", 0)) == 0
-    if not resume and first:
-        shutil.rmtree(scratch, ignore_errors=True)  # an older run's checkpoints are not this one's
-    arguments = MultiVectorEncoderTrainingArguments(
-        str(scratch),
+    with _scratch(target, first) as checkpoints:
+        arguments = training_arguments(
+            checkpoints,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            fresh_learning_rate=fresh_learning_rate,
+            warmup_steps=warmup_steps,
+            save_steps=save_steps if target is not None else None,
+            log_steps=min(log_steps, steps),
+            precision=precision,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+            use_cpu=model.device.type == "cpu",
+        )
+        settings = {
+            "steps": steps, "batch_size": batch_size, "mini_batch_size": mini_batch_size,
+            "learning_rate": learning_rate, "fresh_learning_rate": fresh_learning_rate,
+            "warmup_steps": warmup_steps, "save_steps": save_steps, "log_steps": log_steps,
+            "precision": precision, "gradient_checkpointing": gradient_checkpointing,
+            "seed": seed, "devices": devices, "rows": training_run.describe_rows(several),
+            "model": describe_model(model), "loss": describe_loss(loss if mmr is None else mmr),
+        }  # fmt: skip
+        checkpoint = None
+        if target is not None:
+            with arguments.main_process_first(local=False):
+                if first:
+                    checkpoint = training_run.begin(
+                        target, settings, resume=resume, restart=restart, overwrite=overwrite
+                    )
+                elif resume:
+                    checkpoint = training_run.newest_whole(target)
+        if first:
+            print(described)
+        by_budget = LossByBudget(mmr, devices)
+        trainer = MultiVectorEncoderTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=several if isinstance(rows, Mapping) else next(iter(several.values())),
+            loss=loss if mmr is None else mmr,
+            callbacks=[by_budget, MarkWhole(model, devices)],
+        )
+        if not card_examples:
+            drop_examples(model)
+        if checkpoint is not None and training_run.step_of(checkpoint) >= steps:
+            # The run was cut off after its last step: nothing is left to train.
+            model.load_state_dict(load(checkpoint, device=str(model.device)).state_dict())
+            history = training_run.read_json(checkpoint / "trainer_state.json")["log_history"]
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            history = trainer.state.log_history
+        model.eval()
+        curve = _curve(history, [] if mmr is None else list(map(str, mmr.budgets)))
+        if target is not None and first:
+            notes = {"training_curve.csv": curve.round(4).to_csv(index=False)}
+            if recipe is not None:
+                notes["recipe.yaml"] = yaml.safe_dump(dict(recipe), sort_keys=False)
+            write_model(model, target, notes)
+            training_run.keep_newest(target)
+            training_run.write_run(target, settings, finished=steps)
+    return curve
+
+
+def _curve(history: Iterable[Mapping[str, Any]], budgets: Sequence[str]) -> pd.DataFrame:
+    """The trainer's log as a table."""
+    rows = pd.DataFrame(row for row in history if "loss" in row)
+    return rows.reindex(columns=["step", "loss", "grad_norm", *budgets]).astype(float)
+
+
+def check_settings(
+    model: MultiVectorEncoder, steps: int, batch_size: int, log_steps: int, save_steps: int,
+    precision: str, devices: int,
+) -> None:  # fmt: skip
+    """Raises ValueError on settings that no run can have."""
+    counts = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "log_steps": log_steps,
+        "save_steps": save_steps,
+    }
+    for name, count in counts.items():
+        if isinstance(count, bool) or int(count) != count or count < 1:
+            raise ValueError(f"{name}={count!r}: use a whole number from 1 up")
+    if devices == 1 and model.device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise ValueError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process: start one process per "
+            "GPU "
+            "with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
+        )
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
+
+
+def training_arguments(
+    checkpoints: str | Path,
+    *,
+    steps: int,
+    batch_size: int = 64,
+    learning_rate: float = 1e-4,
+    fresh_learning_rate: float | None = None,
+    warmup_steps: int = 50,
+    save_steps: int | None = 250,
+    log_steps: int = 10,
+    precision: str = "fp32",
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    use_cpu: bool = False,
+) -> MultiVectorEncoderTrainingArguments:
+    """The trainer's arguments that ``train`` uses; see there for each.
+
+    Args:
+        checkpoints: the folder of the checkpoints.
+        save_steps: steps between checkpoints; None writes none.
+        use_cpu: train on the CPU, also where there is a GPU.
+    """
+    return MultiVectorEncoderTrainingArguments(
+        str(checkpoints),
         max_steps=steps,
         per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
@@ -187,11 +280,11 @@ def train(
         batch_sampler=BatchSamplers.BATCH_SAMPLER,
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
-        save_strategy="steps" if target is not None else "no",
-        save_steps=save_steps,
+        save_strategy="no" if save_steps is None else "steps",
+        save_steps=500 if save_steps is None else save_steps,
         save_total_limit=2,
-        logging_steps=every,
-        use_cpu=model.device.type == "cpu",
+        logging_steps=log_steps,
+        use_cpu=use_cpu,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         **({"gradient_checkpointing": True} if gradient_checkpointing else {}),
@@ -199,25 +292,138 @@ def train(
         report_to=[],
         seed=seed,
     )
+
+
+@contextmanager
+def _scratch(target: Path | None, first: bool) -> Iterator[Path]:
+    """The folder of the checkpoints, reserved for this run; a temporary one without a target."""
+    if target is not None:
+        with lock(target, "training a model") if first else nullcontext():
+            yield target / CHECKPOINTS
+        return
+    folder = Path(tempfile.mkdtemp())
     try:
-        trainer = MultiVectorEncoderTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=several if isinstance(rows, Mapping) else rows,
-            loss=loss if mmr is None else mmr,
-            callbacks=[GroupLosses()],
-        )
-        started = resume and any(scratch.glob("checkpoint-*"))
-        trainer.train(resume_from_checkpoint=started or None)
+        yield folder
     finally:
-        if target is None:
-            shutil.rmtree(scratch, ignore_errors=True)
-    model.eval()
-    if target is not None and first:
-        save(model, target)  # takes the checkpoints away with the old folder: they have served
-    log = pd.DataFrame(h for h in trainer.state.log_history if "loss" in h)
-    curve = log[["step", "loss", "grad_norm"]].astype(float)
-    return curve.merge(pd.DataFrame(groups), on="step", how="left") if groups else curve
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class LossByBudget(TrainerCallback):
+    """Adds each budget's loss to the trainer's log: means since the previous row."""
+
+    def __init__(self, mmr: Any, devices: int) -> None:
+        self.mmr, self.devices = mmr, devices
+        self.since: list[list[float]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.mmr is None:
+            return
+        losses = self.mmr.group_losses.clone()
+        if self.devices > 1:
+            torch.distributed.all_reduce(losses)
+        self.since.append((losses / self.devices).tolist())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.since and "loss" in logs:
+            means = [sum(values) / len(self.since) for values in zip(*self.since, strict=True)]
+            state.log_history[-1].update(zip(map(str, self.mmr.budgets), means, strict=True))
+            self.since.clear()
+
+
+class MarkWhole(TrainerCallback):
+    """Marks a checkpoint as whole once every process has written its part and all is finite."""
+
+    def __init__(self, model: MultiVectorEncoder, devices: int) -> None:
+        self.model, self.devices = model, devices
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.devices > 1:
+            torch.distributed.barrier()
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        if state.is_world_process_zero and all(p.isfinite().all() for p in trained):
+            training_run.mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def describe_trained(model: MultiVectorEncoder) -> str:
+    """One line on which parameters train.
+
+    Raises:
+        ValueError: if the model's adapter is frozen, or nothing trains.
+    """
+    kinds = dict.fromkeys(["LoRA", "meta tokens", "projection", "backbone", "rest"], 0)
+    frozen_adapter = False
+    for name, parameter in model.named_parameters():
+        if "lora_" in name and not parameter.requires_grad:
+            frozen_adapter = True
+        if not parameter.requires_grad:
+            continue
+        if "lora_" in name:
+            kinds["LoRA"] += parameter.numel()
+        elif "trainable_tokens" in name:
+            kinds["meta tokens"] += parameter.numel()
+        elif name.startswith("1.linear"):
+            kinds["projection"] += parameter.numel()
+        else:
+            kinds["backbone" if name.startswith("0.model") else "rest"] += parameter.numel()
+    if frozen_adapter or not sum(kinds.values()):
+        raise ValueError(
+            f"the model's {'adapter is' if frozen_adapter else 'weights are all'} frozen, so "
+            "training would not move "
+            "it: load it with metaembed_lite.load, or set requires_grad_(True) on what should train"
+        )
+    parts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items() if count)
+    total = sum(p.numel() for p in model.parameters())
+    return f"training {sum(kinds.values()):,} of {total:,} parameters: {parts}"
+
+
+def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
+    """What has to be the same for a run to be resumed: a JSON-ready record of the model."""
+    parameters = [
+        f"{name} {tuple(p.shape)} {p.dtype} {p.requires_grad}"
+        for name, p in model.named_parameters()
+    ]
+    record = {
+        "modules": [type(module).__name__ for module in model],
+        "parameters": hashlib.sha256("\n".join(parameters).encode()).hexdigest()[:16],
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "max_seq_length": model.max_seq_length,
+    }
+    if isinstance(model[0], MetaTokenTransformer):
+        first = model[0]
+        record |= {
+            "backbone": first.backbone_name, "r_q": first.r_q, "r_c": first.r_c, "layout":
+            first.layout,
+        }  # fmt: skip
+    for config in getattr(getattr(model[0], "model", None), "peft_config", {}).values():
+        record |= {
+            "lora_rank": config.r,
+            "lora_alpha": config.lora_alpha,
+            "lora_dropout": config.lora_dropout,
+        }
+    return record
+
+
+def describe_loss(loss: nn.Module) -> dict[str, Any]:
+    """The loss and its settings, as JSON has them."""
+    settings = loss.get_config_dict() if hasattr(loss, "get_config_dict") else {}
+    return {"class": type(loss).__name__, **json.loads(json.dumps(settings, default=str))}
+
+
+def freeze_dropout(model: MultiVectorEncoder) -> None:
+    """Switch off the dropout of a backbone whose own weights do not move; LoRA's stays."""
+    if any("lora_" in name for name, _ in model.named_parameters()):
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
+                module.p = 0.0
+
+
+def drop_examples(model: MultiVectorEncoder) -> None:
+    """Take the captions and pictures of the training rows out of what the model's card will say."""
+    card = model.model_card_data
+    card.widget, card.usage_examples, card.usage_examples_display = [], None, None
+    for described in [*card.train_datasets, *card.eval_datasets]:
+        for key in ("examples", "examples_table", "stats", "stats_table"):
+            described.pop(key, None)
 
 
 def _mmr_loss(
@@ -234,36 +440,6 @@ def _mmr_loss(
     if mini_batch_size is None:
         return MatryoshkaMultiVectorLoss(*settings)
     return CachedMatryoshkaMultiVectorLoss(*settings, mini_batch_size=mini_batch_size)
-
-
-def save(model: MultiVectorEncoder, folder: str | Path) -> None:
-    """Write a model to a folder that is whole or as it was before; what was in it is replaced."""
-    folder = Path(folder)
-    check_output(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        model.save_pretrained(f"{scratch}/new")
-        if folder.exists():
-            os.replace(folder, f"{scratch}/old")
-        try:
-            os.replace(f"{scratch}/new", folder)
-        except OSError:
-            if Path(f"{scratch}/old").exists():
-                os.replace(f"{scratch}/old", folder)
-            raise
-
-
-def check_output(folder: Path) -> None:
-    """Raises ValueError unless a model may take a folder's place: new, empty, or a run's own."""
-    if folder.resolve() == Path.cwd() or folder.is_mount() or folder.is_file():
-        raise ValueError(f"output {str(folder)!r} cannot be replaced: name a folder of its own")
-    if folder.is_dir() and any(folder.iterdir()):
-        ours = (folder / "modules.json").is_file() or (folder / "checkpoints").is_dir()
-        if not ours:
-            raise ValueError(
-                f"output {str(folder)!r} holds files of something else, which would be lost: name "
-                "another folder"
-            )
 
 
 def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) -> None:

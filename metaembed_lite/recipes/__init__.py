@@ -103,12 +103,47 @@ def assignment(text: str) -> tuple[str, Any]:
     return key, found
 
 
+def test_split(
+    model: str | Path, suite: str | None, own: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """The arguments of ``load_task`` that give items on which a model was not trained.
+
+    Args:
+        model: a bundled name or the folder of a saved model; its ``recipe.yaml`` says what it was
+            trained on.
+        suite: the suite to evaluate on. Defaults to the one it was trained on, or else to
+            "handwriting".
+        own: settings that the user gives.
+
+    Returns:
+        The arguments, and in words which split they give.
+    """
+    from metaembed_lite import checkpoints
+
+    file = (checkpoints.folder(str(model)) or Path(model)) / "recipe.yaml"
+    data = read(file).data if file.is_file() else {}
+    suite = suite or data.get("name", "handwriting")
+    if suite != data.get("name"):
+        return {"name": suite, "n_queries": 500, "n_train": 0, **own}, "all of it"
+    if "path" in own and Path(own["path"]).resolve() != Path(data.get("path", "")).resolve():
+        return {
+            "name": suite,
+            "n_queries": 500,
+            "n_train": 0,
+            **own,
+        }, "all of it, as it is other data"
+    # In a folder the split depends on whether there is training data at all; one row is enough.
+    n_train = 1 if suite == "folder" and data.get("n_train") != 0 else 0
+    return {**data, "n_train": n_train, **own}, "the test split of the model's training"
+
+
 def _check(recipe: Recipe) -> None:
     from metaembed_lite import build, train
 
     known = {
         "model": set(inspect.signature(build).parameters),
-        "train": set(inspect.signature(train).parameters) - {"model", "rows", "output", "resume"},
+        "train": set(inspect.signature(train).parameters)
+        - {"model", "rows", "output", "resume", "restart", "overwrite", "recipe"},
     }
     for section, keys in known.items():
         for key in getattr(recipe, section):

@@ -1,0 +1,103 @@
+"""Training rows in every form that people have them in, checked before anything is trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+
+COLUMN = re.compile(r"query|positive|negative(_\w+)?")
+EXPECTED = "expected query, positive, then any negatives (negative, negative_1, ...)"
+
+
+def training_rows(
+    rows: Dataset | Mapping[str, Any] | pd.DataFrame | Sequence[Mapping[str, Any]] | None,
+    batch: int,
+) -> dict[str, Dataset]:
+    """Training sets by name, with the columns query, positive, negatives, in that order.
+
+    Args:
+        rows: a Dataset, a DataFrame, a list of dicts, or Datasets by name.
+        batch: the fewest rows that a set may have.
+
+    Raises:
+        ValueError: naming the set, and the column or the number of rows that does not fit.
+    """
+    from datasets import Dataset
+
+    if isinstance(rows, Mapping) and all(
+        isinstance(part, Dataset | None) for part in rows.values()
+    ):
+        if not rows:
+            raise ValueError("no training sets: the mapping of names to Datasets is empty")
+        return {str(name): _checked(str(name), part, batch) for name, part in rows.items()}
+    return {"the task": _checked("the task", rows, batch)}
+
+
+def _checked(name: str, rows: Any, batch: int) -> Dataset:
+    rows = _as_dataset(name, rows)
+    if rows is None or len(rows) < batch:
+        raise ValueError(
+            f"{name}: {0 if rows is None else len(rows)} training rows for batches of "
+            f"{batch}: give more rows or a smaller batch_size"
+        )
+    columns = list(rows.column_names)
+    strange = [column for column in columns if not COLUMN.fullmatch(column)]
+    if strange or not {"query", "positive"} <= set(columns):
+        remedy = f"; leave out {', '.join(strange)}" if strange else ""
+        raise ValueError(f"{name}: training columns {columns}: {EXPECTED}{remedy}")
+    for column in columns:
+        kind = rows.features[column]
+        if isinstance(kind, list) or type(kind).__name__ in ("List", "LargeList", "Sequence"):
+            raise ValueError(
+                f"{name}: column {column!r} holds lists: spread them over columns such as "
+                "negative_1, negative_2, with "
+                "one item per row in each"
+            )
+    ordered = ["query", "positive", *(c for c in columns if c not in ("query", "positive"))]
+    return rows if ordered == columns else rows.select_columns(ordered)
+
+
+def _as_dataset(name: str, rows: Any) -> Dataset | None:
+    from datasets import Dataset, IterableDataset
+
+    if rows is None or isinstance(rows, Dataset):
+        return rows
+    if isinstance(rows, IterableDataset):
+        raise ValueError(
+            f"{name}: an IterableDataset has no length, which a batch needs: make it a Dataset, "
+            "for example with "
+            "Dataset.from_generator"
+        )
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a DataFrame
+        rows = rows.to_dict("records")
+    elif isinstance(rows, Mapping):  # columns
+        lengths = {column: len(values) for column, values in rows.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"{name}: columns of different lengths, {lengths}")
+        rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        raise ValueError(
+            f"{name}: training rows are a {type(rows).__name__}: give a Dataset, a DataFrame or a "
+            "list of dicts"
+        )
+    return from_records(rows)
+
+
+def from_records(records: Sequence[Mapping[str, Any]]) -> Dataset:
+    """A Dataset from dicts with the same keys; each column holds texts, images, or both.
+
+    Raises:
+        ValueError: if a row has other keys than the first.
+    """
+    from datasets import Dataset
+
+    columns = list(records[0]) if records else []
+    for index, record in enumerate(records):
+        if list(record) != columns:
+            raise ValueError(f"row {index} has the columns {list(record)}, the first {columns}")
+    return Dataset.from_list([dict(record) for record in records])

@@ -1,0 +1,208 @@
+"""A training run on disk: its settings, which of its checkpoints are whole, and how it may go on.
+
+Checkpoints lie in ``output/checkpoints`` while a model is trained, and the last one stays there,
+so that the run can be lengthened. ``run.json`` next to them holds the settings of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaembed_lite.locking import write_whole
+from metaembed_lite.model_folder import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    RUN,
+    check_output,
+    is_finished,
+    read_json,
+    recover,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+WHOLE = "whole.json"  # in a checkpoint: the size of each of its files, written last
+MAY_CHANGE = {"steps", "save_steps", "log_steps"}
+SAMPLED_ROWS = 64  # rows that tell one training set from another of the same length
+
+
+def begin(
+    output: Path, settings: dict[str, Any], *, resume: bool, restart: bool, overwrite: bool
+) -> Path | None:
+    """Prepare a folder for a run, and say where the run goes on.
+
+    Returns:
+        The checkpoint to go on from; None to start at step 0.
+
+    Raises:
+        ValueError: if something would be lost that was not given up by name, or the run that is
+            resumed had other settings.
+    """
+    recover(output)
+    check_output(output)
+    run = read_run(output)
+    if resume:
+        checkpoint = _resumed(output, run, settings)
+    else:
+        _check_free(output, run, restart, overwrite)
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        checkpoint = None
+    (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    write_run(output, settings, finished=None)
+    return checkpoint
+
+
+def read_run(output: Path) -> dict[str, Any] | None:
+    """What ``run.json`` says of the run in a folder; None if there is none."""
+    file = output / CHECKPOINTS / RUN
+    return read_json(file) if file.is_file() else None
+
+
+def write_run(output: Path, settings: dict[str, Any], finished: int | None) -> None:
+    """Write the settings of a run, and the step at which it finished, if it has."""
+    content = {"finished": finished, "settings": settings}
+    write_whole(output / CHECKPOINTS / RUN, json.dumps(content, indent=1) + "\n")
+
+
+def _check_free(output: Path, run: dict[str, Any] | None, restart: bool, overwrite: bool) -> None:
+    steps = [step_of(path) for path in checkpoints(output)]
+    unfinished = run is not None and run["finished"] is None
+    if unfinished and steps and not restart:
+        raise ValueError(
+            f"{output} holds the checkpoints of a run that was cut off after step {max(steps)}: "
+            "resume=True (--resume) "
+            "goes on from there, restart=True (--restart) deletes them and starts again"
+        )
+    if is_finished(output) and not overwrite:
+        raise ValueError(
+            f"{output} holds a finished model: overwrite=True (--overwrite) replaces it when the "
+            "new one is trained, "
+            "resume=True (--resume) with more steps lengthens its training"
+        )
+
+
+def _resumed(output: Path, run: dict[str, Any] | None, settings: dict[str, Any]) -> Path | None:
+    if run is None:
+        if is_finished(output):
+            raise ValueError(
+                f"{output} holds a finished model and no checkpoint of its training: there is "
+                "nothing to resume. "
+                "train(load(...), ...) trains it further"
+            )
+        return None
+    refuse_other_settings(run["settings"], settings, output)
+    checkpoint = newest_whole(output)
+    done = 0 if checkpoint is None else step_of(checkpoint)
+    if run["finished"] is not None and checkpoint is None:
+        raise ValueError(
+            f"{output} holds a finished model, and none of its checkpoints is whole: it cannot be "
+            "lengthened. "
+            "train(load(...), ...) trains it further"
+        )
+    if run["finished"] is not None and settings["steps"] <= done:
+        raise ValueError(
+            f"{output} finished at step {done}: there is nothing to resume. Give more steps than "
+            "that to lengthen the "
+            f"run (now steps={settings['steps']})"
+        )
+    if settings["steps"] < done:
+        raise ValueError(
+            f"steps={settings['steps']}: the run in {output} is at step {done} already"
+        )
+    return checkpoint
+
+
+def refuse_other_settings(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
+    """Raises ValueError naming every setting that differs from the run that is resumed."""
+    differ = [
+        f"{name}: {_brief(before.get(name))} before, {_brief(now.get(name))} now"
+        for name in sorted(before.keys() | now.keys())
+        if name not in MAY_CHANGE and before.get(name) != now.get(name)
+    ]
+    if differ:
+        raise ValueError(
+            f"the run in {output} cannot be resumed with other settings ({'; '.join(differ)}). Use "
+            "the same, or start "
+            "again with restart=True (--restart)"
+        )
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 300 else text[:300] + " ..."
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The checkpoints below a folder, the newest first, whole or not."""
+    there = (output / CHECKPOINTS).glob("checkpoint-*")
+    return sorted(
+        (path for path in there if CHECKPOINT.fullmatch(path.name)), key=step_of, reverse=True
+    )
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Write down the size of each file of a checkpoint, once all of them are there."""
+    sizes = {
+        file.relative_to(checkpoint).as_posix(): file.stat().st_size
+        for file in sorted(checkpoint.rglob("*"))
+        if file.is_file() and file.name != WHOLE
+    }
+    write_whole(checkpoint / WHOLE, json.dumps(sizes, indent=1) + "\n")
+
+
+def what_is_broken(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be used; None if it is whole."""
+    try:
+        sizes = read_json(checkpoint / WHOLE)
+    except (OSError, ValueError):
+        return "it was cut off while it was written"
+    for name, size in sizes.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, not {size}"
+    return None
+
+
+def newest_whole(output: Path) -> Path | None:
+    """The newest checkpoint that is whole; broken ones after it are reported and removed."""
+    for checkpoint in checkpoints(output):
+        broken = what_is_broken(checkpoint)
+        if broken is None:
+            return checkpoint
+        logger.warning("%s is skipped and removed: %s", checkpoint, broken)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def keep_newest(output: Path) -> None:
+    """Remove all checkpoints of a finished run but the newest: it can be lengthened from there."""
+    for checkpoint in checkpoints(output)[1:]:
+        shutil.rmtree(checkpoint)
+
+
+def describe_rows(several: Mapping[str, Dataset]) -> dict[str, Any]:
+    """What tells training sets apart: names, columns, lengths and the hash of some rows."""
+    return {name: _describe(rows) for name, rows in several.items()}
+
+
+def _describe(rows: Dataset) -> dict[str, Any]:
+    step = max(1, len(rows) // SAMPLED_ROWS)
+    table = rows.with_format("arrow")[list(range(0, len(rows), step))]
+    digest = hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest()
+    return {"rows": len(rows), "columns": rows.column_names, "sample": digest[:16]}
