@@ -1,0 +1,537 @@
+"""A run on disk: it goes on from what is whole, with its own settings, and loses nothing
+unasked."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from typer.testing import CliRunner
+
+from metaembed_lite import MatryoshkaMultiVectorLoss, build, load, save, train
+from metaembed_lite.cli import app
+from metaembed_lite.data.handwriting import training_rows
+from metaembed_lite.training_run import WHOLE, newest_whole, read_run
+
+SETTINGS = {"batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 0, "log_steps": 1}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return training_rows(16, seed=0)
+
+
+def tiny(**changes):
+    settings = {"r_q": 2, "r_c": 4, "lora_rank": 2, "dim": 8, "device": "cpu", "seed": 0}
+    return build(**settings | changes)
+
+
+def trained_weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+
+
+@pytest.fixture(scope="module")
+def whole(rows):
+    """Weights and curve of six steps without a break."""
+    model = tiny()
+    curve = train(model, rows, steps=6, **SETTINGS)
+    return trained_weights(model), curve
+
+
+class Killed(BaseException):
+    pass
+
+
+def cut_off(rows, output, after, steps=6, **settings):
+    """A run that dies in the step after ``after``; a checkpoint is written at each step."""
+    forward = MatryoshkaMultiVectorLoss.forward
+    done = []
+
+    def count(self, features, labels=None):
+        done.append(1)
+        if len(done) > after:
+            raise Killed
+        return forward(self, features, labels)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(MatryoshkaMultiVectorLoss, "forward", count)
+        train(tiny(), rows, steps=steps, output=output, save_steps=1, **SETTINGS | settings)
+
+
+@pytest.fixture(scope="module")
+def cut(rows, tmp_path_factory):
+    """A run of six steps that was cut off in the fourth."""
+    output = tmp_path_factory.mktemp("cut") / "run"
+    cut_off(rows, output, after=3)
+    return output
+
+
+@pytest.fixture
+def run(cut, tmp_path):
+    shutil.copytree(cut, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def done(rows, tmp_path_factory):
+    output = tmp_path_factory.mktemp("done") / "run"
+    train(tiny(), rows, steps=2, output=output, save_steps=1, **SETTINGS)
+    return output
+
+
+@pytest.fixture
+def finished(done, tmp_path):
+    shutil.copytree(done, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def resume(rows, output, steps=6, model=None, **settings):
+    model = model or tiny()
+    curve = train(
+        model, rows, steps=steps, output=output, save_steps=1, resume=True, **SETTINGS | settings
+    )
+    return model, curve
+
+
+# Resuming
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_weights_and_the_same_curve(run, rows, whole):
+    model, curve = resume(rows, run)
+    assert torch.equal(trained_weights(model), whole[0])
+    pd.testing.assert_frame_equal(curve, whole[1])
+    assert curve.notna().all().all(), "the losses by budget from before the cut are kept"
+    saved = pd.read_csv(run / "training_curve.csv")
+    pd.testing.assert_frame_equal(saved, curve.round(4), check_dtype=False)
+
+
+def damage_trainer_state(at):
+    (at / "trainer_state.json").write_bytes((at / "trainer_state.json").read_bytes()[:100])
+
+
+def remove_optimizer(at):
+    (at / "optimizer.pt").unlink()
+
+
+def remove_scheduler(at):
+    (at / "scheduler.pt").unlink()
+
+
+def empty_weights(at):
+    (at / "adapter_model.safetensors").write_bytes(b"")
+
+
+def cut_before_the_end(at):
+    (at / WHOLE).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damage_trainer_state, remove_optimizer, remove_scheduler, empty_weights, cut_before_the_end],
+    ids=lambda damage: damage.__name__,
+)
+def test_a_broken_checkpoint_is_skipped_and_said_so(damage, run, rows, whole, caplog):
+    assert newest_whole(run).name == "checkpoint-3"
+    damage(run / "checkpoints" / "checkpoint-3")
+    model, _ = resume(rows, run)
+    assert "checkpoint-3 is skipped" in caplog.text
+    assert torch.equal(trained_weights(model), whole[0])
+
+
+def test_with_no_whole_checkpoint_a_run_starts_again(run, rows, whole):
+    for checkpoint in (run / "checkpoints").glob("checkpoint-*"):
+        (checkpoint / WHOLE).unlink(missing_ok=True)
+    model, _ = resume(rows, run)
+    assert torch.equal(trained_weights(model), whole[0])
+
+
+def test_a_run_killed_after_its_last_step_is_finished_without_another_step(
+    rows, tmp_path, whole, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "metaembed_lite.training.write_model", lambda *args: (_ for _ in ()).throw(Killed)
+        )
+        with pytest.raises(Killed):
+            train(tiny(), rows, steps=6, output=tmp_path / "run", save_steps=1, **SETTINGS)
+    assert newest_whole(tmp_path / "run").name == "checkpoint-6"
+    model, curve = resume(rows, tmp_path / "run")
+    assert torch.equal(trained_weights(model), whole[0])
+    assert len(curve) == 6
+    again = load(tmp_path / "run", device="cpu")
+    assert torch.equal(trained_weights(again), whole[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rate": 0.5}, r"learning_rate: 0\.001 before, 0\.5 now"),
+        ({"batch_size": 8}, "batch_size: 4 before, 8 now"),
+        ({"seed": 1}, "seed: 0 before, 1 now"),
+        ({"warmup_steps": 3}, "warmup_steps: 0 before, 3 now"),
+        ({"fresh_learning_rate": 0.1}, "fresh_learning_rate: null before"),
+        ({"mini_batch_size": 2}, "mini_batch_size: null before, 2 now"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing: false before, true now"),
+        ({"precision": "bf16"}, 'precision: "fp32" before'),
+        ({"budgets": [(1, 1), (2, 2), (2, 4)]}, r"loss: .*\(2, 2\)"),
+        ({"weights": [1, 2]}, "loss: .*weights"),
+        ({"temperature": 0.1}, "loss: .*temperature"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_is_not_resumed_with_other_settings(change, named, run, rows):
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=named):
+        resume(rows, run, **change)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"r_q": 3}, {"layout": "separate"}, {"lora_alpha": 7}, {"lora_rank": 4}, {"dim": 4}],
+    ids=str,
+)
+def test_a_run_is_not_resumed_with_another_model(change, run, rows):
+    with pytest.raises(ValueError, match="cannot be resumed with other settings.*model: "):
+        resume(rows, run, model=tiny(**change), budgets=[(1, 1), (2, 4)])
+
+
+def test_a_run_is_not_resumed_with_other_rows(run, rows):
+    for other in (training_rows(16, seed=1), training_rows(20, seed=0)):
+        with pytest.raises(ValueError, match="cannot be resumed with other settings.*rows: "):
+            resume(other, run)
+
+
+def test_the_card_states_the_settings_that_were_used(run, rows):
+    resume(rows, run)
+    card = (run / "README.md").read_text()
+    assert "`learning_rate`: 0.001" in card
+    assert read_run(run)["settings"]["learning_rate"] == 1e-3
+
+
+def test_fewer_steps_than_are_done_are_refused(run, rows):
+    with pytest.raises(ValueError, match="steps=2: the run in .* is at step 3 already"):
+        resume(rows, run, steps=2)
+
+
+# Nothing is deleted unasked
+
+
+def test_checkpoints_are_deleted_only_by_restart(run, rows, whole):
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    for flags in ({}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=r"cut off after step 3: resume=True.*restart=True"):
+            train(tiny(), rows, steps=6, output=run, **SETTINGS, **flags)
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    model = tiny()
+    train(model, rows, steps=6, output=run, restart=True, **SETTINGS)
+    assert torch.equal(trained_weights(model), whole[0])
+
+
+def test_a_finished_model_is_replaced_only_by_overwrite(finished, rows):
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    for flags in ({}, {"restart": True}):
+        with pytest.raises(ValueError, match=r"finished model: overwrite=True.*resume=True"):
+            train(tiny(seed=1), rows, steps=1, output=finished, **SETTINGS, **flags)
+        assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+    model = tiny(seed=1)
+    train(model, rows, steps=1, output=finished, overwrite=True, **SETTINGS)
+    assert torch.equal(trained_weights(load(finished, device="cpu")), trained_weights(model))
+
+
+def test_a_finished_run_can_be_lengthened(finished, rows):
+    with pytest.raises(ValueError, match="finished at step 2.*more steps.*steps=2"):
+        resume(rows, finished, steps=2)
+    model, curve = resume(rows, finished, steps=4)
+    assert curve.step.tolist() == [1, 2, 3, 4]
+    assert torch.equal(trained_weights(load(finished, device="cpu")), trained_weights(model))
+    assert read_run(finished)["finished"] == 4
+
+
+def test_a_finished_model_without_checkpoints_says_how_to_train_it_further(finished, rows):
+    shutil.rmtree(finished / "checkpoints")
+    with pytest.raises(ValueError, match=r"nothing to resume.*train\(load"):
+        resume(rows, finished, steps=4)
+
+
+def test_a_retraining_that_was_killed_leaves_the_model_and_can_be_resumed(finished, rows, whole):
+    good = trained_weights(load(finished, device="cpu"))
+    cut_off(rows, finished, after=3, overwrite=True)
+    assert torch.equal(trained_weights(load(finished, device="cpu")), good)
+    model, _ = resume(rows, finished)
+    assert torch.equal(trained_weights(model), whole[0])
+    assert torch.equal(trained_weights(load(finished, device="cpu")), whole[0])
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_run_that_ends_in_nan_does_not_replace_a_good_model(step, finished, rows):
+    good = trained_weights(load(finished, device="cpu"))
+    model = tiny()
+    with pytest.raises(ValueError, match="NaN|not finite"):
+        train(
+            model, rows, steps=step, output=finished, overwrite=True,
+            **SETTINGS | {"learning_rate": 1e38, "fresh_learning_rate": 1e38},
+        )  # fmt: skip
+    assert torch.equal(trained_weights(load(finished, device="cpu")), good)
+
+
+def test_a_checkpoint_of_weights_that_are_not_finite_is_not_whole(rows, tmp_path):
+    with pytest.raises(ValueError, match="NaN|not finite"):
+        train(
+            tiny(), rows, steps=1, output=tmp_path / "run", save_steps=1,
+            **SETTINGS | {"learning_rate": 1e38, "fresh_learning_rate": 1e38},
+        )  # fmt: skip
+    assert newest_whole(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("flag", ["resume", "restart", "overwrite"])
+def test_flags_about_a_folder_need_one(flag, rows):
+    with pytest.raises(ValueError, match=f"{flag}=True needs output"):
+        train(tiny(), rows, steps=1, **SETTINGS, **{flag: True})
+
+
+def test_two_trainings_into_one_folder_the_second_is_refused(rows, tmp_path):
+    """A real second process, started from within a step of the first."""
+    program = f"""
+from metaembed_lite import build, train
+from metaembed_lite.data.handwriting import training_rows
+model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
+try:
+    train(model, training_rows(16), steps=1, batch_size=4, output={str(tmp_path / "run")!r},
+    restart=True)
+except BlockingIOError as error:
+    print("refused:", error)
+"""
+    answers = []
+
+    class AskInTheSecondStep(torch.nn.Module):
+        pass
+
+    model = tiny()
+
+    def ask(module, inputs, result):
+        if not answers:
+            answers.append("")
+            run = subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT,
+                env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, check=True,
+            )  # fmt: skip
+            answers[0] = run.stdout
+
+    hook = model.register_forward_hook(ask)
+    train(model, rows, steps=2, output=tmp_path / "run", **SETTINGS)
+    hook.remove()
+    assert "refused:" in answers[0]
+    assert f"process {os.getpid()}" in answers[0]
+    assert load(tmp_path / "run", device="cpu")
+
+
+def test_a_run_resumes_bit_equal_however_often_it_is_killed():
+    """Real SIGKILLs at random moments; benchmarks/kill_training.py counts to 100 and more."""
+    run = subprocess.run(
+        [sys.executable, "benchmarks/kill_training.py", "--kills", "10", "--no-write"],
+        cwd=ROOT, capture_output=True, text=True, timeout=280,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "10 of 10 kills resumed; the weights are bit-equal" in run.stdout
+
+
+# Training what it says
+
+
+def test_a_loaded_model_goes_on_training_lora_meta_tokens_and_projection(finished, rows, capsys):
+    built, loaded = tiny(), load(finished, device="cpu")
+    free = {name for name, p in built.named_parameters() if p.requires_grad}
+    assert {name for name, p in loaded.named_parameters() if p.requires_grad} == free
+    before = {name: p.detach().clone() for name, p in loaded.named_parameters()}
+    train(loaded, rows, steps=2, **SETTINGS)
+    moved = {name for name, p in loaded.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == free
+    total = sum(p.numel() for p in loaded.parameters())
+    count = sum(p.numel() for n, p in loaded.named_parameters() if n in free)
+    printed = capsys.readouterr().out
+    assert f"training {count:,} of {total:,} parameters: LoRA " in printed
+    assert "meta tokens" in printed
+    assert "projection" in printed
+
+
+def test_a_bundled_model_goes_on_training_without_dim_too(rows, tmp_path):
+    save(build(r_q=2, r_c=4, lora_rank=2, device="cpu"), tmp_path / "paper")
+    model = load(tmp_path / "paper", device="cpu")
+    before = trained_weights(model).clone()
+    train(model, rows, steps=1, **SETTINGS)
+    assert not torch.equal(trained_weights(model), before)
+
+
+def test_a_frozen_adapter_and_a_frozen_model_are_refused(rows):
+    model = tiny()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"adapter is frozen.*metaembed_lite\.load"):
+        train(model, rows, steps=1, **SETTINGS)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        train(model, rows, steps=1, **SETTINGS)
+
+
+# What a saved model holds
+
+
+def private_rows():
+    from PIL import Image
+
+    pictures = [Image.new("RGB", (48, 48), (20 * i, 0, 0)) for i in range(8)]
+    captions = [f"patient {i}, born on the {i}th" for i in range(8)]
+    return Dataset.from_dict({"query": captions, "positive": pictures})
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_saved_model_holds_training_data_only_if_asked(asked, tmp_path):
+    train(tiny(), private_rows(), steps=1, output=tmp_path / "run", card_examples=asked, **SETTINGS)
+    files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    pictures = [p for p in files if p.suffix in (".jpg", ".png")]
+    naming = [p.name for p in files if b"patient" in p.read_bytes()]
+    assert bool(pictures) == asked
+    assert bool(naming) == asked, naming
+    if asked:
+        assert load(tmp_path / "run", device="cpu")
+
+
+def test_the_bundled_models_hold_no_pictures_and_no_captions():
+    from metaembed_lite import checkpoints
+
+    for name in checkpoints.MODELS.values():
+        folder = checkpoints.HERE / name
+        assert not list(folder.rglob("*.jpg")) + list(folder.rglob("*.png"))
+        assert "widget" not in (folder / "README.md").read_text()
+
+
+# The command line
+
+
+def small(*more):
+    return [
+        "model.r_q=2", "model.r_c=4", "model.lora_rank=2", "model.dim=8", "train.budgets=[1x1, "
+        "2x4]",
+        "train.steps=1", "train.batch_size=4", "train.log_steps=1", *more,
+    ]  # fmt: skip
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_command_line_asks_before_it_deletes_or_replaces(tmp_path):
+    command = ["train", "tiny", *small("data.n_queries=4", "data.n_train=8"), "--output"]
+    first = invoke(*command, tmp_path / "model")
+    assert first.exit_code == 0, first.output
+    assert "parameters: LoRA" in first.output
+    again = invoke(*command, tmp_path / "model")
+    assert again.exit_code == 2
+    assert "--overwrite" in again.output
+    longer = invoke(*command, tmp_path / "model", "--resume", "train.steps=2")
+    assert longer.exit_code == 0, longer.output
+    over = invoke(*command, tmp_path / "model", "--overwrite")
+    assert over.exit_code == 0, over.output
+
+
+def pictures_with_captions(at, n=12):
+    from PIL import Image
+
+    at.mkdir()
+    lines = ["image,text"]
+    for i in range(n):
+        Image.effect_noise((48, 48), 20 + 9 * i).convert("RGB").save(at / f"p{i}.png")
+        lines.append(f"p{i}.png,picture number {i}")
+    (at / "captions.csv").write_text("\n".join(lines))
+    return at
+
+
+def test_evaluate_uses_the_pictures_that_training_held_out(tmp_path):
+    data = pictures_with_captions(tmp_path / "pictures")
+    run = invoke(
+        "train", "tiny", *small("data.name=folder", f"data.path={data}", "data.n_queries=4"),
+        "data.n_train=8", "--output", tmp_path / "model",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    table = run.output.split("r_q", 1)[1].split("saved:")[0]
+    for more in ([], ["--suite", "folder", f"path={data}"]):
+        evaluated = invoke("evaluate", tmp_path / "model", *more)
+        assert evaluated.exit_code == 0, evaluated.output
+        assert "4 queries, 4 candidates" in evaluated.output
+        assert "the test split of the model's training" in evaluated.output
+
+        def quality(text):
+            return [line.split()[:4] for line in text.strip().splitlines()[1:]]
+
+        assert quality(evaluated.output.split("r_q", 1)[1]) == quality(table)
+    other = pictures_with_captions(tmp_path / "others", n=6)
+    evaluated = invoke("evaluate", tmp_path / "model", "--suite", "folder", f"path={other}")
+    assert "6 candidates" in evaluated.output
+    assert "other data" in evaluated.output
+
+
+def test_push_uploads_the_models_own_files_and_names_them(finished, tmp_path, monkeypatch):
+    uploaded = {}
+
+    class Hub:
+        def create_repo(self, name, private, exist_ok):
+            assert private
+
+        def upload_folder(self, repo_id, folder_path):
+            for file in Path(folder_path).rglob("*"):
+                if file.is_file():
+                    uploaded[file.relative_to(folder_path).as_posix()] = file.read_bytes()
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    (finished / "passwords.txt").write_text("secret")
+    run = invoke("push", finished, "you/model")
+    assert run.exit_code == 0, run.output
+    assert "passwords.txt" not in uploaded
+    assert not any(name.startswith("checkpoints") for name in uploaded)
+    assert {"modules.json", "adapter_model.safetensors", "README.md"} <= uploaded.keys()
+    for name in uploaded:
+        assert f"  {name}\n" in run.output
+
+
+def test_push_says_that_a_local_backbone_is_on_no_hub(tmp_path, monkeypatch):
+    from metaembed_lite import checkpoints
+
+    uploaded = {}
+
+    class Hub:
+        def create_repo(self, *args, **kwargs):
+            pass
+
+        def upload_folder(self, repo_id, folder_path):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            uploaded["at"] = tmp_path / "hub"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    shutil.copytree(checkpoints.HERE / "tiny-vlm", tmp_path / "private base")
+    model = build(str(tmp_path / "private base"), r_q=2, r_c=4, lora_rank=2, device="cpu")
+    save(model, tmp_path / "model")
+    run = invoke("push", tmp_path / "model", "you/model")
+    assert run.exit_code == 2
+    assert "--backbone owner/name" in run.output
+    assert not uploaded
+    run = invoke("push", tmp_path / "model", "you/model", "--backbone", "them/base")
+    assert run.exit_code == 0, run.output
+    config = json.loads((uploaded["at"] / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "them/base"
+    assert not any(
+        str(tmp_path).encode() in f.read_bytes() for f in uploaded["at"].rglob("*") if f.is_file()
+    )
+    checkpoints_folder = str(checkpoints.HERE / "tiny-vlm")
+    again = load(uploaded["at"], device="cpu", backbone=checkpoints_folder)
+    assert torch.equal(again.encode_query("a"), model.eval().encode_query("a"))
