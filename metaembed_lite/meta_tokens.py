@@ -133,7 +133,7 @@ class MetaTokenTransformer(Transformer):
         features = append_tokens(features, appended)
         device = self.precision.device
         features = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
-        return super().forward(features)["token_embeddings"][0].double()
+        return super().forward(features)["token_embeddings"][0].float()
 
     def appended_ids(self, task: str | None) -> list[int]:
         """The meta tokens that follow the content for a task, "query" or "document"."""
