@@ -6,7 +6,7 @@ Everything else works on any model that sentence-transformers' ``Transformer`` l
    family's own classes. The tests then say what is missing: ``pytest tests/unit -k yourfamily``.
 2. No chat template in its processor: add one to ``CHAT_TEMPLATES``, so that text, image and both
    are laid out by the same rule.
-3. Other names for the language model's linear layers: add a pattern to ``LORA_TARGETS``.
+3. Other names for the linear layers of attention: add them to ``ATTENTION``.
 4. Vocabulary entries left untrained for users, under another name: extend ``RESERVED``.
 5. A tensor of its own that runs along the sequence grows by ``append_tokens`` in meta_tokens.py,
    which is told nothing of families; what is missing from it goes into ``complete``.
@@ -15,6 +15,7 @@ Everything else works on any model that sentence-transformers' ``Transformer`` l
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,13 +40,25 @@ CHAT_TEMPLATES = {
     ),
 }
 
-# What LoRA adapts, the first pattern that fits: the language model's attention and MLP, as in the
-# paper's configuration. The vision tower and the projection out of it stay frozen.
-LORA_TARGETS = (
-    r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj",  # decoders beside a vision tower
-    r".*layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj",  # decoders of text
-    r".*encoder\.layer\..*\.(query|key|value|dense)",  # BERT and its kin
+# The linear layers of an attention block, by the last part of their names. They count below a
+# module with "att" in its name, such as self_attn, attention or linear_attn. LoRA adapts every
+# linear layer of the language model; this table only proves that no layer's attention is left out.
+FUSED = {"qkv", "Wqkv", "qkv_proj", "query_key_value", "in_proj_qkv", "in_proj_qkvz"}
+ATTENTION = {
+    "query": {"q", "q_proj", "q_lin", "query", "query_proj"} | FUSED,
+    "key": {"k", "k_proj", "k_lin", "key", "key_proj"} | FUSED,
+    "value": {"v", "v_proj", "v_lin", "value", "value_proj"} | FUSED,
+    "output": {"o", "o_proj", "out_proj", "out_lin", "Wo", "dense"},
+}
+
+REMEDIES = (
+    "Name the layers with build(lora_targets=...), train every weight with lora_rank=None, or add "
+    "the names to ATTENTION in metaembed_lite/backbones.py"
 )
+
+# What a pattern of layer names may hold: names, ".", "\.", ".*", "\d+" and plain groups such as
+# (q|k|v). Without repeated groups a match takes no long time.
+PLAIN_PATTERN = re.compile(r"(?:\.\*|\\d\+|\\\.|[\w.]|\((?:\w|\\\.|\|)+\))+")
 
 # Vocabulary entries that a backbone leaves untrained for its users: BERT, PaliGemma, Llama 3.
 RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>")
@@ -61,17 +74,148 @@ def complete(features: dict[str, Any], model_type: str) -> dict[str, Any]:
 
 
 def lora_targets(model: nn.Module) -> str:
-    """The pattern of layer names that LoRA adapts in a backbone.
+    r"""The pattern of layer names that LoRA adapts: every linear layer of the language model.
+
+    A vision tower, a projector, embeddings and a head lie outside of the language model's layers.
+    The pattern is plain, such as ``language_model\.layers\.\d+\.(mlp\.up_proj|self_attn\.q_proj)``.
+
+    Args:
+        model: a backbone.
 
     Raises:
-        ValueError: if the backbone has none of the layers that are known.
+        ValueError: if the language model's layers cannot be found, or if a layer has no query,
+            key, value or output layer that ``ATTENTION`` knows.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    for pattern in LORA_TARGETS:
-        if any(re.fullmatch(pattern, name) for name in names):
-            return pattern
-    raise ValueError(
-        f"{type(model).__name__}: none of its {len(names)} linear layers has a known name, such as "
-        f"{names[:3]}; use lora_rank=None, or add a pattern to LORA_TARGETS in "
-        "metaembed_lite/backbones.py"
+    located = language_layers(model)
+    if located is None:
+        count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+        lists = [f"{n} ({len(m)})" for n, m in model.named_modules() if _is_outer_list(n, m)]
+        raise ValueError(
+            f"{model.config.model_type}: LoRA adapts the language model's layers. Its "
+            f"configuration says that there are {count}, so exactly one list of that length is "
+            f"expected among {', '.join(lists) or 'no lists of layers'}. {REMEDIES}"
+        )
+    prefix, layers = located
+    paths = [
+        sorted(path for path, module in layer.named_modules() if isinstance(module, nn.Linear))
+        for layer in layers
+    ]
+    problems: dict[str, list[int]] = {}  # what is missing -> in which layers
+    for number, names in enumerate(paths):
+        missing = [part for part in ATTENTION if not any(_plays(part, name) for name in names)]
+        if missing:
+            problem = f"no {', '.join(missing)} among {', '.join(names) or 'no linear layers'}"
+            problems.setdefault(problem, []).append(number)
+    if problems:
+        described = "; ".join(f"{_layers(numbers)}: {what}" for what, numbers in problems.items())
+        raise ValueError(
+            f"{model.config.model_type}: LoRA must adapt the attention of all {len(layers)} layers "
+            f"in {prefix}, but some of its names are not known. {described}. {REMEDIES}"
+        )
+    every_path = sorted({path for names in paths for path in names})
+    return rf"{re.escape(prefix)}\.\d+\.({'|'.join(map(re.escape, every_path))})"
+
+
+def chosen_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
+    """The full names of the language model's linear layers that a caller chose.
+
+    Args:
+        model: a backbone.
+        targets: a pattern for whole names, or the ends of names, such as ``["q_proj", "v_proj"]``.
+
+    Raises:
+        ValueError: if the pattern or a name matches no linear layer of the language model.
+    """
+    check_targets(targets)
+    decoder = model.get_decoder()
+    names = [n for n, m in _named_modules_of(decoder, model) if isinstance(m, nn.Linear)]
+    chosen: set[str] = set()
+    for target in [targets] if isinstance(targets, str) else targets:
+        pattern = target if isinstance(targets, str) else rf"(.*\.)?{re.escape(target)}"
+        matches = {name for name in names if re.fullmatch(pattern, name)}
+        if not matches:
+            raise ValueError(
+                f"lora_targets={targets!r}: {target!r} matches none of the {len(names)} linear "
+                f"layers in the language model of {model.config.model_type}, such as "
+                f"{', '.join(names[:4]) or 'none'}"
+            )
+        chosen |= matches
+    return sorted(chosen)
+
+
+def check_targets(targets: Any) -> None:
+    """Check that LoRA's targets are names, or a pattern that is matched in a short time.
+
+    Raises:
+        ValueError: on anything else, such as a pattern with a repeated group.
+    """
+    if isinstance(targets, str):
+        bounded = targets.count("*") <= 3 and targets.count("(") <= 3 and len(targets) <= 2000
+        valid = bounded and PLAIN_PATTERN.fullmatch(targets) is not None
+    else:
+        valid = isinstance(targets, Sequence) and len(targets) > 0
+        valid = valid and all(isinstance(t, str) and re.fullmatch(r"[\w.]+", t) for t in targets)
+    if not valid:
+        raise ValueError(
+            f"lora_targets={targets!r}: give a list of layer names such as ['q_proj', 'v_proj'], "
+            r"or a pattern of names, '\.', '\d+', at most three '.*' and at most three groups such "
+            "as (q|k)"
+        )
+
+
+def language_layers(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
+    """The name and the list of the language model's layers; None if there is not exactly one.
+
+    It is the list of ``num_hidden_layers`` modules in ``get_decoder()``. For a vision-language
+    model that is the language model, for a text model it is the model itself.
+    """
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    lists = [
+        (name, module)
+        for name, module in _named_modules_of(model.get_decoder(), model)
+        if _is_outer_list(name, module) and len(module) == count
+    ]
+    return lists[0] if len(lists) == 1 else None
+
+
+def describe_adapter(model: nn.Module) -> str | None:
+    """What LoRA adapts in a backbone, in one line; None if it has no adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    adapted = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    if not adapted:
+        return None
+    ranks = sorted({rank for module in adapted.values() for rank in module.r.values()})
+    alphas = sorted({alpha for module in adapted.values() for alpha in module.lora_alpha.values()})
+    located = language_layers(model)
+    if located is None:
+        layers, names = "", sorted(adapted)
+    else:
+        prefix, every_layer = located
+        inside = [name.removeprefix(f"{prefix}.").partition(".") for name in adapted]
+        layers = f" in {len({number for number, _, _ in inside})} of {len(every_layer)} layers"
+        names = sorted({path for _, _, path in inside})
+    return (
+        f"LoRA of rank {', '.join(map(str, ranks))} and alpha {', '.join(map(str, alphas))} on "
+        f"{len(adapted)} linear layers{layers} of the language model: {', '.join(names)}"
     )
+
+
+def _named_modules_of(part: nn.Module, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    prefix = next(name for name, module in model.named_modules() if module is part)
+    return part.named_modules(prefix=prefix)
+
+
+def _is_outer_list(name: str, module: nn.Module) -> bool:
+    """A list of modules that is not within an item of another list, as a layer's experts are."""
+    return isinstance(module, nn.ModuleList) and not re.search(r"\.\d+\.", f".{name}.")
+
+
+def _plays(part: str, path: str) -> bool:
+    *parents, name = path.split(".")
+    return name in ATTENTION[part] and any("att" in parent.lower() for parent in parents)
+
+
+def _layers(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 4} more" if len(numbers) > 4 else ""
+    return f"layers {', '.join(map(str, numbers[:4]))}{more}"

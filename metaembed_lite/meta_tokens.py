@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,11 +17,11 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from metaembed_lite import adapter, backbones, checkpoints
-from metaembed_lite.scoring import at_least_float32
 
 logger = logging.getLogger(__name__)
 
 Layout = Literal["joint", "separate"]
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 class MetaTokenTransformer(Transformer):
@@ -35,6 +36,9 @@ class MetaTokenTransformer(Transformer):
     tokens, padding, so that the tokenizer's padding side does not matter. In a causal backbone a
     query may be encoded at a smaller budget, with the same vectors: set ``read_q``.
 
+    The output has the type of ``precision``, a scalar that is cast together with the model: by
+    ``model.half()``, ``model.double()`` and the like. So it fits the modules that follow.
+
     Args:
         model_name_or_path: a hub id, a folder, or a shipped backbone ("tiny-vlm").
         r_q: query meta tokens R_q.
@@ -44,7 +48,8 @@ class MetaTokenTransformer(Transformer):
         **kwargs: those of sentence-transformers' ``Transformer``.
 
     Raises:
-        ValueError: on an unknown layout or counts below one.
+        ValueError: on an unknown layout, counts that are not whole numbers from 1 up, or a type of
+            weights that is not among ``DTYPES``.
     """
 
     config_keys: ClassVar[list[str]] = [*Transformer.config_keys, "r_q", "r_c", "layout"]
@@ -62,8 +67,12 @@ class MetaTokenTransformer(Transformer):
     ) -> None:
         if layout not in ("joint", "separate"):
             raise ValueError(f"layout {layout!r}: choose 'joint' (the paper's) or 'separate'")
-        if r_q < 1 or r_c < 1:
-            raise ValueError(f"r_q={r_q}, r_c={r_c}: a model needs at least one meta token a side")
+        if not (is_count(r_q) and is_count(r_c)):
+            raise ValueError(
+                f"r_q={r_q!r}, r_c={r_c!r}: a model needs at least one meta token per side; use "
+                "whole numbers from 1 up"
+            )
+        check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
         folder = str(checkpoints.folder(model_name_or_path) or model_name_or_path)
         self.backbone_name = backbone  # before the adapter is looked for
         super().__init__(folder, **kwargs)
@@ -76,11 +85,58 @@ class MetaTokenTransformer(Transformer):
             )
         if self.tokenizer.chat_template is None:  # PaliGemma's text goes past its processor
             self.tokenizer.chat_template = getattr(self.processor, "chat_template", None)
-        self.r_q, self.r_c, self.layout = r_q, r_c, layout
+        self.r_q, self.r_c, self.layout = int(r_q), int(r_c), layout
         ids = claim_vocabulary(self.tokenizer, self.model, r_q, r_c)
         self.meta_ids = {"query": ids[:r_q], "document": ids[r_q:]}
         self._told_of_cuts = False
-        self.read_q = r_q  # assign less than r_q, and queries are encoded with so many tokens only
+        self._read_q = self.r_q
+        first = next(self.parameters())  # sentence-transformers casts what follows to its type
+        self.register_buffer("precision", first.new_zeros(()), persistent=False)
+
+    @property
+    def read_q(self) -> int:
+        """How many query meta tokens are read, R_q unless it was set to less.
+
+        Raises:
+            ValueError: when set to anything but a whole number from 1 to R_q, or to less than R_q
+                in a backbone whose attention is not causal: its vectors would be other ones.
+        """
+        return self._read_q
+
+    @read_q.setter
+    def read_q(self, count: int) -> None:
+        if not is_count(count) or count > self.r_q:
+            raise ValueError(f"read_q={count!r}: use a whole number from 1 to r_q={self.r_q}")
+        if count < self.r_q and not self.is_causal():
+            raise ValueError(
+                f"read_q={count}: in {type(self.model).__name__} every token sees all others, so "
+                f"fewer query tokens give other vectors. Read all {self.r_q} and keep the first "
+                f"{count}"
+            )
+        self._read_q = int(count)
+
+    @torch.no_grad()
+    def is_causal(self) -> bool:
+        """Whether a token's state is the same whatever comes after it.
+
+        It is measured: one word and two meta tokens are read twice, with another last token, and
+        the states before the last token are compared.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()  # dropout would look like a difference
+        first, *_, other = [*self.meta_ids["query"], *self.meta_ids["document"]]
+        states = [self._states_of("a", [first, last])[:-1] for last in (first, other)]
+        for module, training in modes:
+            module.training = training
+        return bool((states[0] - states[1]).norm() <= 1e-5 * states[0].norm())
+
+    def _states_of(self, text: str, appended: list[int]) -> Tensor:
+        """Last hidden states (T, H) of a text and of the tokens that are appended to it."""
+        features = backbones.complete(super().preprocess([text]), self.config.model_type)
+        features = append_tokens(features, appended)
+        device = self.precision.device
+        features = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
+        return super().forward(features)["token_embeddings"][0].float()
 
     def appended_ids(self, task: str | None) -> list[int]:
         """The meta tokens that follow the content for a task, "query" or "document"."""
@@ -138,7 +194,7 @@ class MetaTokenTransformer(Transformer):
         hidden = features["token_embeddings"]
         where = (lengths[:, None] - r + torch.arange(r, device=hidden.device))[..., None]
         meta = hidden.gather(1, where.expand(-1, -1, hidden.shape[2]))
-        features["token_embeddings"] = at_least_float32(meta)  # what follows works in float32
+        features["token_embeddings"] = meta.to(self.precision.dtype)
         features["attention_mask"] = torch.ones(
             hidden.shape[0], r, dtype=torch.long, device=hidden.device
         )
@@ -196,8 +252,11 @@ class MetaTokenTransformer(Transformer):
         return model
 
     def __repr__(self) -> str:
-        backbone = type(self.model).__name__
-        return f"{type(self).__name__}({backbone}, r_q={self.r_q}, r_c={self.r_c}, {self.layout!r})"
+        adapter = backbones.describe_adapter(self.model)
+        return (
+            f"{type(self).__name__}({type(self.model).__name__}, r_q={self.r_q}, r_c={self.r_c}, "
+            f"{self.layout!r}{f', {adapter}' if adapter else ''})"
+        )
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save as sentence-transformers does; an adapter names a shipped backbone, not its path."""
@@ -206,6 +265,21 @@ class MetaTokenTransformer(Transformer):
         if config is not None:
             config["base_model_name_or_path"] = self.backbone_name
             (Path(output_path) / adapter.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 1 up; numpy's count, ``True`` does not."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def check_dtype(dtype: Any) -> None:
+    """Check a type of weights: one of ``DTYPES``, a name or torch's; "auto" and None pass.
+
+    Raises:
+        ValueError: on any other.
+    """
+    if dtype is not None and str(dtype).removeprefix("torch.") not in (*DTYPES, "auto"):
+        raise ValueError(f"dtype={dtype!r}: choose from {', '.join(DTYPES)}, or 'auto'")
 
 
 def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int]:

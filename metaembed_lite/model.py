@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +15,17 @@ import torch
 from sentence_transformers import MultiVectorEncoder
 from torch import nn
 
-from metaembed_lite import checkpoints, hub, saved_model
-from metaembed_lite.backbones import lora_targets
+from metaembed_lite import backbones, checkpoints, hub, saved_model
 from metaembed_lite.budget import Budget
 from metaembed_lite.locking import lock
-from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer
+from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer, check_dtype, is_count
 from metaembed_lite.model_folder import check_output, interrupted, is_finished, replacing
+from metaembed_lite.scoring import at_least_float32
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules import Transformer
+
+logger = logging.getLogger(__name__)
 
 MODEL_CARD = Path(__file__).parent / "model_card.md"  # the README that a saved model gets
 
@@ -34,8 +40,9 @@ def build(
     layout: Layout = "joint",
     max_seq_length: int | None = None,
     init_text: tuple[str, str] | None = None,
-    lora_alpha: int | None = None,
+    lora_alpha: float | None = None,
     lora_dropout: float = 0.0,
+    lora_targets: str | Sequence[str] | None = None,
     device: str | None = None,
     dtype: str = "auto",
     seed: int = 0,
@@ -57,20 +64,27 @@ def build(
             they start at draws around the vocabulary's mean.
         lora_alpha: scale of the update is lora_alpha / lora_rank; None: equal to the rank (paper).
         lora_dropout: dropout on the LoRA path (paper: 0.1).
+        lora_targets: which linear layers of the language model LoRA adapts: the ends of their
+            names, such as ["q_proj", "v_proj"], or a pattern for whole names, such as
+            ".*self_attn.(q|k|v|o)_proj". None: all of them, as in the paper.
         device: "cpu", "cuda", ...; None takes the best there is.
-        dtype: weights' type, "float32", "bfloat16", ...; "auto" keeps the checkpoint's.
+        dtype: the backbone's type, "float32", "bfloat16", "float16" or "float64"; "auto" keeps the
+            checkpoint's. What trains, and the embeddings, are float32 or float64.
         seed: of the meta tokens, the LoRA matrices and the projection.
 
     Raises:
-        ValueError: on counts below one, a limit beyond the backbone's positions or without room
-            for content, or a backbone whose layers LoRA does not know.
+        ValueError: on an argument of a wrong type or out of range, a limit beyond the backbone's
+            positions or without room for content, or a backbone in which some layer's attention
+            is not found (see ``lora_targets``).
         OSError: if the backbone is no folder, ships not, and the hub cannot be reached.
     """
     Budget(r_q, r_c)
-    if isinstance(init_text, str):
-        raise ValueError(f"init_text={init_text!r}: give two texts, (for queries, for candidates)")
     check_counts(lora_rank=lora_rank, dim=dim, max_seq_length=max_seq_length)
-    torch.manual_seed(seed)
+    check_lora(lora_rank, lora_alpha, lora_dropout, lora_targets)
+    check_dtype(dtype)
+    check_device(device)
+    _check_start(backbone, init_text, seed)
+    torch.manual_seed(int(seed))
     try:
         transformer = MetaTokenTransformer(
             backbone, r_q=r_q, r_c=r_c, layout=layout, model_kwargs={"dtype": dtype}
@@ -81,16 +95,74 @@ def build(
     model = assemble(
         transformer, dim=dim, device=device, max_seq_length=max_seq_length,
         lora_rank=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout,
+        lora_targets=lora_targets,
     )  # fmt: skip
     transformer.content_limit("document")  # an error if the meta tokens fill it
     return model
 
 
-def check_counts(**counts: int | None) -> None:
-    """A count below one is a ValueError; None is the default of all of them."""
+def check_counts(**counts: Any) -> None:
+    """Check that each is a whole number from 1 up, or None.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: use a whole number from 1 up, or None")
+        if value is not None and not is_count(value):
+            raise ValueError(f"{name}={value!r}: use a whole number from 1 up, or None")
+
+
+def check_lora(rank: Any, alpha: Any, dropout: Any, targets: Any) -> None:
+    """Check the settings of LoRA as ``build`` takes them.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    if alpha is not None and not (_is_number(alpha) and alpha > 0):
+        raise ValueError(f"lora_alpha={alpha!r}: use a number above 0, or None for lora_rank")
+    if not (_is_number(dropout) and 0 <= dropout < 1):
+        raise ValueError(f"lora_dropout={dropout!r}: use a number from 0 to below 1")
+    if targets is not None:
+        backbones.check_targets(targets)
+        if rank is None:
+            raise ValueError(
+                f"lora_targets={targets!r} with lora_rank=None: without LoRA nothing is targeted; "
+                "give a rank, or leave lora_targets out"
+            )
+
+
+def check_device(device: Any) -> None:
+    """Check that a tensor can be made on a device; None passes.
+
+    Raises:
+        ValueError: if torch does not know the device or this machine does not have it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition(". ")[0]
+        raise ValueError(
+            f"device={device!r}: use 'cpu', 'cuda', 'mps' or None, whichever this machine has "
+            f"({reason})"
+        ) from error
+
+
+def _check_start(backbone: Any, init_text: Any, seed: Any) -> None:
+    if not isinstance(backbone, (str, PathLike)) or not str(backbone):
+        raise ValueError(f"backbone={backbone!r}: give 'tiny-vlm', a folder or a hub id")
+    if init_text is not None:
+        pair = isinstance(init_text, (tuple, list)) and len(init_text) == 2
+        if not pair or not all(isinstance(text, str) and text for text in init_text):
+            raise ValueError(
+                f"init_text={init_text!r}: give two texts, (for queries, for candidates), or None"
+            )
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed!r}: use a whole number from 0 up")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def assemble(
@@ -98,8 +170,9 @@ def assemble(
     *,
     dim: int | None,
     lora_rank: int | None,
-    lora_alpha: int | None = None,
+    lora_alpha: float | None = None,
     lora_dropout: float = 0.0,
+    lora_targets: str | Sequence[str] | None = None,
     max_seq_length: int | None = None,
     pooling: Sequence[nn.Module] = (),
     device: str | None = None,
@@ -110,6 +183,7 @@ def assemble(
     """
     from sentence_transformers.base.modules import Dense, Normalize
 
+    dim, max_seq_length = (None if n is None else int(n) for n in (dim, max_seq_length))
     if max_seq_length is not None:
         text = transformer.model.config.get_text_config()
         most = min(
@@ -134,7 +208,11 @@ def assemble(
     model = MultiVectorEncoder(modules=modules, device=device, similarity_fn_name="maxsim")
     _finish(model)
     if lora_rank is not None:
-        _add_lora(model, lora_rank, lora_alpha or lora_rank, lora_dropout)
+        alpha = lora_rank if lora_alpha is None else lora_alpha
+        _add_lora(model, lora_rank, alpha, lora_dropout, lora_targets)
+    backbone = transformer.model
+    adapted = backbones.describe_adapter(backbone) or "no adapter, every weight trains"
+    logger.info("%s: %s", type(backbone).__name__, adapted)
     return model
 
 
@@ -161,10 +239,20 @@ def _start_meta_tokens(transformer: MetaTokenTransformer, texts: tuple[str, str]
             weight[ids] = start.to(weight.dtype)
 
 
-def _add_lora(model: MultiVectorEncoder, rank: int, alpha: int, dropout: float) -> None:
+def _add_lora(
+    model: MultiVectorEncoder,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: str | Sequence[str] | None,
+) -> None:
     from peft import LoraConfig
 
     backbone = model[0].model
+    if targets is None:
+        chosen: str | list[str] = backbones.lora_targets(backbone)
+    else:
+        chosen = backbones.chosen_targets(backbone, targets)
     tokens = None
     if isinstance(model[0], MetaTokenTransformer):
         rows = backbone.get_input_embeddings()
@@ -172,16 +260,16 @@ def _add_lora(model: MultiVectorEncoder, rank: int, alpha: int, dropout: float) 
         tokens = {name: model[0].meta_ids["query"] + model[0].meta_ids["document"]}
     model.add_adapter(
         LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            target_modules=lora_targets(backbone),
+            r=int(rank),
+            lora_alpha=int(alpha) if alpha == int(alpha) else float(alpha),
+            lora_dropout=float(dropout),
+            target_modules=chosen,
             trainable_token_indices=tokens,
         )
     )
-    for parameter in model.parameters():  # small steps round away in bfloat16
+    for parameter in model[0].parameters():  # small steps round away in bfloat16
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = at_least_float32(parameter.data)
 
 
 def load(
@@ -247,6 +335,8 @@ def load(
                 f"({type(error).__name__}: {error}): they are damaged, or of another version"
             ) from error
     config = saved_model.read_json(path / saved_model.MODEL)
+    later = list(modules.values())[1:]
+    exact = [module.state_dict() for module in later]
     model = MultiVectorEncoder(
         modules=modules,
         device=device,
@@ -257,7 +347,10 @@ def load(
     _check_loaded(model, path)
     card = path / "README.md"
     model.loaded_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    return _finish(model)
+    _finish(model)
+    for module, state in zip(later, exact, strict=True):  # not rounded to the backbone's type
+        module.load_state_dict(state)
+    return model
 
 
 def _module_classes() -> dict[str, Any]:
@@ -356,8 +449,11 @@ def write_model(
 def _finish(model: MultiVectorEncoder) -> MultiVectorEncoder:
     """What holds for every model, built or loaded: its card, and float32 behind the backbone."""
     model.model_card_data.template_path = MODEL_CARD
-    for module in list(model)[1:]:
-        module.float()
+    if isinstance(model[0], MetaTokenTransformer):  # it hands on the type of its ``precision``
+        exact = at_least_float32(model[0].precision)
+        model[0].precision = exact
+        for module in list(model)[1:]:
+            module.to(exact.dtype)
     return model
 
 

@@ -3,7 +3,10 @@
 A new family is a builder here, entered in FAMILIES; metaembed_lite/backbones.py says the rest.
 """
 
+import copy
 import json
+import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from metaembed_lite import build, load, maxsim, save, train
+from metaembed_lite import backbones, build, checkpoints, load, maxsim, save, train
 from metaembed_lite.meta_tokens import append_tokens
 
 TEXTS = ["four", "seven one nought three and then some more"]
@@ -22,7 +25,7 @@ TEXT_MODEL = {
 }  # fmt: skip
 
 
-def byte_tokenizer(special, pad, bos=None, spare=()):
+def byte_tokenizer(special, pad, bos=None, spare=(), named=None):
     """A byte-level tokenizer with a family's special tokens, and with entries left unused."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -34,6 +37,7 @@ def byte_tokenizer(special, pad, bos=None, spare=()):
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, bos_token=bos,
         additional_special_tokens=[*special, *spare], model_max_length=512,
+        extra_special_tokens=named or {},
     )  # fmt: skip
 
 
@@ -127,11 +131,230 @@ def bert(folder):
     return str(folder)
 
 
+def qwen(folder, kind, text=None, vision=None):
+    """A relative of tiny-vlm: its tokenizer and image processor, another model."""
+    import transformers
+
+    shipped = transformers.AutoProcessor.from_pretrained(checkpoints.folder("tiny-vlm"))
+    processor = "Qwen3VLProcessor" if kind.startswith("Qwen3") else f"{kind}Processor"
+    processor = getattr(transformers, processor)(
+        shipped.image_processor, shipped.tokenizer, shipped.video_processor,
+        chat_template=shipped.chat_template,
+    )  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(
+        text_config={
+            **TEXT_MODEL, "num_hidden_layers": 2, "vocab_size": 749, "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
+            },
+            **(text or {}),
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 32, "num_heads": 4, "patch_size": 8,
+            "temporal_patch_size": 1, "spatial_merge_size": 2, **(vision or {}),
+        },
+        image_token_id=5, video_token_id=6, vision_start_token_id=3, vision_end_token_id=4,
+    )  # fmt: skip
+    getattr(transformers, f"{kind}ForConditionalGeneration")(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def qwen2_vl(folder):
+    return qwen(folder, "Qwen2VL", vision={"embed_dim": 32})
+
+
+def qwen3_vl(folder):
+    deep = {"intermediate_size": 64, "num_position_embeddings": 16, "out_hidden_size": 32}
+    return qwen(folder, "Qwen3VL", {"head_dim": 8}, {**deep, "deepstack_visual_indexes": [0]})
+
+
+def qwen3_5(folder):
+    """Every second layer has linear attention, without separate query, key and value."""
+    hybrid = {
+        "head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
+            "partial_rotary_factor": 1.0,
+        },
+    }  # fmt: skip
+    vision = {"intermediate_size": 64, "num_position_embeddings": 16, "out_hidden_size": 32}
+    return qwen(folder, "Qwen3_5", hybrid, vision)
+
+
+def gemma3(folder):
+    from transformers import (
+        Gemma3Config,
+        Gemma3ForConditionalGeneration,
+        Gemma3ImageProcessor,
+        Gemma3Processor,
+    )
+
+    spare = [f"<unused{i}>" for i in range(16)]
+    images = {
+        "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>",
+        "image_token": "<image_soft_token>",
+    }  # fmt: skip
+    special = ["<pad>", "<eos>", "<bos>", *images.values()]
+    tokenizer = byte_tokenizer(special, "<pad>", "<bos>", spare, images)
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<start_of_image>{% else %}{{ c['text'] }}{% endif %}"
+        "{% endfor %}{% endfor %}"
+    )
+    processor = Gemma3Processor(
+        Gemma3ImageProcessor(size={"height": 28, "width": 28}), tokenizer,
+        chat_template=template, image_seq_length=4,
+    )  # fmt: skip
+    config = Gemma3Config(
+        text_config={
+            **TEXT_MODEL, "num_hidden_layers": 2, "head_dim": 8, "vocab_size": len(tokenizer),
+            "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 24,
+            "query_pre_attn_scalar": 8, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1,
+        },
+        vision_config={
+            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28, "patch_size": 7,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=4, boi_token_index=3, eoi_token_index=4, image_token_index=5,
+    )  # fmt: skip
+    model = Gemma3ForConditionalGeneration(config)
+    with torch.no_grad():  # it starts at 0, and the image would not be seen at all
+        model.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.2)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def smol(folder, kind, text, **config):
+    """Idefics3 and its heirs: an image of 16 patches becomes 4 tokens."""
+    import transformers
+
+    images = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
+    tokenizer = byte_tokenizer(["<pad>", "<bos>", "<eos>", *images], "<pad>", "<bos>")
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}"
+        "{% endfor %}<end_of_utterance>{% endfor %}"
+    )
+    processor = transformers.Idefics3Processor(  # SmolVLM's wants num2words, for videos alone
+        transformers.Idefics3ImageProcessor(
+            size={"longest_edge": 28}, max_image_size={"longest_edge": 28},
+            do_image_splitting=False,
+        ),
+        tokenizer, image_seq_len=4, chat_template=template,
+    )  # fmt: skip
+    vision = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "image_size": 28, "patch_size": 7,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(
+        text_config={
+            **TEXT_MODEL, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "pad_token_id": 0,
+            "bos_token_id": 1, "eos_token_id": 2, **text,
+        },
+        vision_config=vision, image_token_id=3, **config,
+    )  # fmt: skip
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def idefics3(folder):
+    return smol(folder, "Idefics3", {"model_type": "llama"})
+
+
+def smolvlm(folder):
+    return smol(folder, "SmolVLM", {"model_type": "llama"})
+
+
+def modernvbert(folder):
+    text = {"model_type": "modernbert", "local_attention": 16, "cls_token_id": 1, "sep_token_id": 2}
+    return smol(folder, "ModernVBert", text, pixel_shuffle_factor=2)
+
+
+def text_model(folder, kind, **config):
+    """A model of text alone, with the byte tokenizer."""
+    import transformers
+
+    spare = [f"[unused{i}]" for i in range(16)]
+    tokenizer = byte_tokenizer(["<pad>", "<s>", "</s>", "<mask>"], "<pad>", "<s>", spare)
+    tokenizer.model_max_length = 128
+    sizes = {**TEXT_MODEL, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+    sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes | config)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def modernbert(folder):
+    return text_model(folder, "ModernBert", local_attention=16, cls_token_id=1, sep_token_id=2)
+
+
+def mpnet(folder):
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return text_model(folder, "MPNet", **still)
+
+
+def roberta(folder):
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return text_model(folder, "Roberta", **still)
+
+
+def qwen3(folder):
+    return text_model(folder, "Qwen3", head_dim=8)
+
+
 FAMILIES = {  # builder -> (does it see images, is its attention causal)
     qwen2_5_vl: (True, True),
+    qwen2_vl: (True, True),
+    qwen3_vl: (True, True),
+    qwen3_5: (True, True),
+    gemma3: (True, True),
     paligemma: (True, False),
     mllama: (True, True),
+    idefics3: (True, True),
+    smolvlm: (True, True),
+    modernvbert: (True, False),
     bert: (False, False),
+    roberta: (False, False),
+    mpnet: (False, False),
+    modernbert: (False, False),
+    qwen3: (False, True),
+}
+
+
+SELF = {f"self_attn.{name}_proj" for name in "qkvo"}
+LLAMA = SELF | {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
+LINEAR = {
+    f"linear_attn.{name}"
+    for name in ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
+}
+CROSS = {name.replace("self_attn", "cross_attn") for name in LLAMA}
+BERT = {f"attention.self.{name}" for name in ("query", "key", "value")}
+BERT |= {"attention.output.dense", "intermediate.dense", "output.dense"}
+MPNET = {f"attention.attn.{name}" for name in "qkvo"} | {"intermediate.dense", "output.dense"}
+MODERN = {"attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"}
+ADAPTED = {  # builder -> (the list of the language model's layers, what is adapted in each)
+    qwen2_5_vl: ("language_model.layers", [LLAMA] * 4),
+    qwen2_vl: ("language_model.layers", [LLAMA] * 2),
+    qwen3_vl: ("language_model.layers", [LLAMA] * 2),
+    qwen3_5: ("language_model.layers", [LLAMA - SELF | LINEAR, LLAMA]),
+    gemma3: ("language_model.layers", [LLAMA] * 2),
+    paligemma: ("language_model.layers", [LLAMA] * 4),
+    mllama: ("language_model.layers", [LLAMA, CROSS] * 2),
+    idefics3: ("text_model.layers", [LLAMA] * 2),
+    smolvlm: ("text_model.layers", [LLAMA] * 2),
+    modernvbert: ("text_model.layers", [MODERN] * 2),
+    bert: ("encoder.layer", [BERT] * 2),
+    roberta: ("encoder.layer", [BERT] * 2),
+    mpnet: ("encoder.layer", [MPNET] * 2),
+    modernbert: ("layers", [MODERN] * 2),
+    qwen3: ("layers", [LLAMA] * 2),
 }
 
 
@@ -144,6 +367,7 @@ def family(request, tmp_path_factory):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
+    model.builder = request.param
     return model, *FAMILIES[request.param]
 
 
@@ -198,27 +422,50 @@ def test_training_mode_sees_what_evaluation_sees(family):
         torch.testing.assert_close(*found, atol=1e-5, rtol=0)
 
 
-def test_fewer_query_tokens_give_the_same_vectors_only_if_attention_is_causal(family):
+def test_fewer_query_tokens_are_read_only_where_they_give_the_same_vectors(family):
+    """The oracle puts two meta tokens behind the content itself, without ``read_q``."""
     model, _, causal = family
+    transformer = model[0]
+    assert transformer.is_causal() == causal
     full = model.encode_query(TEXTS[1])
-    model[0].read_q = 2
-    short = model.encode_query(TEXTS[1])
-    model[0].read_q = 4
+    features = transformer.preprocess([TEXTS[1]], task="query")
+    cut = {
+        name: value[:, :-2]
+        for name, value in features.items()
+        if isinstance(value, torch.Tensor) and value.shape[:2] == features["input_ids"].shape
+    }
+    with torch.no_grad():
+        hidden = transformer.model(**cut, return_dict=True).last_hidden_state[0, -2:]
+        short = torch.nn.functional.normalize(model[1].linear(hidden), dim=-1)
     assert torch.allclose(short, full[:2], atol=1e-5) == causal
+    if not causal:
+        with pytest.raises(ValueError, match=r"read_q=2: .* every token sees all others.*first 2"):
+            transformer.read_q = 2
+        return
+    transformer.read_q = 2
+    torch.testing.assert_close(model.encode_query(TEXTS[1]), short, atol=1e-5, rtol=0)
+    transformer.read_q = 4
 
 
-def test_lora_adapts_the_language_model_alone(family):
+def test_lora_adapts_every_layer_of_the_language_model_and_nothing_else(family):
     model, _, _ = family
-    adapted = {n.split(".lora_A")[0] for n, _ in model.named_parameters() if ".lora_A" in n}
-    assert adapted
-    assert not any(word in name for name in adapted for word in ("vision", "visual", "projector"))
-    layers = model[0].model.config.get_text_config().num_hidden_layers
-    assert (
-        len({name.split("layers.")[-1].split("layer.")[-1].split(".")[0] for name in adapted})
-        == layers
-    )
+    adapted = {n.split(".lora_A")[0] for n, _ in model[0].model.named_parameters() if "lora_A" in n}
+    prefix, layers = ADAPTED[model.builder]
+    assert adapted == {f"{prefix}.{i}.{n}" for i, names in enumerate(layers) for n in names}
     free = {n for n, p in model.named_parameters() if p.requires_grad}
     assert all("lora_" in n or "trainable_tokens" in n or "1.linear" in n for n in free)
+    counts = f"LoRA of rank 4 and alpha 4 on {len(adapted)} linear layers in {len(layers)} of"
+    assert f"{counts} {len(layers)} layers of the language model" in repr(model[0])
+
+
+def test_a_family_encodes_in_every_type_that_a_model_can_be_cast_to(family):
+    model, sees, _ = family
+    item = kinds(sees)[-1][0]
+    exact = model.encode_document(item)
+    for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01), (torch.float64, 1e-5)):
+        vectors = copy.deepcopy(model).to(dtype).encode_document(item)
+        assert vectors.dtype == dtype
+        torch.testing.assert_close(vectors.float(), exact, atol=tolerance, rtol=0)
 
 
 def test_a_step_of_training_moves_what_trains_and_the_model_round_trips(family, tmp_path):
@@ -350,3 +597,98 @@ def test_a_shorter_limit_cuts_content_and_is_saved(tmp_path):
         ids = each.preprocess(["a b c d e f g h i j k l m n o p"], task="document")["input_ids"]
         assert ids.shape == (1, 12)
         assert ids[0, -4:].tolist() == each[0].meta_ids["document"]
+
+
+# What LoRA adapts
+
+
+def unbuilt(kind, **config):
+    """A backbone without weights."""
+    import transformers
+
+    with torch.device("meta"):
+        return getattr(transformers, f"{kind}Model")(
+            getattr(transformers, f"{kind}Config")(**config)
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [
+        ("Qwen2_5_VL", r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"),
+        ("Bert", r".*encoder\.layer\..*\.(query|key|value|dense)"),
+        ("Llama", r".*layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj"),
+    ],
+)
+def test_the_layers_of_the_paper_and_of_shipped_models_stay_what_they_were(kind, pattern):
+    model = unbuilt(kind)
+    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    before = {name for name in linear if re.fullmatch(pattern, name)}
+    assert before
+    targets = backbones.lora_targets(model)
+    assert {name for name in linear if re.fullmatch(targets, name)} == before
+    backbones.check_targets(targets)
+    backbones.check_targets(pattern)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("GPT2", "gpt2: .*all 12 layers in h.*layers 0, 1, 2, 3 and 8 more: no query.*no linear"),
+        ("Mamba", "mamba: .*no query, key, value, output among mixer.dt_proj, mixer.in_proj"),
+        ("Albert", "albert: .*there are 12.*encoder.albert_layer_groups [(]1[)]"),
+        ("DeepseekV3", "deepseek_v3: .*layers 0, 1, 2: no query, key, value among .*q_a_proj"),
+    ],
+)
+def test_other_families_are_refused_by_name_with_what_was_found_and_what_helps(kind, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        backbones.lora_targets(unbuilt(kind, num_hidden_layers=12))
+    for remedy in ("lora_targets=", "lora_rank=None", "ATTENTION"):
+        assert remedy in str(error.value)
+
+
+def test_a_layer_without_attention_among_others_is_refused():
+    model = unbuilt("Lfm2", num_hidden_layers=2, layer_types=["conv", "full_attention"])
+    with pytest.raises(ValueError, match=r"lfm2: .*layers 0: no query.*conv\.in_proj"):
+        backbones.lora_targets(model)
+
+
+@pytest.mark.parametrize(
+    ("targets", "names"),
+    [
+        (["q_proj", "v_proj"], {"self_attn.q_proj", "self_attn.v_proj"}),
+        (".*self_attn.(q|o)_proj", {"self_attn.q_proj", "self_attn.o_proj"}),
+        (r"text_model\.layers\.\d+\.mlp\.up_proj", {"mlp.up_proj"}),
+    ],
+)
+def test_a_caller_chooses_layers_of_the_language_model_and_the_choice_is_saved(
+    targets, names, tmp_path, caplog
+):
+    (tmp_path / "backbone").mkdir()
+    backbone = smolvlm(tmp_path / "backbone")  # its vision tower has layers of the same names
+    caplog.set_level(logging.INFO, logger="metaembed_lite")
+    model = build(backbone, r_q=2, r_c=4, lora_rank=2, lora_targets=targets, device="cpu")
+    expected = {f"text_model.layers.{i}.{name}" for i in range(2) for name in names}
+    save(model, tmp_path / "saved")
+    for each in (model, load(tmp_path / "saved")):
+        parameters = each[0].model.named_parameters()
+        assert {n.split(".lora_A")[0] for n, _ in parameters if "lora_A" in n} == expected
+    told = f"on {len(expected)} linear layers in 2 of 2 layers of the language model: "
+    told += ", ".join(sorted(names))
+    assert f"SmolVLMModel: LoRA of rank 2 and alpha 2 {told}" in caplog.text
+    assert told in (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "targets",
+    ["(.*.*)*x", "(a|aa)+b", ".*.*.*.*x", "[a-z]+", "", [], ["q_proj", 4], [""], 3, {"q_proj"}],
+)
+def test_targets_that_are_no_names_and_no_plain_pattern_are_refused(targets):
+    with pytest.raises(ValueError, match=r"lora_targets=.*give a list of layer names"):
+        build(lora_targets=targets)
+
+
+@pytest.mark.parametrize("targets", ["nope", ["q_proj", "nope"], "visual.*"])
+def test_targets_that_match_no_layer_are_named_with_some_that_there_are(targets):
+    with pytest.raises(ValueError, match=r"(nope|visual).*matches none of the 28.*layers\.0\.self"):
+        build(lora_targets=targets, r_q=1, r_c=1)

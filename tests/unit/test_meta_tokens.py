@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -72,6 +73,31 @@ def test_in_a_causal_backbone_fewer_query_tokens_give_the_same_first_vectors(mod
         transformer.read_q = transformer.r_q
 
 
+@pytest.mark.parametrize("count", [0, -1, 5, 9, 1.0, "2", None, True])
+def test_fewer_query_tokens_than_one_or_more_than_there_are_cannot_be_read(model, count):
+    with pytest.raises(ValueError, match=rf"read_q={count!r}: use a whole number from 1 to r_q=4"):
+        model[0].read_q = count
+    assert model[0].read_q == 4
+    assert model.encode_query(TEXTS[0]).shape == (4, 16)
+
+
+def test_asking_whether_attention_is_causal_leaves_dropout_as_it_was():
+    model = build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, lora_dropout=0.5, device="cpu")
+    model.train()
+    model[0].model.visual.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    model[0].read_q = np.int64(1)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert model[0].read_q == 1
+
+
+def test_what_is_read_is_a_choice_of_the_moment_and_is_not_saved(model, tmp_path):
+    model[0].read_q = 2
+    model.save_pretrained(str(tmp_path / "saved"))
+    model[0].read_q = 4
+    assert load(tmp_path / "saved", device="cpu")[0].read_q == 4
+
+
 def test_reserved_entries_keep_their_sides_after_a_round_trip(tmp_path):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -95,11 +121,9 @@ def test_reserved_entries_keep_their_sides_after_a_round_trip(tmp_path):
     model = build(str(tmp_path / "bert"), r_q=2, r_c=4, lora_rank=None, device="cpu").eval()
     assert model[0].meta_ids == {"query": [1, 2], "document": [3, 4, 5, 6]}
     assert model.encode_document("a b").isfinite().all()
-    model[0].read_q = 1
     model.save_pretrained(str(tmp_path / "saved"))
     again = load(tmp_path / "saved", device="cpu").eval()
     assert again[0].meta_ids == model[0].meta_ids
-    assert again[0].read_q == 2
     assert torch.equal(again.encode_document("a b"), model.encode_document("a b"))
 
 
@@ -161,6 +185,8 @@ def test_masks_with_more_axes_grow_by_what_the_last_content_token_sees():
     [
         ({"layout": "both"}, "layout 'both': choose 'joint'"),
         ({"r_q": 0}, "r_q=0, r_c=64: a model needs at least one"),
+        ({"r_c": 2.0}, "r_q=16, r_c=2.0: a model needs at least one"),
+        ({"model_kwargs": {"dtype": "int8"}}, "dtype='int8': choose from float32"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -1,13 +1,20 @@
 """build, save, load: the same vectors after a round trip, and nothing but known classes."""
 
 import json
+import logging
+import re
 
+import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Transformer
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from metaembed_lite import build, load, save
+from metaembed_lite import build, checkpoints, load, save
+from metaembed_lite.baselines import single_vector, token_vectors
 from metaembed_lite.budget import Budget, PrefixPooling
 from metaembed_lite.model import vectors
 
@@ -112,16 +119,81 @@ def test_load_says_what_a_folder_lacks_and_what_a_name_could_be(tmp_path):
         build("nobody/nothing")
 
 
+@pytest.mark.parametrize("limit", [100_000, 80])
+def test_build_names_a_limit_that_the_backbone_or_the_meta_tokens_do_not_fit(limit):
+    with pytest.raises(ValueError, match=str(limit)):
+        build(max_seq_length=limit)
+
+
+NAN = float("nan")
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("name", "values"),
     [
-        {"r_q": 0}, {"lora_rank": 0}, {"dim": 0}, {"layout": "no"},
-        {"max_seq_length": 0}, {"max_seq_length": 100_000}, {"max_seq_length": 80},
+        ("r_q", [0, -1, "4", 2.0, True, None]),
+        ("r_c", [0, "4", 2.0, True, None, [4]]),
+        ("lora_rank", [0, "8", 8.0, True, NAN]),
+        ("dim", [0, "8", 1.5, True]),
+        ("max_seq_length", [0, "512", 512.0, True]),
+        ("lora_alpha", [0, -1, NAN, float("inf"), "1", True]),
+        ("lora_dropout", [-1, NAN, 1.5, 1.0, "0.1", None, True]),
+        ("layout", ["no", 3, None, ["joint"]]),
+        ("dtype", ["float33", "int8", "bool", torch.int64, 3, "Float32", ""]),
+        ("device", ["gpu", 2.5, "cpu:x", ["cpu"]]),
+        ("seed", ["x", 1.5, None, -1, 2**64, True]),
+        ("init_text", ["a b", ("a",), ("a", "b", "c"), ("a", 3), ("a", ""), 3, {"a": "b"}]),
+        ("backbone", [None, 3, "", ["tiny-vlm"]]),
     ],
-)  # fmt: skip
-def test_build_names_a_bad_argument(arguments):
-    with pytest.raises(ValueError, match=str(next(iter(arguments.values())))):
-        build(**arguments)
+)
+def test_build_names_a_wrong_argument_before_it_loads_the_backbone(name, values, monkeypatch):
+    def loads(*args, **kwargs):
+        raise AssertionError("the backbone was loaded")
+
+    monkeypatch.setattr(Transformer, "__init__", loads)
+    for value in values:
+        with pytest.raises(ValueError, match=rf"{name}(=| ).*{re.escape(repr(value))}"):
+            build(**{name: value})
+
+
+def test_targets_without_lora_are_refused():
+    with pytest.raises(ValueError, match=r"lora_targets=\['q_proj'\] with lora_rank=None"):
+        build(lora_targets=["q_proj"], lora_rank=None)
+
+
+def test_numpys_numbers_build_the_same_model_and_can_be_saved(tmp_path):
+    plain = {"r_q": 2, "r_c": 4, "lora_rank": 4, "dim": 8, "max_seq_length": 400, "seed": 3}
+    arrays = {name: np.int64(value) for name, value in plain.items()}
+    model = build(**arrays, lora_alpha=np.float32(6), lora_dropout=np.float64(0), device="cpu")
+    other = build(**plain, lora_alpha=6, device="cpu")
+    assert torch.equal(embed(model.eval()), embed(other.eval()))
+    save(model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 6)
+
+
+def test_alpha_scales_the_update_and_is_never_taken_for_the_rank():
+    scales = {None: 1.0, 2: 0.5, 0.5: 0.125}
+    for alpha, expected in scales.items():
+        model = build(r_q=1, r_c=1, lora_rank=4, lora_alpha=alpha, device="cpu")
+        found = {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)}
+        assert found == {expected}
+
+
+def test_a_model_says_what_is_adapted_in_its_name_its_log_and_its_card(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="metaembed_lite")
+    model = build(r_q=2, r_c=4, lora_rank=2, lora_alpha=8, device="cpu")
+    save(model, tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    line = (
+        "LoRA of rank 2 and alpha 8 on 28 linear layers in 4 of 4 layers of the language model: "
+        "mlp.down_proj, mlp.gate_proj, mlp.up_proj, self_attn.k_proj, self_attn.o_proj, "
+        "self_attn.q_proj, self_attn.v_proj"
+    )
+    for place in (repr(model[0]), caplog.text, card, repr(load(tmp_path / "model")[0])):
+        assert line in place
+    build(r_q=2, r_c=4, lora_rank=None, device="cpu")
+    assert "no adapter, every weight trains" in caplog.text
 
 
 def test_save_leaves_nothing_half_written(tmp_path):
@@ -152,3 +224,91 @@ def test_on_a_half_precision_backbone_what_trains_is_in_float32(tmp_path):
     save(model, tmp_path / "model")
     again = load(tmp_path / "model", device="cpu", dtype="bfloat16").eval()
     torch.testing.assert_close(embed(again).float(), embed(model).float(), atol=0.02, rtol=0)
+
+
+PRECISION = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.005, torch.bfloat16: 0.03}
+
+
+def check_close(vectors, exact, dtype):
+    """The same shape, finite, of length one and near float32's, as far as the type reaches."""
+    assert vectors.shape == exact.shape
+    tolerance = PRECISION[dtype]
+    torch.testing.assert_close(vectors.double(), exact.double(), atol=tolerance, rtol=0)
+    lengths = vectors.double().norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=tolerance, rtol=0)
+
+
+CASTS = {
+    "half": torch.float16, "bfloat16": torch.bfloat16, "double": torch.float64,
+    "float": torch.float32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASTS)
+def test_a_model_that_is_cast_encodes_in_that_type_and_can_be_cast_back(name):
+    dtype = CASTS[name]
+    exact = embed(load("tiny", device="cpu"))
+    for cast in (
+        getattr(load("tiny", device="cpu"), name)(),
+        load("tiny", device="cpu").to(dtype),
+    ):
+        vectors = embed(cast)
+        assert vectors.dtype == dtype
+        check_close(vectors, exact, dtype)
+    assert embed(cast.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", PRECISION, ids=str)
+def test_every_type_that_load_and_plain_sentence_transformers_accept_encodes(dtype):
+    path, name = str(checkpoints.folder("tiny")), str(dtype).removeprefix("torch.")
+    exact = embed(load("tiny", device="cpu"))
+    vectors = embed(load("tiny", device="cpu", dtype=name))
+    assert vectors.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    check_close(vectors, exact, dtype)
+    for given in (name, dtype):
+        plain = MultiVectorEncoder(
+            path, trust_remote_code=True, device="cpu", model_kwargs={"dtype": given}
+        )
+        assert embed(plain).dtype == dtype
+        check_close(embed(plain), exact, dtype)
+
+
+@pytest.mark.parametrize("rank", [4, None])
+@pytest.mark.parametrize("dim", [8, None])
+def test_every_type_that_build_accepts_encodes_and_trains(dim, rank):
+    exact = embed(build(r_q=2, r_c=4, lora_rank=rank, dim=dim, device="cpu").eval())
+    for dtype in PRECISION:
+        name = str(dtype).removeprefix("torch.")
+        model = build(r_q=2, r_c=4, lora_rank=rank, dim=dim, dtype=name, device="cpu").eval()
+        check_close(embed(model), exact, dtype)
+        features = model.preprocess(["7 center"], task="query")
+        model(features, task="query")["token_embeddings"].sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("baseline", [single_vector, token_vectors])
+def test_baselines_on_a_half_precision_backbone_encode_and_train(baseline, tmp_path):
+    shipped = checkpoints.folder("tiny-vlm")
+    backbone = Qwen2_5_VLForConditionalGeneration.from_pretrained(shipped, dtype=torch.bfloat16)
+    backbone.save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(shipped).save_pretrained(tmp_path)
+    model = baseline(str(tmp_path), dim=8, lora_rank=4, device="cpu")
+    assert model.encode_query("7 center").isfinite().all()
+    features = model.preprocess(["7 center"], task="query")
+    model(features, task="query")["token_embeddings"].sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float33", "bool"])
+def test_types_that_cannot_hold_weights_are_refused_at_once(dtype):
+    path = str(checkpoints.folder("tiny"))
+    with pytest.raises(ValueError, match=rf"dtype='{dtype}': choose from float32, bfloat16"):
+        load("tiny", dtype=dtype)
+    with pytest.raises(ValueError, match=rf"dtype='{dtype}': choose from float32, bfloat16"):
+        MultiVectorEncoder(path, trust_remote_code=True, model_kwargs={"dtype": dtype})
+
+
+def test_half_precision_is_the_backbones_alone():
+    """The projection is float32 as it was saved, not rounded on the way."""
+    exact, half = load("tiny", device="cpu"), load("tiny", device="cpu", dtype="bfloat16")
+    assert torch.equal(exact[1].linear.weight, half[1].linear.weight)
