@@ -102,14 +102,19 @@ def check(parts: dict[str, int], device: torch.device, loaded: str = "weights") 
     """
     free = available(device)
     needed = sum(size for name, size in parts.items() if name != loaded)
-    said = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-    line = f"memory a device, estimated, in GiB: {said}"
+    listed = ", ".join(f"{name} {readable(size)}" for name, size in parts.items())
+    line = f"memory per device, estimated: {listed}"
     if free is None:
         return f"{line}; what is free on {device} is not known"
-    line += f"; free on {device}: {free / 2**30:.2f}"
+    line += f"; free on {device}: {readable(free)}"
     if needed > free:
         raise MemoryError(
             f"{line}. That will not fit: lower batch_size, set mini_batch_size (gradient caching) "
             "or a smaller one, gradient_checkpointing=True, or build with dtype='bfloat16'"
         )
     return line
+
+
+def readable(size: int) -> str:
+    """Bytes in MiB, or in GiB from one GiB up."""
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

@@ -71,7 +71,7 @@ def test_activations_are_of_the_size_that_a_step_keeps(model):
 
 def test_the_line_names_every_part_and_what_is_free():
     line = memory.check({"weights": 2**30, "activations": 2**20}, torch.device("cpu"))
-    assert "weights 1.00, activations 0.00" in line
+    assert "weights 1.00 GiB, activations 1.0 MiB" in line
     assert "free on cpu" in line
     with pytest.raises(MemoryError, match="will not fit: lower batch_size"):
         memory.check({"weights": 0, "activations": 2**50}, torch.device("cpu"))

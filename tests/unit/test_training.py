@@ -111,7 +111,7 @@ def test_savings_of_memory_train_what_they_should(rows, settings):
 
 def test_a_run_that_will_not_fit_stops_before_it_starts(rows, monkeypatch):
     monkeypatch.setattr("metaembed_lite.memory.available", lambda device: 2**20)
-    with pytest.raises(MemoryError, match=r"activations .* free on cpu: 0\.00.*mini_batch_size"):
+    with pytest.raises(MemoryError, match=r"activations .* free on cpu: 1\.0 MiB.*mini_batch_size"):
         train(tiny(), rows, steps=1, batch_size=4)
 
 
