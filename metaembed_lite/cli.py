@@ -16,9 +16,36 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether an error names what a user can mend, and not a mistake in this package."""
+    from PIL.Image import DecompressionBombError
+    from safetensors import SafetensorError
+
+    expected = (
+        ValueError, OSError, MemoryError, ImportError,
+        DecompressionBombError, SafetensorError,
+    )  # fmt: skip
+    return isinstance(error, expected) and not isinstance(error, BrokenPipeError)  # click's own
+
+
+class _Commands(TyperGroup):
+    """Every command: what goes wrong for a known reason is one line and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            typer.secho(f"error: {str(error) or type(error).__name__}", fg="red", err=True)
+            raise typer.Exit(code=2) from error
+
 
 app = typer.Typer(
-    help="MetaEmbed's flexible late interaction.", no_args_is_help=True,
+    cls=_Commands, help="MetaEmbed's flexible late interaction.", no_args_is_help=True,
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
@@ -27,14 +54,6 @@ def _say(line: str) -> None:
     """Print once, however many processes there are."""
     if int(os.environ.get("RANK", 0)) == 0:
         typer.echo(line)
-
-
-class _Stop(typer.Exit):
-    """An error that names its cause and its remedy: shown without a traceback."""
-
-    def __init__(self, error: Exception):
-        typer.secho(f"error: {error}", fg="red", err=True)
-        super().__init__(code=2)
 
 
 @app.command()
@@ -64,14 +83,11 @@ def train(
     from metaembed_lite import train as run
     from metaembed_lite.training import add_to_card
 
-    try:
-        chosen = shipped.read(recipe, overrides or [])
-        task = load_task(**chosen.data)
-        _say(repr(task))
-        model = build(**chosen.model)
-        curve = run(model, task.train, output=output, resume=resume, **chosen.train)
-    except (ValueError, OSError, MemoryError) as error:
-        raise _Stop(error) from error
+    chosen = shipped.read(recipe, overrides or [])
+    task = load_task(**chosen.data)
+    _say(repr(task))
+    model = build(**chosen.model)
+    curve = run(model, task.train, output=output, resume=resume, **chosen.train)
     if int(os.environ.get("RANK", 0)) != 0:
         return
     curve.round(4).to_csv(output / "training_curve.csv", index=False)
@@ -101,19 +117,15 @@ def evaluate(
     """Quality and cost on a suite, or on a benchmark of mteb, at the budgets given or at all."""
     from metaembed_lite import Budget, load, load_task, recipes, sweep
 
-    try:
-        loaded = load(model)
-        budgets = [Budget.parse(text) for text in budget] if budget else None
-        if benchmark is None:
-            own = dict(map(recipes.assignment, settings or []))
-            task = load_task(suite, **{"n_queries": queries, "n_train": 0, **own})
-            table = sweep(loaded, task, budgets)
-        else:
-            from metaembed_lite.mteb_bridge import evaluate as on_mteb
+    budgets = [Budget.parse(text) for text in budget] if budget else None
+    if benchmark is None:
+        sizes = {"n_queries": queries, "n_train": 0}
+        chosen = recipes.suite_settings(suite, settings or [], **sizes)  # before the model loads
+        table = sweep(load(model), load_task(suite, **chosen), budgets)
+    else:
+        from metaembed_lite.mteb_bridge import evaluate as on_mteb
 
-            table = on_mteb(loaded, benchmark, budgets, output, name=model)
-    except (ValueError, OSError, ImportError) as error:
-        raise _Stop(error) from error
+        table = on_mteb(load(model), benchmark, budgets, output, name=model)
     _say(_shown(table))
 
 
@@ -127,16 +139,16 @@ def push(
     from huggingface_hub import HfApi
 
     if not (folder / "modules.json").is_file():
-        raise _Stop(FileNotFoundError(f"{folder} has no modules.json: not a saved model"))
+        raise FileNotFoundError(f"{folder} has no modules.json: not a saved model")
     if name.count("/") != 1:
-        raise _Stop(ValueError(f"{name!r}: name the repository as owner/name"))
+        raise ValueError(f"{name!r}: name the repository as owner/name")
     try:
         api = HfApi()
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=["checkpoints/*"])
     except Exception as error:
-        raise _Stop(
-            OSError(f"{name} was not uploaded: {error}. Check the connection and the login")
+        raise OSError(
+            f"{name} was not uploaded: {error}. Check the connection and the login"
         ) from error
     _say(f"uploaded: https://huggingface.co/{name}")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,11 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from metaembed_lite import Budget, build, load, recipes
+from metaembed_lite import Budget, build, checkpoints, load, recipes
 from metaembed_lite.budget import nested
 from metaembed_lite.cli import app
 from metaembed_lite.recipes.settings import check
@@ -243,6 +246,21 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["evaluate", "nowhere/nothing"], "'nowhere/nothing'"),
         (["evaluate", "tiny", "--budget", "9x9"], "r_q <= 8"),
         (["push", "nowhere", "me/model"], "not a saved model"),
+        (["train", "tiny", "train.steps=four"], "steps is 'four'"),
+        (["train", "tiny", "train.steps=2.5"], "steps is 2.5"),
+        (["train", "tiny", "train.budgets=4x8"], "[4x8]"),
+        (["train", "tiny", "model.layout=[joint]"], "expected 'joint' or 'separate'"),
+        (["train", "."], "is a folder"),
+        (["train", "tiny", "data.name=folder", "data.path=3"], "path is 3"),
+        (["evaluate", "tiny", "n_queries=many"], "n_queries is 'many'"),
+        (["evaluate", "tiny", "n_queries=2.5"], "n_queries is 2.5"),
+        (["evaluate", "tiny", "nqueries=3"], "Did you mean 'n_queries'"),
+        (["evaluate", "tiny", "seed=-1", "--queries", "3"], "non-negative"),
+        (["evaluate", "tiny", "--suite", "moon"], "unknown suite 'moon'"),
+        (["evaluate", "tiny", "--queries", "0"], "n_queries=0"),
+        (["evaluate", "tiny", "--budget", "many"], "budget 'many'"),
+        (["evaluate", "tiny", "--budget", "0x1"], "r_q=0"),
+        (["evaluate", "tiny", "--benchmark", "of the moon"], "'of the moon'"),
     ],
 )
 def test_what_goes_wrong_is_said_without_a_traceback(arguments, message, tmp_path, monkeypatch):
@@ -250,8 +268,70 @@ def test_what_goes_wrong_is_said_without_a_traceback(arguments, message, tmp_pat
     done = run(*arguments)
     assert done.exit_code == 2
     assert message in done.output
-    assert "Traceback" not in done.output
+    assert "\nerror: " in f"\n{done.output}"
     assert not list(tmp_path.iterdir()), "nothing half-written stays behind"
+
+
+def test_whole_numbers_of_a_suite_may_be_written_as_1e1():
+    done = run("evaluate", "tiny", "n_queries=1e1", "--budget", "1x1")
+    assert done.exit_code == 0, done.output
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    done = run("train", "tiny", *SMALL, "--output", tmp_path / "file" / "model")
+    assert done.exit_code == 2
+    assert str(tmp_path / "file") in done.output
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_missing_mteb_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mteb.models.sentence_transformer_wrapper", None)
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    done = run("evaluate", "tiny", "--benchmark", "ViDoRe(v2)")
+    assert done.exit_code == 2
+    assert "pip install 'metaembed-lite[benchmarks]'" in done.output
+
+
+def test_a_cut_weights_file_is_an_error_without_a_traceback(tmp_path):
+    shutil.copytree(checkpoints.HERE / "tiny-handwriting", tmp_path / "model")
+    weights = next((tmp_path / "model").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    done = run("evaluate", tmp_path / "model", "--queries", "3")
+    assert done.exit_code == 2
+    assert "\nerror: " in f"\n{done.output}"
+
+
+def test_a_picture_too_large_to_open_is_an_error_without_a_traceback(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        Image.new("L", (90, 90)).save(tmp_path / name)
+    (tmp_path / "captions.csv").write_text("image,text\na.png,a\nb.png,b\n")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    done = run("evaluate", "tiny", "--suite", "folder", f"path={tmp_path}")
+    assert done.exit_code == 2
+    assert "\nerror: " in f"\n{done.output}"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (BlockingIOError("it is in use"), "error: it is in use\n"),
+        (MemoryError(), "error: MemoryError\n"),
+        (SafetensorError("header too large"), "error: header too large\n"),
+        (TypeError("a slip in our code"), None),
+        (KeyError("a slip in our code"), None),
+    ],
+)
+def test_only_a_slip_in_our_own_code_shows_a_traceback(monkeypatch, error, shown):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(recipes, "names", fail)
+    done = run("recipes")
+    if shown is None:
+        assert done.exception is error
+    else:
+        assert (done.exit_code, done.output) == (2, shown)
 
 
 @pytest.mark.parametrize("caching", [[], ["train.mini_batch_size=3"]], ids=["whole", "cached"])
