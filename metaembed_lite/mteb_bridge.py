@@ -139,16 +139,11 @@ def _wrap(
     identity: str,
     kept: dict[tuple[Any, ...], Tensor] | None,
 ) -> BudgetEncoder:
-    try:
-        from mteb.models import ModelMeta
-    except ImportError as error:
-        raise ImportError(
-            "mteb is not installed: pip install 'metaembed-lite[benchmarks]'"
-        ) from error
     full = vectors(model)
     budget.check(full.r_q, full.r_c)
     owner, _, short = name.strip("/").rpartition("/")
-    meta = ModelMeta.from_multi_vector_encoder_model(model).model_copy(
+    read = _mteb().models.ModelMeta.from_multi_vector_encoder_model(model)
+    meta = read.model_copy(
         update={
             "name": f"{owner.rpartition('/')[2] or 'local'}/{short}-{budget.r_q}x{budget.r_c}",
             "revision": identity,
@@ -210,6 +205,7 @@ def evaluate(
     """
     import pandas as pd
 
+    mteb = _mteb()
     full = vectors(model)
     chosen = up_to(full.r_q, full.r_c) if budgets is None else list(map(as_budget, budgets))
     if not chosen:
@@ -217,8 +213,6 @@ def evaluate(
     kept: dict[tuple[Any, ...], Tensor] | None = {} if len(chosen) > 1 else None
     identity = revision(model)
     encoders = [_wrap(model, budget, name, identity, kept) for budget in chosen]
-    import mteb
-
     tasks = _tasks(benchmark) if isinstance(benchmark, str) else list(benchmark)
     cache = mteb.ResultCache(Path(output)) if output is not None else None
     model.eval()
@@ -240,6 +234,16 @@ def evaluate(
             for row in [*rows, *_means(rows)]
         ]
     )
+
+
+def _mteb() -> Any:
+    try:
+        import mteb
+    except ImportError as error:
+        raise ImportError(
+            "mteb is not installed: pip install 'metaembed-lite[benchmarks]'"
+        ) from error
+    return mteb
 
 
 def _strategy(cache: Any, task: Any, meta: Any) -> str:
@@ -288,8 +292,7 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _tasks(name: str) -> list[Any]:
-    import mteb
-
+    mteb = _mteb()
     try:
         return list(mteb.get_benchmark(name).tasks)
     except (KeyError, ValueError):

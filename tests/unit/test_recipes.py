@@ -286,7 +286,6 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_missing_mteb_is_named_with_what_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mteb.models.sentence_transformer_wrapper", None)
     monkeypatch.setitem(sys.modules, "mteb", None)
     done = run("evaluate", "tiny", "--benchmark", "ViDoRe(v2)")
     assert done.exit_code == 2
