@@ -5,8 +5,9 @@
 
 A cell trains one system with one seed and measures it on the suite's held-out test. Cells that are
 in ``book/results/findings.json`` are not run again, so a run that was cut off goes on; ``--again``
-runs them anew. A seed sets meta tokens, LoRA, projection, order of rows and training data; the test
-is the same for all.
+runs them again. Processes may run different cells of one result file at the same time; a cell that
+another process is running is refused. A seed sets meta tokens, LoRA, projection, order of rows and
+training data; the test is the same for all.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from metaembed_lite.baselines import single_vector, token_vectors
 from metaembed_lite.data.meta_tasks import HELD_OUT, TASKS
 from metaembed_lite.data.pages import COLLECTIONS
 from metaembed_lite.evaluation import encode, mrr_at_10, ndcg_at_5, precision_at_1
+from metaembed_lite.locking import lock
 from metaembed_lite.model import save
 from metaembed_lite.training import add_to_card
 
@@ -52,6 +54,7 @@ SEEDS = (0, 1, 2)
 BUDGETS = [(1, 1), (2, 4), (4, 8), (8, 16)]
 SHARES = [1 / 16, 1 / 4, 1 / 2, 1]  # of D: as many bytes at (8, 16) as each of BUDGETS has at D
 TOKENS_KEPT = (1, 4, 8, 16)
+WRITING_SECONDS = 600  # that a process waits until another has added its cell
 MEASURES = {"p_at_1": precision_at_1, "ndcg_at_5": ndcg_at_5, "mrr_at_10": mrr_at_10}
 
 
@@ -156,7 +159,8 @@ def tiny_vlm_of(width: int) -> Path:
     """The folder of a tiny-vlm of another width; pretrained, as the shipped one was, if missing."""
     folder = RESULTS.parents[1] / "_build" / f"tiny-vlm-{width}"
     if not (folder / tiny_vlm.LOG).is_file():
-        tiny_vlm.pretrain(folder, width=width)
+        with lock(folder, f"pretraining {folder.name}"):
+            tiny_vlm.pretrain(folder, width=width)
     return folder
 
 
@@ -313,6 +317,14 @@ def measured_cells(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())["cells"] if path.is_file() else {}
 
 
+def add_cell(name: str, cell: str, record: dict[str, Any]) -> None:
+    """Add a record to a result file; no record that another process adds meanwhile is lost."""
+    path = RESULTS / f"{name}.json"
+    matrix = MATRIX if name == "findings" else {}
+    with lock(path, f"writing {cell}", wait=WRITING_SECONDS):
+        write(name, matrix | {"cells": {**measured_cells(path), cell: record}})
+
+
 def main(
     cells: Annotated[
         list[str], typer.Argument(help='suite/system/seed, or patterns: "scenes/*/0"')
@@ -343,9 +355,14 @@ def main(
                     f"--keep {keep}: {cell} is not run; add --again, or --name for other results"
                 )
             continue
-        record = one_cell(cell, override or [], keep)
-        matrix = MATRIX if name == "findings" else {}
-        write(name, matrix | {"cells": {**measured_cells(path), cell: record}})
+        running = RESULTS / f"{name}-{cell.replace('/', '-')}"
+        try:
+            with lock(running, f"measuring {cell} for {path.name}"):
+                record = one_cell(cell, override or [], keep)
+                add_cell(name, cell, record)
+        except BlockingIOError as taken:
+            typer.secho(f"error: {taken}", err=True)
+            raise typer.Exit(1) from taken
         shown = ", ".join(
             f"{p['task']} {p['split']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} "
             f"{p['p_at_1']:.3f}"

@@ -10,6 +10,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from metaembed_lite.locking import write_whole
+
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "numpy")
 
@@ -35,7 +37,5 @@ def write(name: str, result: dict[str, Any]) -> Path:
     """Write ``book/results/<name>.json`` whole or not at all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**result, "environment": environment()}, indent=1) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps({**result, "environment": environment()}, indent=1) + "\n")
     return path

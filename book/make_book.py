@@ -6,7 +6,10 @@ each notebook runs once for both the tests and the site, and the checkout keeps 
 
 A notebook runs again only when something that it depends on has changed: itself, a file of the
 module, the pins, the profile, the Python, and the measured results if it names them. The site is
-built again when any of its sources has changed.
+built again when any of its sources has changed. What a crash or a full disk has damaged, a stamp or
+an executed notebook, is built again too.
+
+A profile is built by one process at a time: a second one is refused.
 """
 
 import argparse
@@ -17,9 +20,12 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
+
+from metaembed_lite.locking import lock, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
@@ -47,10 +53,18 @@ def notebooks() -> list[str]:
     return [page.removeprefix("notebooks/") for page in pages() if page.startswith("notebooks/")]
 
 
-def stage(profile: str) -> Path:
-    """Bring configuration and prose of the scratch copy up to date and return its folder."""
+def reserve(profile: str) -> AbstractContextManager[None]:
+    """The lock on a profile's scratch copy. The thread that has it may take it again.
+
+    Entering it raises BlockingIOError if another process builds or tests the same profile.
+    """
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    return lock(EXECUTED / profile, f"building or testing the book, profile {profile}")
+
+
+def stage(profile: str) -> Path:
+    """Bring configuration and prose of the scratch copy up to date and return its folder."""
     tree = EXECUTED / profile
     for folder in ("notebooks", "stamps"):
         (tree / folder).mkdir(parents=True, exist_ok=True)
@@ -82,21 +96,46 @@ def digest(paths: list[Path], *words: str) -> str:
     return total.hexdigest()
 
 
+def read_stamp(stamp: Path, words: int) -> list[str]:
+    """The words that the last good run left, the digest of its inputs first; empty if none did."""
+    try:
+        found = stamp.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return [""] * words
+    except UnicodeDecodeError:
+        found = []
+    if len(found) == words and len(found[0]) == 64:
+        return found
+    print(f"   {stamp.name}: the record of its last run is not whole and is ignored", flush=True)
+    return [""] * words
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def execute(name: str, profile: str) -> None:
     """Execute one notebook into the scratch copy, unless its last good run still stands.
 
-    Raises RuntimeError with nbmake's report if a cell fails or runs longer than `CELL_TIMEOUT`.
+    Raises RuntimeError with nbmake's report if a cell fails or runs longer than `CELL_TIMEOUT`,
+    BlockingIOError if another process builds this profile.
     """
+    with reserve(profile):
+        _execute(name, profile)
+
+
+def _execute(name: str, profile: str) -> None:
     tree = stage(profile)
     source = ROOT / "notebooks" / f"{name}.ipynb"
     target = tree / "notebooks" / source.name
-    stamp = tree / "stamps" / name  # the digest and the seconds of the last good run
+    stamp = tree / "stamps" / name  # the last good run: digest of its inputs, seconds, its output
     inputs = [source, ROOT / "requirements.lock", *files(ROOT / "metaembed_lite")]
     if "book/results/" in source.read_text(encoding="utf-8"):
         inputs += files(ROOT / "book/results")
     want = digest(inputs, profile, sys.version)
-    have, seconds = stamp.read_text().split() if stamp.exists() else ("", "")
-    if have == want and target.exists():
+    have, seconds, output = read_stamp(stamp, 3)
+    if have == want and target.exists() and sha256(target) == output:
         print(f"   {name}: unchanged (it took {seconds} s)", flush=True)
         return
 
@@ -117,7 +156,7 @@ def execute(name: str, profile: str) -> None:
         raise RuntimeError(f"{name} failed in profile {profile}:\n{run.stdout}")
     drop_widget_state(target)
     seconds = f"{time.perf_counter() - start:.0f}"
-    stamp.write_text(f"{want} {seconds}")
+    write_whole(stamp, f"{want} {seconds} {sha256(target)}")
     print(f"   {name}: done in {seconds} s", flush=True)
 
 
@@ -128,17 +167,25 @@ def drop_widget_state(notebook: Path) -> None:
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     if content["metadata"].pop("widgets", None):
-        notebook.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_whole(notebook, json.dumps(content, indent=1))
 
 
 def build_site(profile: str) -> Path:
-    """Build the site from the executed notebooks and return its folder. Warnings are errors."""
+    """Build the site from the executed notebooks and return its folder. Warnings are errors.
+
+    Raises RuntimeError on a warning, BlockingIOError if another process builds this profile.
+    """
+    with reserve(profile):
+        return _build_site(profile)
+
+
+def _build_site(profile: str) -> Path:
     tree = stage(profile)
     html, stamp = tree / "_build" / "html", tree / "stamps" / "site"
     sources = [tree / "_config.yml", tree / "_toc.yml", *files(tree / "book")]
     sources += [tree / "notebooks" / f"{name}.ipynb" for name in notebooks()]
     want = digest([*sources, ROOT / "requirements.lock"], sys.version)
-    if stamp.exists() and stamp.read_text() == want and (html / "index.html").exists():
+    if read_stamp(stamp, 1) == [want] and (html / "index.html").exists():
         print("   site: unchanged", flush=True)
         return html
     print("   site: building", flush=True)
@@ -154,16 +201,12 @@ def build_site(profile: str) -> Path:
     if run.returncode or not (html / "index.html").exists():
         print(run.stdout, flush=True)
         raise RuntimeError("the site was not built: each warning above counts as an error")
-    stamp.write_text(want)
+    write_whole(stamp, want)
     return html
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--profile", choices=PROFILES, default="cpu")
-    profile = parser.parse_args().profile
+def build_book(profile: str) -> int:
+    """Execute every notebook, build the site and publish it in `_build/html`: the exit status."""
     print(f"== {len(notebooks())} notebooks, profile {profile}", flush=True)
     failures = []
     for name in notebooks():
@@ -180,10 +223,25 @@ def main() -> int:
     except RuntimeError as failure:
         print(f"== {failure}", file=sys.stderr)
         return 1
-    shutil.rmtree(BUILD / "html", ignore_errors=True)
-    shutil.copytree(html, BUILD / "html")
+    with lock(BUILD / "html", "publishing the site", wait=60):  # every profile publishes here
+        shutil.rmtree(BUILD / "html", ignore_errors=True)
+        shutil.copytree(html, BUILD / "html")
     print(f"== the book is ready: open {(BUILD / 'html' / 'index.html').as_uri()}")
     return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--profile", choices=PROFILES, default="cpu")
+    profile = parser.parse_args().profile
+    try:
+        with reserve(profile):
+            return build_book(profile)
+    except BlockingIOError as taken:
+        print(f"== {taken}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -16,11 +16,38 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from metaembed_lite.model_folder import files
 
+
+def _is_expected(error: Exception) -> bool:
+    """Whether an error names what a user can mend, and not a mistake in this package."""
+    from PIL.Image import DecompressionBombError
+    from safetensors import SafetensorError
+
+    expected = (
+        ValueError, OSError, MemoryError, ImportError,
+        DecompressionBombError, SafetensorError,
+    )  # fmt: skip
+    return isinstance(error, expected) and not isinstance(error, BrokenPipeError)  # click's own
+
+
+class _Commands(TyperGroup):
+    """Every command: what goes wrong for a known reason is one line and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            typer.secho(f"error: {str(error) or type(error).__name__}", fg="red", err=True)
+            raise typer.Exit(code=2) from error
+
+
 app = typer.Typer(
-    help="MetaEmbed's flexible late interaction.", no_args_is_help=True,
+    cls=_Commands, help="MetaEmbed's flexible late interaction.", no_args_is_help=True,
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
@@ -29,14 +56,6 @@ def _say(line: str) -> None:
     """Print once, however many processes there are."""
     if int(os.environ.get("RANK", 0)) == 0:
         typer.echo(line)
-
-
-class _Stop(typer.Exit):
-    """An error that names its cause and its remedy: shown without a traceback."""
-
-    def __init__(self, error: Exception):
-        typer.secho(f"error: {error}", fg="red", err=True)
-        super().__init__(code=2)
 
 
 @app.command()
@@ -74,18 +93,15 @@ def train(
     from metaembed_lite import train as run
     from metaembed_lite.training import add_to_card
 
-    try:
-        chosen = shipped.read(recipe, overrides or [])
-        task = load_task(**chosen.data)
-        _say(repr(task))
-        model = build(**chosen.model)
-        run(
-            model, task.train, output=output, resume=resume, restart=restart, overwrite=overwrite,
-            recipe={"model": chosen.model, "data": chosen.data, "train": chosen.train},
-            **chosen.train,
-        )  # fmt: skip
-    except (ValueError, OSError, MemoryError) as error:
-        raise _Stop(error) from error
+    chosen = shipped.read(recipe, overrides or [])
+    task = load_task(**chosen.data)
+    _say(repr(task))
+    model = build(**chosen.model)
+    run(
+        model, task.train, output=output, resume=resume, restart=restart, overwrite=overwrite,
+        recipe={"model": chosen.model, "data": chosen.data, "train": chosen.train},
+        **chosen.train,
+    )  # fmt: skip
     if int(os.environ.get("RANK", 0)) != 0:
         return
     table = sweep(model, task)
@@ -122,25 +138,17 @@ def evaluate(
     training item is in it.
     """
     from metaembed_lite import Budget, load, load_task, recipes, sweep
-    from metaembed_lite.recipes import test_split
 
-    try:
-        loaded = load(model)
-        budgets = [Budget.parse(text) for text in budget] if budget else None
-        if benchmark is None:
-            own = dict(map(recipes.assignment, settings or []))
-            if queries is not None:
-                own = {"n_queries": queries, **own}
-            data, which = test_split(model, suite, own)
-            task = load_task(**data)
-            _say(f"{task!r}: {which}")
-            table = sweep(loaded, task, budgets)
-        else:
-            from metaembed_lite.mteb_bridge import evaluate as on_mteb
+    budgets = [Budget.parse(text) for text in budget] if budget else None
+    if benchmark is None:
+        chosen, which = recipes.held_out(model, suite, settings or [], n_queries=queries)
+        loaded, task = load(model), load_task(**chosen)
+        _say(f"{task!r}: {which}")
+        table = sweep(loaded, task, budgets)
+    else:
+        from metaembed_lite.mteb_bridge import evaluate as on_mteb
 
-            table = on_mteb(loaded, benchmark, budgets, output, name=model)
-    except (ValueError, OSError, ImportError) as error:
-        raise _Stop(error) from error
+        table = on_mteb(load(model), benchmark, budgets, output, name=model)
     _say(_shown(table))
 
 
@@ -161,13 +169,10 @@ def push(
     """
     from metaembed_lite import hub
 
-    try:
-        names = hub.files_to_push(folder, name, backbone)
-        for file in names:
-            _say(f"  {file}")
-        hub.push(folder, name, names, private=private, backbone=backbone)
-    except (ValueError, OSError) as error:
-        raise _Stop(error) from error
+    names = hub.files_to_push(folder, name, backbone)
+    for file in names:
+        _say(f"  {file}")
+    hub.push(folder, name, names, private=private, backbone=backbone)
     _say(f"uploaded: {len(names)} files to https://huggingface.co/{name}")
 
 

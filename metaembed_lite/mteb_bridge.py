@@ -1,122 +1,298 @@
-"""mteb's benchmarks at a chosen budget, through mteb's public interface and in its own format."""
+"""mteb's benchmarks at chosen budgets, through mteb's public interface and in its own format.
+
+mteb encodes a task's inputs each time it runs a model on it. Every budget is a prefix of the full
+one, so ``evaluate`` runs a task at all budgets in turn, keeps the embeddings of the first run in
+memory for the others, and drops them before the next task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaembed_lite.budget import Budget, PrefixPooling, up_to
+import torch
+from torch import Tensor
+
+from metaembed_lite.budget import Budget, as_budget, up_to
 from metaembed_lite.model import vectors
+from metaembed_lite.scoring import as_embeddings, maxsim
 
 if TYPE_CHECKING:
     import pandas as pd
     from sentence_transformers import MultiVectorEncoder
 
+BLOCK_VALUES = 1 << 28  # of candidate embeddings on the model's device at a time: 1 GiB of float32
 
-def wrap(model: MultiVectorEncoder, budget: Budget, name: str = "model") -> Any:
+
+class BudgetEncoder:
+    """A model as mteb sees it, an ``EncoderProtocol``: embeddings cut to a budget, and MaxSim.
+
+    Attributes:
+        model: that encodes.
+        budget: (r_q, r_c) of the vectors that mteb gets.
+        mteb_model_meta: name, revision and size of the model, for mteb's results.
+        kept: embeddings at the full budget, shared with the encoders of other budgets; None keeps
+            nothing.
+    """
+
+    def __init__(
+        self,
+        model: MultiVectorEncoder,
+        budget: Budget,
+        meta: Any,
+        kept: dict[tuple[Any, ...], Tensor] | None = None,
+    ) -> None:
+        self.model = model
+        self.budget = budget
+        self.mteb_model_meta = meta
+        self.kept = kept
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        batch_size: int = 32,
+        precision: str | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """The embeddings (n, r, D) of mteb's queries or documents, float32, on the CPU.
+
+        Raises:
+            ValueError: on inputs that are neither queries nor documents, or another precision.
+        """
+        side = getattr(prompt_type, "value", prompt_type)
+        if side not in ("query", "document"):
+            raise ValueError(
+                f"mteb task {task_metadata.name!r} encodes inputs that are neither queries nor "
+                "documents: meta tokens embed these two only; choose retrieval or reranking tasks"
+            )
+        if precision not in (None, "float32"):
+            raise ValueError(f"precision {precision!r}: only float32 is supported")
+        if self.kept is None or "id" not in inputs.dataset.column_names:
+            full = self._encode_all(inputs, side, batch_size)
+        else:  # mteb gives a large corpus in parts; the ids tell which part this is
+            key = (task_metadata.name, hf_split, hf_subset, side, tuple(inputs.dataset["id"]))
+            if key not in self.kept:
+                self.kept[key] = self._encode_all(inputs, side, batch_size)
+            full = self.kept[key]
+        wanted = self.budget.r_q if side == "query" else self.budget.r_c
+        if full.shape[1] < wanted:
+            raise ValueError(
+                f"budget {self.budget}: the model gives {full.shape[1]} {side} vectors"
+            )
+        return full[:, :wanted]
+
+    def _encode_all(self, inputs: Iterable[Any], side: str, batch_size: int) -> Tensor:
+        encode = self.model.encode_query if side == "query" else self.model.encode_document
+        parts = []
+        for batch in inputs:
+            kinds = [kind for kind in self.mteb_model_meta.modalities if kind in batch]
+            rows = zip(*(batch[kind] for kind in kinds), strict=True)
+            items = [
+                {kind: value for kind, value in zip(kinds, row, strict=True) if value is not None}
+                for row in rows
+            ]
+            embeddings = encode(items, batch_size=batch_size, show_progress_bar=False)
+            parts.append(as_embeddings(embeddings, f"{side} embeddings").float().cpu())
+        return torch.cat(parts)  # (n, R, D)
+
+    def similarity(self, queries: Tensor, documents: Tensor) -> Tensor:
+        """MaxSim of each query (Q, r_q, D) with each document (N, r_c, D): (Q, N), on the CPU."""
+        device = self.model.device
+        queries = torch.as_tensor(queries).to(device)
+        step = max(1, BLOCK_VALUES // documents[0].numel())
+        blocks = torch.as_tensor(documents).split(step)
+        return torch.cat([maxsim(queries, block.to(device)).cpu() for block in blocks], dim=1)
+
+    def similarity_pairwise(self, queries: Tensor, documents: Tensor) -> Tensor:
+        """MaxSim of each query with the document of the same place: (n,)."""
+        pairs = zip(queries, documents, strict=True)
+        return torch.cat([self.similarity(q[None], d[None])[0] for q, d in pairs])
+
+
+def wrap(
+    model: MultiVectorEncoder, budget: Budget | Sequence[int] | str, name: str = "model"
+) -> BudgetEncoder:
     """A model as mteb sees it, cut to a budget: prefixes of its embeddings, scored by MaxSim.
+
+    mteb files results by the name, which gets the budget's numbers, and the revision, which is
+    made from the weights and settings of the model. So results of another model of the same name,
+    or of the same model before it was trained further, are never taken for this model's.
 
     Raises:
         ImportError: if mteb is not installed.
         ValueError: on a budget beyond the model's meta tokens.
     """
-    try:
-        from mteb.models.sentence_transformer_wrapper import MultiVectorWrapper
-    except ImportError as error:
-        raise ImportError(
-            "mteb is not installed: pip install 'metaembed-lite[benchmarks]'"
-        ) from error
-    from sentence_transformers import MultiVectorEncoder
+    return _wrap(model, as_budget(budget), name, revision(model), None)
 
+
+def _wrap(
+    model: MultiVectorEncoder,
+    budget: Budget,
+    name: str,
+    identity: str,
+    kept: dict[tuple[Any, ...], Tensor] | None,
+) -> BudgetEncoder:
     full = vectors(model)
     budget.check(full.r_q, full.r_c)
-    cuts = [
-        PrefixPooling(budget.r_q, tasks="query"),
-        PrefixPooling(budget.r_c, tasks="document"),
-    ]
-    wrapped = MultiVectorWrapper(
-        MultiVectorEncoder(
-            modules=[*model, *cuts], device=str(model.device), similarity_fn_name="maxsim"
-        )
-    )
-    meta = wrapped.mteb_model_meta
-    seen = [kind for kind in ("text", "image") if kind in model.modalities]
     owner, _, short = name.strip("/").rpartition("/")
-    own = f"{owner.rpartition('/')[2] or 'local'}/{short}-{budget.r_q}x{budget.r_c}"
-    wrapped.mteb_model_meta = meta.model_copy(update={"name": own, "modalities": seen})
-    return wrapped
+    read = _mteb().models.ModelMeta.from_multi_vector_encoder_model(model)
+    meta = read.model_copy(
+        update={
+            "name": f"{owner.rpartition('/')[2] or 'local'}/{short}-{budget.r_q}x{budget.r_c}",
+            "revision": identity,
+            "modalities": [kind for kind in ("text", "image") if kind in model.modalities],
+            "n_parameters": sum(weight.numel() for weight in model.parameters()),
+        }
+    )
+    return BudgetEncoder(model, budget, meta, kept)
+
+
+def revision(model: MultiVectorEncoder) -> str:
+    """Twelve hexadecimal digits that name a model's weights and how it reads inputs.
+
+    Every weight is read, about a second per GB.
+    """
+    settings = (repr(model), model.max_seq_length, model.prompts, vectors(model))
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        values = weight.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
 
 
 def evaluate(
     model: MultiVectorEncoder,
     benchmark: str | Sequence[Any],
-    budgets: Sequence[Budget] | None = None,
+    budgets: Iterable[Budget | Sequence[int] | str] | None = None,
     output: str | Path | None = None,
     name: str = "model",
 ) -> pd.DataFrame:
-    """Run a benchmark of mteb at one or more budgets.
+    """Run a benchmark of mteb at one or more budgets; every input is encoded once.
 
     A benchmark's mean can be taken over its tasks, as mteb does, or over the subsets (languages,
     collections) of all tasks. Both are given, named. Papers may average over other sets still: for
     ViDoRe v2, MetaEmbed's counts 7 where mteb has 4 tasks. Compare like with like.
 
+    With ``output``, tasks that are finished there are read and not run again, so a run that was cut
+    off goes on. To measure them again, delete the folder or name another.
+
+    Memory holds the embeddings of one task at the full budget, ``4 N R_c D`` bytes for N
+    documents, unless there is only one budget.
+
     Args:
         model: from ``build`` or ``load``.
         benchmark: a benchmark's or a task's name, such as "ViDoRe(v2)", or tasks of mteb.
-        budgets: None takes the paper's that the model can meet.
+        budgets: None takes the paper's that the model can meet, and its own full one.
         output: a folder for mteb's own results; None keeps none.
         name: of the model in these results; each budget has results of its own.
 
     Returns:
-        A row a budget and subset, and two a budget for the means: r_q, r_c, task, subset, main
-        score (which metric it is, the task says), bytes_per_candidate (float32).
+        One row per budget and subset, and two per budget for the means: r_q, r_c, task, subset,
+        main score (the task says which metric that is), bytes_per_candidate (float32).
 
     Raises:
         ImportError: if mteb is not installed.
-        ValueError: on an unknown benchmark, or a budget beyond the model.
+        ValueError: on no budgets, an unknown benchmark, a budget beyond the model, or a task that
+            is neither retrieval nor reranking.
     """
     import pandas as pd
 
+    mteb = _mteb()
     full = vectors(model)
-    chosen = list(budgets) if budgets else up_to(full.r_q, full.r_c)
-    wrapped = [(budget, wrap(model, budget, name)) for budget in chosen]
-    import mteb
-
+    chosen = up_to(full.r_q, full.r_c) if budgets is None else list(map(as_budget, budgets))
+    if not chosen:
+        raise ValueError("no budgets: give at least one, for example [(1, 1)], or None")
+    kept: dict[tuple[Any, ...], Tensor] | None = {} if len(chosen) > 1 else None
+    identity = revision(model)
+    encoders = [_wrap(model, budget, name, identity, kept) for budget in chosen]
     tasks = _tasks(benchmark) if isinstance(benchmark, str) else list(benchmark)
     cache = mteb.ResultCache(Path(output)) if output is not None else None
-    rows = []
-    for budget, cut in wrapped:
-        results = mteb.evaluate(
-            cut, tasks, cache=cache, overwrite_strategy="always", show_progress_bar=False
-        )
-        found = [
-            {
-                "task": result.task_name,
-                "subset": scores["hf_subset"],
-                "main_score": scores["main_score"],
-            }
-            for result in results.task_results
-            for split in result.scores.values()
-            for scores in split
+    model.eval()
+    scores: list[list[dict[str, Any]]] = [[] for _ in chosen]
+    for task in tasks:
+        for encoder, rows in zip(encoders, scores, strict=True):
+            results = mteb.evaluate(
+                encoder, task, cache=cache, show_progress_bar=False,
+                overwrite_strategy=_strategy(cache, task, encoder.mteb_model_meta),
+            )  # fmt: skip
+            rows += _rows(results, task)
+        if kept is not None:
+            kept.clear()
+    dim = model.get_embedding_dimension()
+    return pd.DataFrame(
+        [
+            {"r_q": b.r_q, "r_c": b.r_c, **row, "bytes_per_candidate": b.bytes_per_candidate(dim)}
+            for b, rows in zip(chosen, scores, strict=True)
+            for row in [*rows, *_means(rows)]
         ]
-        table = pd.DataFrame(found)
-        by_task = table.groupby("task").main_score.mean().mean()
-        found.append({"task": "mean over tasks", "subset": "", "main_score": by_task})
-        by_subset = table.main_score.mean()
-        found.append({"task": "mean over subsets", "subset": "", "main_score": by_subset})
-        dim = model.get_embedding_dimension()
-        size = budget.bytes_per_candidate(dim)
-        rows += [
-            {"r_q": budget.r_q, "r_c": budget.r_c, **row, "bytes_per_candidate": size}
-            for row in found
-        ]
-    return pd.DataFrame(rows)
+    )
+
+
+def _mteb() -> Any:
+    try:
+        import mteb
+    except ImportError as error:
+        raise ImportError(
+            "mteb is not installed: pip install 'metaembed-lite[benchmarks]'"
+        ) from error
+    return mteb
+
+
+def _strategy(cache: Any, task: Any, meta: Any) -> str:
+    """Whether mteb may use the results that are there: "only-missing" does, "always" does not."""
+    if cache is None:
+        return "always"
+    try:
+        there = cache.load_task_result(task.metadata.name, meta)
+    except Exception:  # whatever mteb makes of a file that a crash has cut
+        return "always"
+    same = there is None or there.is_mergeable(task)  # False: of another revision of the data
+    return "only-missing" if same else "always"
+
+
+def _rows(results: Any, task: Any) -> list[dict[str, Any]]:
+    """The main score of each subset; of those asked for, if older results hold more.
+
+    Raises:
+        OSError: if mteb could not run the task.
+    """
+    for failure in results.exceptions or []:
+        raise OSError(f"mteb task {failure.task_name!r} was not run: {failure.exception}")
+    (result,) = results.task_results
+    main = {
+        (split, scores["hf_subset"]): scores["main_score"]
+        for split, subsets in result.scores.items()
+        for scores in subsets
+    }
+    return [
+        {"task": result.task_name, "subset": subset, "main_score": main[split, subset]}
+        for split in task.eval_splits
+        for subset in task.hf_subsets
+    ]
+
+
+def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    by_task = table.groupby("task").main_score.mean().mean()
+    by_subset = table.main_score.mean()
+    return [
+        {"task": "mean over tasks", "subset": "", "main_score": by_task},
+        {"task": "mean over subsets", "subset": "", "main_score": by_subset},
+    ]
 
 
 def _tasks(name: str) -> list[Any]:
-    import mteb
-
+    mteb = _mteb()
     try:
         return list(mteb.get_benchmark(name).tasks)
     except (KeyError, ValueError):

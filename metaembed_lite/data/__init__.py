@@ -22,6 +22,24 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
         ValueError: on an unknown name, a setting that the suite has not, or one that it needs.
     """
     import inspect
+
+    function = suite(name)
+    settings = inspect.signature(function)
+    try:
+        settings.bind(**sizes)
+    except TypeError as error:
+        raise ValueError(
+            f"suite {name!r}: {error}; its settings are {', '.join(settings.parameters)}"
+        ) from error
+    return function(**sizes)
+
+
+def suite(name: str) -> Callable[..., RetrievalTask]:
+    """The function that makes a suite's task; its parameters are the suite's settings.
+
+    Raises:
+        ValueError: on an unknown name.
+    """
     from functools import partial
 
     from metaembed_lite.data import codesearch, folder, handwriting, hub, meta_tasks, pages, scenes
@@ -38,14 +56,7 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     }
     if name not in suites:
         raise ValueError(f"unknown suite {name!r}; choose from {', '.join(suites)}")
-    settings = inspect.signature(suites[name])
-    try:
-        settings.bind(**sizes)
-    except TypeError as error:
-        raise ValueError(
-            f"suite {name!r}: {error}; its settings are {', '.join(settings.parameters)}"
-        ) from error
-    return suites[name](**sizes)
+    return suites[name]
 
 
 __all__ = ["RetrievalTask", "load_task"]

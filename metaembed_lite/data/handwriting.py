@@ -3,6 +3,9 @@
 A board is a 3 x 3 image of scanned digits (scikit-learn's copy of the UCI optical digits). A query
 names a few of its places, "4 top-left, 7 center, 1 right"; a hard negative is the same board with
 another digit at one of the named places.
+
+The scans are "Optical Recognition of Handwritten Digits" by Ethem Alpaydin and Cenk Kaynak, UCI
+Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0.
 """
 
 from __future__ import annotations

@@ -9,14 +9,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metaembed_lite.recipes.settings import check, parse
+
 FOLDER = Path(__file__).parent
 SECTIONS = ("model", "data", "train")
+OF_THE_RUN = (  # arguments of train() that no recipe gives
+    "model", "rows", "output", "resume", "restart", "overwrite", "recipe",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,28 +48,22 @@ def names() -> list[str]:
 def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe that ships, by name, or your own, by path.
 
+    Every value is checked against the signature of the function that it is for: ``build``, the
+    suite's function, ``train``. Nothing is loaded.
+
     Args:
         name_or_path: such as "tiny" or "my/recipe.yaml".
         overrides: "section.key=value", the value as YAML: "train.steps=100", "model.dim=null".
 
     Raises:
-        ValueError: on an unknown recipe, section or key, or an override without "=".
+        ValueError: on an unknown recipe, section, suite or key, a value of another type, an
+            override without "=", or a file that is not YAML in UTF-8.
+        OSError: if the file cannot be read.
     """
-    import yaml
-
     file = FOLDER / f"{name_or_path}.yaml"
     if not file.is_file():
         file = Path(name_or_path)
-    if not file.is_file():
-        raise ValueError(
-            f"no recipe {str(name_or_path)!r}: it is no file, and these ship: {', '.join(names())}"
-        )
-    try:
-        sections = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
-    if not isinstance(sections, dict) or set(sections) != set(SECTIONS):
-        raise ValueError(f"{file}: a recipe has the sections {', '.join(SECTIONS)}, and no others")
+    sections = _sections(file)
     for override in overrides:
         path, value = assignment(override)
         section, dot, key = path.partition(".")
@@ -74,10 +72,8 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"override {override!r}: write section.key=value with a section of "
                 f"{', '.join(SECTIONS)}, such as train.steps=100"
             )
-        sections[section] = {**(sections[section] or {}), key: value}
-    recipe = Recipe(str(name_or_path), **{name: sections[name] or {} for name in SECTIONS})
-    _check(recipe)
-    return recipe
+        sections[section] = {**sections[section], key: value}
+    return _checked(str(name_or_path), sections)
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -86,71 +82,119 @@ def assignment(text: str) -> tuple[str, Any]:
     Raises:
         ValueError: without "=", or on a value that is not YAML.
     """
-    import yaml
-
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} has no '=': write key=value; in a recipe, section.key=value")
+    return key, parse(value, repr(value))
+
+
+def suite_settings(name: str, assignments: Sequence[str], **defaults: Any) -> dict[str, Any]:
+    """Settings of a suite that were written as "key=value", checked as those of a recipe.
+
+    Args:
+        name: of the suite.
+        assignments: such as "path=my-pictures" or "n_queries=1e3".
+        **defaults: settings that the assignments replace.
+
+    Raises:
+        ValueError: on an unknown suite or setting, or a value of another type.
+    """
+    from metaembed_lite.data import suite
+
+    values = {**defaults, **dict(map(assignment, assignments))}
+    return check(suite(name), values, f"suite {name!r}")
+
+
+def _sections(file: Path) -> dict[str, dict[Any, Any]]:
+    """The three sections of a file, unchecked; an empty section is an empty dict."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: name the recipe's file in it")
+    if not file.is_file():
+        raise ValueError(
+            f"no recipe {str(file)!r}: it is no file, and these ship: {', '.join(names())}"
+        )
     try:
-        found = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{value!r} is not YAML: {error}") from error
-    if isinstance(found, str):
-        try:
-            return key, float(found)  # 1e-4, which YAML takes for a text without a point in it
-        except ValueError:
-            pass
-    return key, found
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8: {error}; save it as UTF-8") from error
+    found = parse(text, str(file))
+    if not isinstance(found, dict) or set(found) != set(SECTIONS):
+        there = ", ".join(map(str, found)) if isinstance(found, dict) else f"only {found!r:.80}"
+        raise ValueError(
+            f"{file}: a recipe has the sections {', '.join(SECTIONS)}, and no others; "
+            f"it has {there}"
+        )
+    for name, values in found.items():
+        if values is not None and not isinstance(values, dict):
+            raise ValueError(
+                f"{file}: {name} is {values!r:.80}; expected lines of 'key: value' below"
+            )
+    return {name: found[name] or {} for name in SECTIONS}
 
 
-def test_split(
-    model: str | Path, suite: str | None, own: dict[str, Any]
+def held_out(
+    model: str | Path, name: str | None, assignments: Sequence[str], n_queries: int | None = None
 ) -> tuple[dict[str, Any], str]:
     """The arguments of ``load_task`` that give items on which a model was not trained.
 
     Args:
-        model: a bundled name or the folder of a saved model; its ``recipe.yaml`` says what it was
+        model: a bundled name or the folder of a saved model. Its ``recipe.yaml`` says what it was
             trained on.
-        suite: the suite to evaluate on. Defaults to the one it was trained on, or else to
+        name: the suite to evaluate on. Defaults to the one it was trained on, or else to
             "handwriting".
-        own: settings that the user gives.
+        assignments: settings of the suite, such as "path=my-pictures".
+        n_queries: of the suite. Defaults to 500, or to what training held out.
 
     Returns:
-        The arguments, and in words which split they give.
+        The arguments, and in words which part of the data they give.
+
+    Raises:
+        ValueError: on an unknown suite or setting, or a value of another type.
     """
     from metaembed_lite import checkpoints
 
     file = (checkpoints.folder(str(model)) or Path(model)) / "recipe.yaml"
-    data = read(file).data if file.is_file() else {}
-    suite = suite or data.get("name", "handwriting")
-    if suite != data.get("name"):
-        return {"name": suite, "n_queries": 500, "n_train": 0, **own}, "all of it"
-    if "path" in own and Path(own["path"]).resolve() != Path(data.get("path", "")).resolve():
-        return {
-            "name": suite,
-            "n_queries": 500,
-            "n_train": 0,
-            **own,
-        }, "all of it, as it is other data"
-    # In a folder the split depends on whether there is training data at all; one row is enough.
-    n_train = 1 if suite == "folder" and data.get("n_train") != 0 else 0
-    return {**data, "n_train": n_train, **own}, "the test split of the model's training"
+    data = dict(read(file).data) if file.is_file() else {}
+    trained_on = data.pop("name", None)
+    name = name or trained_on or "handwriting"
+    given = [*assignments, *([] if n_queries is None else [f"n_queries={n_queries}"])]
+    path = dict(map(assignment, assignments)).get("path", data.get("path"))
+    if name == trained_on and _same_path(path, data.get("path")):
+        # In a folder the split depends on whether there are training rows at all; one is enough.
+        n_train = 1 if name == "folder" and data.get("n_train") != 0 else 0
+        chosen = suite_settings(name, given, **{**data, "n_train": n_train})
+        return {"name": name, **chosen}, "the test split of the model's training"
+    chosen = suite_settings(name, given, n_queries=500, n_train=0)
+    if trained_on is None:
+        return {"name": name, **chosen}, "the model has no recipe.yaml that says if it saw these"
+    return {"name": name, **chosen}, "other data than the model was trained on"
 
 
-def _check(recipe: Recipe) -> None:
+def _same_path(one: Any, other: Any) -> bool:
+    """Whether two settings name the same folder, or are both missing."""
+    if one is None or other is None:
+        return one is other
+    return Path(str(one)).resolve() == Path(str(other)).resolve()
+
+
+def _checked(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
     from metaembed_lite import build, train
+    from metaembed_lite.data import suite
 
-    known = {
-        "model": set(inspect.signature(build).parameters),
-        "train": set(inspect.signature(train).parameters)
-        - {"model", "rows", "output", "resume", "restart", "overwrite", "recipe"},
-    }
-    for section, keys in known.items():
-        for key in getattr(recipe, section):
-            if key not in keys:
-                raise ValueError(
-                    f"recipe {recipe.name}: {section} has no {key!r}; it has "
-                    f"{', '.join(sorted(keys))}"
-                )
-    if "name" not in recipe.data:
-        raise ValueError(f"recipe {recipe.name}: data needs the name of a suite")
+    owner = f"recipe {name}"
+    settings = dict(sections["data"])
+    suite_name = settings.pop("name", None)
+    if not isinstance(suite_name, str):
+        raise ValueError(
+            f"{owner}: data needs the name of a suite, such as name: scenes; it has {suite_name!r}"
+        )
+    try:
+        function = suite(suite_name)
+    except ValueError as error:
+        raise ValueError(f"{owner}: data: {error}") from error
+    return Recipe(
+        name,
+        model=check(build, sections["model"], f"{owner}: model"),
+        data={"name": suite_name, **check(function, settings, f"{owner}: data")},
+        train=check(train, sections["train"], f"{owner}: train", OF_THE_RUN),
+    )

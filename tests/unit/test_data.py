@@ -44,6 +44,12 @@ def test_relevance_is_what_the_query_text_says_of_the_boards(symbols):
     np.testing.assert_array_equal(task.relevance, np.array(read, dtype=np.float32))
 
 
+def test_the_digits_are_attributed_as_their_license_asks():
+    about = load_task("handwriting", n_queries=1, n_train=0).about
+    for part in ("Alpaydin", "Kaynak", "UCI", "https://doi.org/10.24432/C50P49", "CC BY 4.0"):
+        assert part in about
+
+
 def test_boards_that_satisfy_a_query_by_chance_count(symbols):
     task = symbols(n_queries=300, n_train=0)
     assert (np.diag(task.relevance) == 1).all()

@@ -1,7 +1,9 @@
 """The matrix of findings: every system trains, and is measured at the bytes that it says."""
 
 import json
+import multiprocessing
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +46,64 @@ def test_the_results_name_every_suite_and_system_of_the_matrix():
 def test_a_measured_cell_is_not_kept_in_silence(tmp_path):
     with pytest.raises(typer.BadParameter, match="handwriting/MMR/0 is not run; add --again"):
         findings.main(["handwriting/MMR/0"], keep=tmp_path)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """The folder of results, for this test alone."""
+    monkeypatch.setattr(findings, "RESULTS", tmp_path)
+    monkeypatch.setitem(findings.write.__globals__, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def add_cells(name):
+    for seed in range(20):
+        findings.add_cell("mine", f"{name}/{seed}", {"seed": seed})
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_no_cell_of_two_processes_that_write_one_file_is_lost(results, monkeypatch):
+    monkeypatch.setitem(findings.write.__globals__, "environment", dict)
+    fork = multiprocessing.get_context("fork")  # a new interpreter would import torch for seconds
+    adding = [fork.Process(target=add_cells, args=[name]) for name in ("first", "second")]
+    for process in adding:
+        process.start()
+    for process in adding:
+        process.join()
+    assert [process.exitcode for process in adding] == [0, 0]
+    cells = findings.measured_cells(results / "mine.json")
+    assert set(cells) == {f"{name}/{seed}" for name in ("first", "second") for seed in range(20)}
+    assert list(results.iterdir()) == [results / "mine.json"]
+
+
+def test_a_cell_that_another_run_measures_is_refused_and_other_cells_run(
+    results, monkeypatch, capsys
+):
+    point = {"task": "t", "split": "test", "r_q": 1, "r_c": 1, "dim": 8, "p_at_1": 1}
+    measured, codes = [], []
+
+    def run(cell):
+        try:
+            findings.main([cell], name="mine")
+        except typer.Exit as stop:
+            codes.append(stop.exit_code)
+
+    def one_cell(cell, *_):
+        measured.append(cell)
+        if len(measured) == 1:  # a second run, while the first is in the middle of its cell
+            for other in ("handwriting/MMR/0", "handwriting/MMR/1"):
+                thread = threading.Thread(target=run, args=[other])
+                thread.start()
+                thread.join()
+        return {"points": [point], "train_seconds": 1}
+
+    monkeypatch.setattr(findings, "one_cell", one_cell)
+    run("handwriting/MMR/0")
+    assert codes == [1]
+    assert "measuring handwriting/MMR/0 for mine.json" in capsys.readouterr().err
+    assert measured == ["handwriting/MMR/0", "handwriting/MMR/1"]
+    assert set(findings.measured_cells(results / "mine.json")) == set(measured)
+    assert list(results.iterdir()) == [results / "mine.json"]
 
 
 @pytest.mark.parametrize("suite", ["meta-tasks", "pages"])

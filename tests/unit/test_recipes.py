@@ -1,18 +1,23 @@
 """Recipes and the command line that runs them."""
 
-import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from metaembed_lite import Budget, build, load, recipes
+from metaembed_lite import Budget, build, checkpoints, load, recipes
 from metaembed_lite.budget import nested
 from metaembed_lite.cli import app
+from metaembed_lite.recipes.settings import check
 
 SMALL = [
     "model.r_q=2", "model.r_c=4", "model.lora_rank=2", "model.dim=8", "data.n_queries=10",
@@ -56,7 +61,11 @@ def test_overrides_are_read_as_yaml_and_may_add_a_line():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.stepz=3"], "train has no 'stepz'; it has .*steps"),
+        (["train.stepz=3"], "train has no 'stepz'. Did you mean 'steps'.* It has .*steps"),
+        (["data.nqueries=3"], "data has no 'nqueries'. Did you mean 'n_queries'"),
+        (["data.name=moon"], "recipe tiny: data: unknown suite 'moon'"),
+        (["data.name=[scenes]"], r"data needs the name of a suite.*\['scenes'\]"),
+        (["data.name=folder"], "data: missing a required argument: 'path'"),
         (["steps=3"], "section.key=value"),
         (["train.steps"], "section.key=value"),
         (["optimizer.lr=1"], "model, data, train"),
@@ -77,8 +86,133 @@ def test_your_own_file_is_a_recipe(tmp_path):
     (tmp_path / "mine.yaml").write_text("model: {}\ndata: {name: scenes}\ntrain: {steps: 1}\n")
     assert recipes.read(tmp_path / "mine.yaml").data == {"name": "scenes"}
     (tmp_path / "half.yaml").write_text("model: {}\n")
-    with pytest.raises(ValueError, match="sections model, data, train"):
+    with pytest.raises(ValueError, match=r"half.yaml.*sections model, data, train.*it has model"):
         recipes.read(tmp_path / "half.yaml")
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Reads a file of your own with these lines in its section ``train``."""
+
+    def read(lines, data="{name: scenes}"):
+        text = f"model:\ndata: {data}\ntrain:\n" + "".join(f"  {x}\n" for x in lines)
+        (tmp_path / "mine.yaml").write_text(text)
+        return recipes.read(tmp_path / "mine.yaml")
+
+    return read
+
+
+def test_a_number_may_have_an_exponent_in_a_file_as_in_an_override(written):
+    for text in ("1e-3", "1E-3", "1.0e-3", ".1e-2", "+1e-3", "1e-03", "1.e-3"):
+        assert written([f"learning_rate: {text}"]).train == {"learning_rate": 0.001}
+        override = recipes.read("tiny", [f"train.learning_rate={text}"])
+        assert override.train["learning_rate"] == 0.001
+    steps = written(["steps: 1E3"]).train["steps"]
+    assert (steps, type(steps)) == (1000, int)
+    rate = written(["learning_rate: 1"]).train["learning_rate"]
+    assert (rate, type(rate)) == (1, float)
+    assert written(["budgets: [1x1, 8x16]"]).train == {"budgets": ["1x1", "8x16"]}
+
+
+def test_an_empty_section_means_the_defaults(written):
+    assert written([]).model == written([]).train == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('steps: "3"', "steps is '3', a text; expected a whole number: remove the quotes"),
+        ("steps: four", "steps is 'four', a text; expected a whole number"),
+        ("steps: 2.5", "steps is 2.5, a number; expected a whole number"),
+        ("steps: 1e999", "steps is inf, which is not finite; expected a whole number"),
+        ("steps: true", "steps is True, a boolean; expected a whole number"),
+        ("steps:", "steps is null; expected a whole number"),
+        ("steps: [3]", r"steps is \[3\], a list; expected a whole number"),
+        ("steps: 2020-12-12", "steps is .*, a date; expected a whole number"),
+        ("learning_rate: fast", "learning_rate is 'fast', a text; expected a number"),
+        ("learning_rate: .nan", "learning_rate is nan, which is not finite; expected a number"),
+        ("learning_rate: -.inf", "learning_rate is -inf, which is not finite"),
+        ("learning_rate: " + "9" * 400, "learning_rate is 9+..., a whole number"),
+        ("temperature: off", "temperature is False, a boolean; expected null or a number"),
+        ("gradient_checkpointing: 1", "gradient_checkpointing is 1, .*; expected true or false"),
+        ("precision: fp8", "precision is 'fp8', a text; expected 'fp32' or 'bf16' or 'fp16'"),
+        ("budgets: 4x8", r"budgets is '4x8', a text; expected .*: write it as a list, \[4x8\]"),
+        ("budgets: [4y8]", "budgets is .*; expected null or a list, each item a budget such as"),
+        ("budgets: [4, 8]", "budgets is .*; expected null or a list, each item a budget such as"),
+        ("budgets: [[0, 1]]", "budgets is .*; expected null or a list, each item a budget such as"),
+        ("weights: [1, x]", "weights is .*; expected null or a list, each item a number"),
+        ("weights: 1", r"weights is 1, .*: write it as a list, \[1\]"),
+        ("loss: mine", "loss is 'mine', a text; expected null"),
+        ("stepz: 3", "train has no 'stepz'. Did you mean 'steps'"),
+        ("output: model", "train has no 'output'"),
+        ("1: 2", "train has no 1"),
+    ],
+)
+def test_a_value_of_another_type_is_named_before_anything_is_loaded(written, line, message):
+    with pytest.raises(ValueError, match=message) as error:
+        written([line])
+    assert "mine.yaml: train" in str(error.value)
+
+
+def test_a_text_is_not_made_of_what_looks_like_a_number(written):
+    with pytest.raises(ValueError, match=r"backbone is 2024, a whole number; .* put it in quotes"):
+        recipes.read("tiny", ["model.backbone=2024"])
+    assert recipes.read("tiny", ['model.backbone="2024"']).model["backbone"] == "2024"
+    with pytest.raises(ValueError, match="split is False, a boolean; expected a text"):
+        written([], data="{name: scenes, split: no}")
+
+
+@pytest.mark.parametrize("data", ["[scenes]", "scenes", "3"])
+def test_a_section_that_is_no_section_is_named(written, data):
+    with pytest.raises(ValueError, match=r"mine.yaml: data is .*; expected lines of 'key: value'"):
+        written([], data=data)
+
+
+def test_a_key_that_is_there_twice_is_an_error(written):
+    with pytest.raises(
+        ValueError, match=r"mine.yaml is not YAML: .*'steps' is there twice\n.*line 5"
+    ):
+        written(["steps: 3", "steps: 4"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model: \xff\xfe", "mine.yaml is not text in UTF-8"),
+        (b"model: \x00", "mine.yaml is not YAML"),
+        (b"model: [", "mine.yaml is not YAML"),
+        (b"[" * 5000, "mine.yaml is not YAML"),
+        (b"model: 2020-13-45", "mine.yaml is not YAML: month"),
+        (b"", "mine.yaml: a recipe has the sections"),
+        (b"- model", "mine.yaml: a recipe has the sections"),
+    ],
+)
+def test_a_file_that_cannot_be_a_recipe_is_named(tmp_path, content, message):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        recipes.read(tmp_path / "mine.yaml")
+    with pytest.raises(ValueError, match="is a folder: name the recipe's file in it"):
+        recipes.read(tmp_path)
+
+
+def test_the_types_are_those_of_the_function_and_what_cannot_be_known_is_taken():
+    def later(
+        model: "NotImported",  # noqa: F821
+        targets: "str | Sequence[str] | None" = None,
+        sizes: "Mapping[str, int] | None" = None,
+        pair: tuple[int, int] = (1, 2),
+        untyped=3,
+        **others: int,
+    ) -> "NotImported": ...  # noqa: F821
+
+    later.__globals__.update(Sequence=Sequence, Mapping=Mapping)
+    given = {"targets": ["q", "k"], "sizes": {"a": 1}, "pair": [1, 2.0], "untyped": "x"}
+    assert check(later, {"model": 1, **given}, "it") == {"model": 1, **given, "pair": [1, 2]}
+    assert check(partial(later, 1), given, "it") == {**given, "pair": [1, 2]}
+    assert check(later, {"targets": "q"}, "it", leave_out=["model"]) == {"targets": "q"}
+    for wrong in ({"targets": 1}, {"targets": [1]}, {"pair": [1]}, {"sizes": []}, {"others": 1}):
+        with pytest.raises(ValueError, match="it"):
+            check(later, wrong, "it", leave_out=["model"])
 
 
 def test_the_command_line_trains_saves_and_evaluates(tmp_path):
@@ -100,7 +234,10 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
     [
         (["train", "huge"], "no recipe 'huge'"),
         (["train", "tiny", "data.name=moon"], "unknown suite 'moon'"),
-        (["train", "tiny", "model.backbone=nowhere/nothing"], "'nowhere/nothing'"),
+        (
+            ["train", "tiny", "model.backbone=nowhere/nothing", "data.n_train=1"],
+            "'nowhere/nothing'",
+        ),
         (["train", "tiny", "data.pth=x"], "pth"),
         (["evaluate", "tiny", "--suite", "folder", "path=nowhere"], "nowhere"),
         (["evaluate", "tiny", "--suite", "folder"], "missing a required argument: 'path'"),
@@ -108,6 +245,21 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["evaluate", "nowhere/nothing"], "'nowhere/nothing'"),
         (["evaluate", "tiny", "--budget", "9x9"], "r_q <= 8"),
         (["push", "nowhere", "me/model"], "not a saved model"),
+        (["train", "tiny", "train.steps=four"], "steps is 'four'"),
+        (["train", "tiny", "train.steps=2.5"], "steps is 2.5"),
+        (["train", "tiny", "train.budgets=4x8"], "[4x8]"),
+        (["train", "tiny", "model.layout=[joint]"], "expected 'joint' or 'separate'"),
+        (["train", "."], "is a folder"),
+        (["train", "tiny", "data.name=folder", "data.path=3"], "path is 3"),
+        (["evaluate", "tiny", "n_queries=many"], "n_queries is 'many'"),
+        (["evaluate", "tiny", "n_queries=2.5"], "n_queries is 2.5"),
+        (["evaluate", "tiny", "nqueries=3"], "Did you mean 'n_queries'"),
+        (["evaluate", "tiny", "seed=-1", "--queries", "3"], "non-negative"),
+        (["evaluate", "tiny", "--suite", "moon"], "unknown suite 'moon'"),
+        (["evaluate", "tiny", "--queries", "0"], "n_queries=0"),
+        (["evaluate", "tiny", "--budget", "many"], "budget 'many'"),
+        (["evaluate", "tiny", "--budget", "0x1"], "r_q=0"),
+        (["evaluate", "tiny", "--benchmark", "of the moon"], "'of the moon'"),
     ],
 )
 def test_what_goes_wrong_is_said_without_a_traceback(arguments, message, tmp_path, monkeypatch):
@@ -115,8 +267,69 @@ def test_what_goes_wrong_is_said_without_a_traceback(arguments, message, tmp_pat
     done = run(*arguments)
     assert done.exit_code == 2
     assert message in done.output
-    assert "Traceback" not in done.output
+    assert "\nerror: " in f"\n{done.output}"
     assert not list(tmp_path.iterdir()), "nothing half-written stays behind"
+
+
+def test_whole_numbers_of_a_suite_may_be_written_as_1e1():
+    done = run("evaluate", "tiny", "n_queries=1e1", "--budget", "1x1")
+    assert done.exit_code == 0, done.output
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    done = run("train", "tiny", *SMALL, "--output", tmp_path / "file" / "model")
+    assert done.exit_code == 2
+    assert str(tmp_path / "file") in done.output
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_missing_mteb_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    done = run("evaluate", "tiny", "--benchmark", "ViDoRe(v2)")
+    assert done.exit_code == 2
+    assert "pip install 'metaembed-lite[benchmarks]'" in done.output
+
+
+def test_a_cut_weights_file_is_an_error_without_a_traceback(tmp_path):
+    shutil.copytree(checkpoints.HERE / "tiny-handwriting", tmp_path / "model")
+    weights = next((tmp_path / "model").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    done = run("evaluate", tmp_path / "model", "--queries", "3")
+    assert done.exit_code == 2
+    assert "\nerror: " in f"\n{done.output}"
+
+
+def test_a_picture_too_large_to_open_is_an_error_without_a_traceback(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        Image.new("L", (90, 90)).save(tmp_path / name)
+    (tmp_path / "captions.csv").write_text("image,text\na.png,a\nb.png,b\n")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    done = run("evaluate", "tiny", "--suite", "folder", f"path={tmp_path}")
+    assert done.exit_code == 2
+    assert "\nerror: " in f"\n{done.output}"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (BlockingIOError("it is in use"), "error: it is in use\n"),
+        (MemoryError(), "error: MemoryError\n"),
+        (SafetensorError("header too large"), "error: header too large\n"),
+        (TypeError("a slip in our code"), None),
+        (KeyError("a slip in our code"), None),
+    ],
+)
+def test_only_a_slip_in_our_own_code_shows_a_traceback(monkeypatch, error, shown):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(recipes, "names", fail)
+    done = run("recipes")
+    if shown is None:
+        assert done.exception is error
+    else:
+        assert (done.exit_code, done.output) == (2, shown)
 
 
 @pytest.mark.parametrize("caching", [[], ["train.mini_batch_size=3"]], ids=["whole", "cached"])
@@ -142,24 +355,6 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path, caching):
         moved += name in start and not torch.equal(start[name], weight)
     assert moved > 10
     pd.testing.assert_frame_equal(curves[2], curves[1], rtol=1e-3)
-
-
-def test_push_uploads_the_folder(tmp_path, monkeypatch):
-    calls = []
-
-    class Hub:
-        def create_repo(self, name, **kwargs):
-            calls.append(("create", name, kwargs["private"]))
-
-        def upload_folder(self, **kwargs):
-            calls.append(("upload", kwargs["repo_id"], kwargs["folder_path"]))
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    (tmp_path / "modules.json").write_text(json.dumps([]))
-    done = run("push", tmp_path, "me/model")
-    assert done.exit_code == 0, done.output
-    assert calls == [("create", "me/model", True), ("upload", "me/model", tmp_path)]
-    assert "owner/name" in run("push", tmp_path, "model").output
 
 
 def test_the_offline_recipes_have_the_rows_they_ask_for():

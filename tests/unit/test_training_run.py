@@ -503,6 +503,10 @@ def test_push_uploads_the_models_own_files_and_names_them(finished, tmp_path, mo
     assert {"modules.json", "adapter_model.safetensors", "README.md"} <= uploaded.keys()
     for name in uploaded:
         assert f"  {name}\n" in run.output
+    assert "owner/name" in invoke("push", finished, "model").output
+    (finished / "modules.json").write_text("[]")
+    assert "modules.json is not the file" in invoke("push", finished, "you/model").output
+    assert "not a saved model" in invoke("push", tmp_path / "none", "you/model").output
 
 
 def test_push_says_that_a_local_backbone_is_on_no_hub(tmp_path, monkeypatch):

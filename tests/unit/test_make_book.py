@@ -1,0 +1,125 @@
+"""The book's build: what it runs again, and that two of them do not meet in one place."""
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import make_book
+import pytest
+
+CELL = {"cell_type": "code", "id": "a", "source": "1", "metadata": {}, "outputs": []}
+NOTEBOOK = {"cells": [CELL], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+BUILD = """
+import sys
+from metaembed_lite.locking import lock
+with lock(sys.argv[1], "building the book, profile smoke"):
+    print("taken", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    """A clone with one chapter; the names of what nbmake and Jupyter Book were started for."""
+    clone, started = tmp_path / "clone", []
+    for folder in ("notebooks", "book", "metaembed_lite"):
+        (clone / folder).mkdir(parents=True)
+    (clone / "_toc.yml").write_text("root: book/intro\nchapters:\n  - file: notebooks/01_one\n")
+    for name in ("_config.yml", "requirements.lock", "book/intro.md"):
+        (clone / name).write_text("")
+    (clone / "notebooks/01_one.ipynb").write_text(json.dumps(NOTEBOOK))
+    monkeypatch.setattr(make_book, "ROOT", clone)
+    monkeypatch.setattr(make_book, "BUILD", clone / "_build")
+    monkeypatch.setattr(make_book, "EXECUTED", clone / ".executed")
+
+    def run(command, **_):
+        if "pytest" in command:
+            started.append("notebook")
+            with open(command[-1], "w") as file:
+                json.dump(NOTEBOOK | {"metadata": {"executed": True}}, file)
+        else:
+            started.append("site")
+            html = clone / ".executed/smoke/_build/html"
+            html.mkdir(parents=True)
+            (html / "index.html").write_text("whole")
+        return SimpleNamespace(returncode=0, stdout="")
+
+    monkeypatch.setattr(make_book.subprocess, "run", run)
+    return started
+
+
+@contextmanager
+def another_build():
+    folder = str(make_book.EXECUTED / "smoke")
+    with subprocess.Popen(
+        [sys.executable, "-c", BUILD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"taken\n"
+        yield process
+        process.stdin.close()
+
+
+def main(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["make_book.py", "--profile", "smoke"])
+    return make_book.main()
+
+
+def test_what_has_not_changed_is_not_built_again(executed, monkeypatch, capsys):
+    assert main(monkeypatch) == 0
+    assert main(monkeypatch) == 0
+    assert executed == ["notebook", "site"]
+    assert "unchanged" in capsys.readouterr().out
+    assert (make_book.BUILD / "html/index.html").read_text() == "whole"
+
+
+@pytest.mark.parametrize("damage", [b"", b"0" * 30, b"\xff\xfe\x00", b"a b c d", b"{}"])
+@pytest.mark.parametrize("name", ["01_one", "site"])
+def test_a_damaged_stamp_is_one_line_and_a_new_build(executed, monkeypatch, capsys, name, damage):
+    main(monkeypatch)
+    capsys.readouterr()
+    (make_book.EXECUTED / "smoke/stamps" / name).write_bytes(damage)
+    assert main(monkeypatch) == 0
+    assert executed.count("site" if name == "site" else "notebook") == 2
+    output = capsys.readouterr()
+    assert len(re.findall(rf"{name}: .*not whole", output.out)) == 1
+    assert output.err == ""
+    main(monkeypatch)
+    assert executed.count("notebook") + executed.count("site") == 3, "rebuilt once"
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"cells": [', b"{}", b"\xff\xfe\x00"])
+def test_a_damaged_executed_notebook_is_executed_again(executed, damage):
+    make_book.execute("01_one", "smoke")
+    target = make_book.EXECUTED / "smoke/notebooks/01_one.ipynb"
+    whole = target.read_bytes()
+    target.write_bytes(damage)
+    make_book.execute("01_one", "smoke")
+    assert executed == ["notebook", "notebook"]
+    assert target.read_bytes() == whole
+
+
+def test_a_second_build_of_a_profile_is_refused(executed, monkeypatch, capsys):
+    with another_build() as other:
+        assert main(monkeypatch) == 1
+        assert f"process {other.pid} (building the book" in capsys.readouterr().err
+        with pytest.raises(BlockingIOError, match="building the book"):
+            make_book.execute("01_one", "smoke")
+        with pytest.raises(BlockingIOError, match="building the book"):
+            make_book.build_site("smoke")
+        assert not executed
+        make_book.execute("01_one", "cpu")  # another profile is another place
+    assert main(monkeypatch) == 0
+
+
+def test_a_failed_notebook_keeps_no_stamp_and_frees_the_lock(executed, monkeypatch, capsys):
+    good = make_book.subprocess.run
+    failed = SimpleNamespace(returncode=1, stdout="a cell failed")
+    monkeypatch.setattr(make_book.subprocess, "run", lambda *_, **__: failed)
+    assert main(monkeypatch) == 1
+    assert "a cell failed" in capsys.readouterr().err
+    monkeypatch.setattr(make_book.subprocess, "run", good)
+    assert main(monkeypatch) == 0
+    assert executed == ["notebook", "site"]
