@@ -63,7 +63,7 @@ def _tensor(value: Any, name: str) -> Tensor:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{name}: got {type(value).__name__}, which is no tensor of numbers ({error})"
+            f"{name}: got {type(value).__name__}, which is not a tensor of numbers ({error})"
         ) from error
     if tensor.dtype not in (*WHOLE_TYPES, *FLOAT_TYPES):
         raise ValueError(
@@ -240,7 +240,7 @@ def _fit_mask(mask: Any, embeddings: Tensor, name: str) -> Tensor | None:
         mask = torch.as_tensor(mask, device=embeddings.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{name}: got {type(mask).__name__}, which is no mask ({error})"
+            f"{name}: got {type(mask).__name__}, which is not a mask ({error})"
         ) from error
     if mask.shape != embeddings.shape[:2]:
         raise ValueError(

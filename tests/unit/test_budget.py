@@ -117,7 +117,7 @@ def test_a_list_of_budgets_may_be_any_iterable():
     "budgets",
     [{(1, 1), (4, 8)}, {"1x1": 1}, b"4x8", 5, None, [1, 4, 8], [4], [5, (4, 8)], "1x1 4x8"],
 )
-def test_what_is_no_list_of_budgets_is_refused(budgets):
+def test_anything_but_a_list_of_budgets_is_refused(budgets):
     with pytest.raises(ValueError, match="budget"):
         as_budgets(budgets)
 

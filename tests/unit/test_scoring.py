@@ -186,7 +186,7 @@ def test_a_type_without_real_numbers_is_refused_by_name(dtype):
         torch.ones(2, 3, 4, device="meta"),
     ],
 )
-def test_what_is_no_tensor_of_numbers_is_refused_by_name(odd):
+def test_anything_but_a_tensor_of_numbers_is_refused_by_name(odd):
     with pytest.raises(ValueError, match="queries"):
         maxsim(odd, unit(5, 6, 4))
 
@@ -381,6 +381,6 @@ def test_a_mask_of_other_values_is_refused_with_the_value(bad):
 @pytest.mark.parametrize(
     "bad", [np.ma.masked_array(np.ones((5, 6)), mask=True), "all", [[True], []]]
 )
-def test_what_is_no_plain_mask_is_refused(bad):
+def test_anything_but_a_plain_mask_is_refused(bad):
     with pytest.raises(ValueError, match="candidate_mask"):
         maxsim(unit(2, 3, 4), unit(5, 6, 4), candidate_mask=bad)
