@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaembed_lite.budget import Budget, PrefixPooling, up_to
+from metaembed_lite.budget import BudgetLike, Budgets, PrefixPooling, as_budget, choose_budgets
 from metaembed_lite.model import vectors
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 
-def wrap(model: MultiVectorEncoder, budget: Budget, name: str = "model") -> Any:
+def wrap(model: MultiVectorEncoder, budget: BudgetLike, name: str = "model") -> Any:
     """A model as mteb sees it, cut to a budget: prefixes of its embeddings, scored by MaxSim.
 
     Raises:
@@ -30,7 +30,7 @@ def wrap(model: MultiVectorEncoder, budget: Budget, name: str = "model") -> Any:
     from sentence_transformers import MultiVectorEncoder
 
     full = vectors(model)
-    budget.check(full.r_q, full.r_c)
+    budget = as_budget(budget).check(full.r_q, full.r_c)
     cuts = [
         PrefixPooling(budget.r_q, tasks="query"),
         PrefixPooling(budget.r_c, tasks="document"),
@@ -51,7 +51,7 @@ def wrap(model: MultiVectorEncoder, budget: Budget, name: str = "model") -> Any:
 def evaluate(
     model: MultiVectorEncoder,
     benchmark: str | Sequence[Any],
-    budgets: Sequence[Budget] | None = None,
+    budgets: Budgets | None = None,
     output: str | Path | None = None,
     name: str = "model",
 ) -> pd.DataFrame:
@@ -64,7 +64,8 @@ def evaluate(
     Args:
         model: from ``build`` or ``load``.
         benchmark: a benchmark's or a task's name, such as "ViDoRe(v2)", or tasks of mteb.
-        budgets: None takes the paper's that the model can meet.
+        budgets: a list, or a single budget; None takes the paper's that the model can meet, and its
+            own full one.
         output: a folder for mteb's own results; None keeps none.
         name: of the model in these results; each budget has results of its own.
 
@@ -79,7 +80,7 @@ def evaluate(
     import pandas as pd
 
     full = vectors(model)
-    chosen = list(budgets) if budgets else up_to(full.r_q, full.r_c)
+    chosen = choose_budgets(budgets, full.r_q, full.r_c)
     wrapped = [(budget, wrap(model, budget, name)) for budget in chosen]
     import mteb
 
