@@ -12,6 +12,7 @@ import pytest
 
 from metaembed_lite.data import RetrievalTask, codesearch, handwriting, load_task, scenes
 from metaembed_lite.data.handwriting import PLACES
+from metaembed_lite.data.task import by_meta_task
 
 BOARDS = {"handwriting": (handwriting, "draw_board"), "scenes": (scenes, "draw_scene")}
 
@@ -355,3 +356,9 @@ def test_a_pool_of_other_values_is_refused(pool, message):
 def test_queries_that_are_no_list_are_refused(queries):
     with pytest.raises(ValueError, match="queries is not a list"):
         RetrievalTask("mine", queries, ["c", "d"], np.eye(2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_average_over_tasks_needs_finite_values(bad):
+    with pytest.raises(ValueError, match=f"p_at_1 of b is {bad}"):
+        by_meta_task({"a": 0.5, "b": bad}, {"all": ["a", "b"]}, [])
