@@ -224,7 +224,8 @@ def _checked_weights(weights: Sequence[float] | None, n: int) -> list[float]:
         return [1.0] * n
     given: Any = weights.tolist() if hasattr(weights, "tolist") else weights  # arrays and tensors
     fits = isinstance(given, tuple | list) and len(given) == n and all(map(_is_finite, given))
-    if not fits or min(given) < 0 or not any(given):
+    tiny = torch.finfo(torch.float32).tiny  # below it, a weight is 0 in the loss
+    if not fits or min(given) < 0 or max(given) < tiny:
         raise ValueError(
             f"weights {weights!r}: expected a list of {n} finite numbers, one per budget, none "
             "negative and not all 0"

@@ -70,6 +70,10 @@ def _tensor(value: Any, name: str) -> Tensor:
             f"{name} has type {tensor.dtype}: scores need real numbers; convert it to "
             "torch.float32, or to int8 if it is quantized"
         )
+    return _dense(tensor, name)
+
+
+def _dense(tensor: Tensor, name: str) -> Tensor:
     if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type == "meta":
         raise ValueError(f"{name} is sparse, nested or on the meta device: pass a dense tensor")
     return tensor
@@ -242,6 +246,7 @@ def _fit_mask(mask: Any, embeddings: Tensor, name: str) -> Tensor | None:
         raise ValueError(
             f"{name}: got {type(mask).__name__}, which is not a mask ({error})"
         ) from error
+    mask = _dense(mask, name)
     if mask.shape != embeddings.shape[:2]:
         raise ValueError(
             f"{name} has shape {tuple(mask.shape)}: expected {tuple(embeddings.shape[:2])}, one "

@@ -190,8 +190,9 @@ def test_two_processes_that_gather_train_as_one_on_the_joint_batch(tmp_path):
 
 
 @pytest.mark.parametrize("weights", [
-    (1, 1), (1, 1, 1, 1), (), (1, -1, 1), (0, 0, 0), (1, 1, np.nan), (np.nan,) * 3, (1, np.inf, 1),
-    (1, 1, -np.inf), "111", {1, 2, 3}, {1: 1, 2: 1, 3: 1}, 5, (1, 1, "1"), (1, 1, None), (1, 1, 1j),
+    (1, 1), (1, 1, 1, 1), (), (1, -1, 1), (0, 0, 0), (1e-60,) * 3, (1, 1, np.nan),
+    (np.nan,) * 3, (1, np.inf, 1), (1, 1, -np.inf), "111", {1, 2, 3}, {1: 1, 2: 1, 3: 1}, 5,
+    (1, 1, "1"), (1, 1, None), (1, 1, 1j),
 ])  # fmt: skip
 def test_weights_that_do_not_fit_the_budgets_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):

@@ -379,7 +379,13 @@ def test_a_mask_of_other_values_is_refused_with_the_value(bad):
 
 
 @pytest.mark.parametrize(
-    "bad", [np.ma.masked_array(np.ones((5, 6)), mask=True), "all", [[True], []]]
+    "bad",
+    [
+        np.ma.masked_array(np.ones((5, 6)), mask=True),
+        "all",
+        [[True], []],
+        torch.ones(5, 6).to_sparse(),
+    ],
 )
 def test_anything_but_a_plain_mask_is_refused(bad):
     with pytest.raises(ValueError, match="candidate_mask"):
