@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from metaembed_lite.budget import whole_number
 from metaembed_lite.model import vectors
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ def image_attention(
 
     Raises:
         ValueError: if the item has no image among its tokens, as on a backbone that sees images by
-            cross-attention (Llama-3.2-Vision).
+            cross-attention (Llama-3.2-Vision); on another task, or a layer that is not there.
     """
+    if task not in ("document", "query"):
+        raise ValueError(f"task {task!r}: choose 'document' or 'query'")
     transformer = model[0]
     backbone, config = transformer.model, transformer.config
     full = vectors(model)
@@ -43,6 +46,11 @@ def image_attention(
             f"{config.model_type} has no image tokens for this item: give an image, and a backbone "
             "that reads images as tokens"
         )
+    if layer is not None:
+        depth = config.get_text_config().num_hidden_layers
+        layer = whole_number(layer, "layer", least=-depth)
+        if layer >= depth:
+            raise ValueError(f"layer={layer}: use a number from {-depth} to {depth - 1}")
     inputs = {
         name: tensor.to(model.device)
         for name, tensor in features.items()

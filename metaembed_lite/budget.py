@@ -7,16 +7,27 @@ r_q query vectors against the first r_c candidate vectors (Matryoshka Multi-Vect
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Number
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+
+
+def whole_number(value: Any, name: str, least: int = 1, use: str = "") -> int:
+    """The value as an ``int``; numpy's and pandas' whole numbers count, floats and bools do not.
+
+    Raises:
+        ValueError: naming the argument, if the value is not a whole number of at least ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r}: {use}use a whole number from {least} up")
+    return int(value)
 
 
 @dataclass(frozen=True, order=True)
@@ -32,21 +43,18 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("r_q", "r_c"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(
-                    f"{name}={value!r}: a budget counts vectors; use a whole number from 1 up"
-                )
-            object.__setattr__(self, name, int(value))  # numpy's and pandas' integers too
+            count = whole_number(getattr(self, name), name, use="a budget counts vectors; ")
+            object.__setattr__(self, name, count)
 
     @classmethod
     def parse(cls, text: str) -> Budget:
         """The budget written as ``"4x8"``, ``"4,8"`` or ``"(4, 8)"``.
 
         Raises:
-            ValueError: if the text is none of these.
+            ValueError: if the text is none of these, or not a ``str``.
         """
-        match = re.fullmatch(r"\(?\s*(\d+)\s*[x,×]\s*(\d+)\s*\)?", text.strip())
+        pattern = r"\s*\(?\s*(\d+)\s*[x,×]\s*(\d+)\s*\)?\s*"
+        match = re.fullmatch(pattern, text) if isinstance(text, str) else None
         if not match:
             raise ValueError(f"budget {text!r}: write it as r_q x r_c, for example '4x8'")
         return cls(int(match[1]), int(match[2]))
@@ -61,8 +69,8 @@ class Budget:
             ValueError: naming the side that asks for too much.
         """
         for side, asked, has, name in (
-            ("query", self.r_q, r_q, "r_q"),
-            ("candidate", self.r_c, r_c, "r_c"),
+            ("query", self.r_q, whole_number(r_q, "r_q"), "r_q"),
+            ("candidate", self.r_c, whole_number(r_c, "r_c"), "r_c"),
         ):
             if asked > has:
                 raise ValueError(
@@ -75,45 +83,86 @@ class Budget:
         """Index bytes of one candidate: ``r_c * dim`` values.
 
         Raises:
-            ValueError: if ``dtype`` is none of float32, float16, bfloat16, int8.
+            ValueError: if ``dim`` is not a whole number from 1 up, or ``dtype`` is none of
+                float32, float16, bfloat16, int8.
         """
-        if dtype not in BYTES_PER_VALUE:
+        if not isinstance(dtype, str) or dtype not in BYTES_PER_VALUE:
             raise ValueError(f"dtype {dtype!r}: choose from {', '.join(BYTES_PER_VALUE)}")
-        return self.r_c * dim * BYTES_PER_VALUE[dtype]
+        return self.r_c * whole_number(dim, "dim") * BYTES_PER_VALUE[dtype]
 
     def multiply_adds(self, dim: int, candidates: int = 1) -> int:
-        """Multiply-adds to score one query against ``candidates``: ``r_q * r_c * dim`` each."""
+        """Multiply-adds to score one query against ``candidates``: ``r_q * r_c * dim`` each.
+
+        Raises:
+            ValueError: if ``dim`` is not a whole number from 1 up, or ``candidates`` from 0 up.
+        """
+        dim, candidates = whole_number(dim, "dim"), whole_number(candidates, "candidates", least=0)
         return self.r_q * self.r_c * dim * candidates
 
+
+BudgetLike = Budget | Sequence[int] | str  # a budget, a pair (r_q, r_c) or a text "4x8"
+Budgets = BudgetLike | Iterable[BudgetLike]
 
 PAPER_BUDGETS = (Budget(1, 1), Budget(2, 4), Budget(4, 8), Budget(8, 16), Budget(16, 64))
 
 
-def as_budget(value: Budget | Sequence[int] | str) -> Budget:
+def as_budget(value: BudgetLike) -> Budget:
     """A ``Budget`` from a budget, a pair ``(r_q, r_c)`` or a text ``"4x8"``.
 
+    A pair is a tuple, a list or a numpy array of two whole numbers.
+
     Raises:
-        ValueError: if the value is none of these.
+        ValueError: if the value is none of these. A set or a dict has no order, so it is refused.
     """
     if isinstance(value, Budget):
         return value
     if isinstance(value, str):
         return Budget.parse(value)
-    pair = tuple(value)
-    if len(pair) != 2:
-        raise ValueError(f"budget {value!r}: expected a pair (r_q, r_c)")
+    pair = _items(value)
+    if pair is None or len(pair) != 2:
+        raise ValueError(f"budget {value!r}: expected a pair (r_q, r_c) or a text such as '4x8'")
     return Budget(*pair)
 
 
-def nested(budgets: Iterable[Budget | Sequence[int] | str]) -> tuple[Budget, ...]:
+def as_budgets(budgets: Budgets) -> tuple[Budget, ...]:
+    """The budgets of a list, in its order; a single budget, in any form, is a list of one.
+
+    So ``"4x8"``, ``(4, 8)`` and ``Budget(4, 8)`` mean the same as ``[(4, 8)]``.
+
+    Raises:
+        ValueError: if there is none, one is no budget, or they come as a set, a dict or bytes.
+    """
+    several: Any = budgets
+    if isinstance(several, Budget | str) or _are_numbers(_items(several)):
+        return (as_budget(several),)
+    unordered = isinstance(several, Mapping | Set | bytes | bytearray)
+    if unordered or not isinstance(several, Iterable):
+        raise ValueError(f"budgets {budgets!r}: give a list, for example [(1, 1), (4, 8)]")
+    listed = tuple(as_budget(budget) for budget in several)
+    if not listed:
+        raise ValueError("no budgets: give at least one, for example [(1, 1), (4, 8)]")
+    return listed
+
+
+def _items(value: Any) -> list[Any] | None:
+    """What a tuple, a list or a 1-D array holds; None for anything else."""
+    if isinstance(value, tuple | list):
+        return list(value)
+    one_dimensional = getattr(value, "ndim", 0) == 1 and hasattr(value, "tolist")
+    return value.tolist() if one_dimensional else None
+
+
+def _are_numbers(items: Any) -> bool:
+    return bool(items) and all(isinstance(item, Number) for item in items)
+
+
+def nested(budgets: Budgets) -> tuple[Budget, ...]:
     """The budgets as given, checked to be nested: both sides never shrink and one always grows.
 
     Raises:
-        ValueError: if there is none, or one is not contained in the next.
+        ValueError: as ``as_budgets``, or if one is not contained in the next.
     """
-    checked = tuple(as_budget(b) for b in budgets)
-    if not checked:
-        raise ValueError("no budgets: give at least one, for example [(1, 1), (4, 8)]")
+    checked = as_budgets(budgets)
     for small, large in pairwise(checked):
         if small == large or small.r_q > large.r_q or small.r_c > large.r_c:
             raise ValueError(
@@ -125,9 +174,19 @@ def nested(budgets: Iterable[Budget | Sequence[int] | str]) -> tuple[Budget, ...
 
 def up_to(r_q: int, r_c: int) -> tuple[Budget, ...]:
     """The paper's budgets that ``(r_q, r_c)`` vectors can meet, and the full one."""
-    fitting = [b for b in PAPER_BUDGETS if b.r_q <= r_q and b.r_c <= r_c]
     full = Budget(r_q, r_c)
+    fitting = [b for b in PAPER_BUDGETS if b.r_q <= full.r_q and b.r_c <= full.r_c]
     return tuple(fitting if full in fitting else [*fitting, full])
+
+
+def choose_budgets(budgets: Budgets | None, r_q: int, r_c: int) -> tuple[Budget, ...]:
+    """The budgets as given, or ``up_to(r_q, r_c)`` for None; each one fits ``(r_q, r_c)`` vectors.
+
+    Raises:
+        ValueError: as ``as_budgets``, or if a budget asks for more vectors.
+    """
+    chosen = up_to(r_q, r_c) if budgets is None else as_budgets(budgets)
+    return tuple(budget.check(r_q, r_c) for budget in chosen)
 
 
 def __getattr__(name: str) -> Any:
@@ -149,11 +208,10 @@ def __getattr__(name: str) -> Any:
         config_keys: ClassVar[list[str]] = ["r", "tasks"]
 
         def __init__(self, r: int, *, tasks: str | Iterable[str] | None = None) -> None:
-            Budget(r, r)  # the same check
+            self.r = whole_number(r, "r")
             super().__init__(
                 tasks=tasks if tasks is None or isinstance(tasks, str) else list(tasks)
             )
-            self.r = r
 
         def pool_one(self, embedding: Tensor) -> Tensor:
             if len(embedding) < self.r:

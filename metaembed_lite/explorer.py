@@ -8,20 +8,22 @@ computed in the browser at the budget under the sliders. In JupyterLab the trait
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import numpy as np
 import traitlets
 
-from metaembed_lite.budget import Budget, as_budget, up_to
+from metaembed_lite.budget import Budget, Budgets, as_budget, choose_budgets, whole_number
 from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.evaluation import Encoded, encode, every_budget
+from metaembed_lite.evaluation import Encoded, check_encoded, encode, every_budget
 from metaembed_lite.explorer_page import check_size, element, front_end, table
 from metaembed_lite.explorer_state import (
     Int8Vectors,
     attention_maps,
     choose_candidates,
+    explain_gaps,
     grid_of,
     measure_costs,
     shown,
@@ -48,27 +50,31 @@ class BudgetExplorer(anywidget.AnyWidget):
         encoded: the task's embeddings, if ``evaluation.encode`` made them before.
         queries: how many queries can be picked, the task's first, or the indices of these.
         candidates: how many candidates are ranked, or the indices of these.
-        budgets: the trained ones, marked and snapped to; None takes the paper's that the model can
-            meet, and its own full one.
+        budgets: the trained ones, marked and snapped to, a list or a single one; None takes the
+            paper's that the model can meet, and its own full one.
 
     Attributes:
         budget: a ``Budget``; a pair or "4x8" can be assigned. Shared with the page, as are
         query: index of a query in the task, and
         selection: index of the candidate whose match is shown, or None for the best one.
         quality: what ``every_budget`` measured.
+        note: what the ranking of the query lacks: a relevant candidate, or any candidate in the
+            query's pool; empty if it lacks nothing. The page shows it too.
 
     Raises:
-        ValueError: on a budget, query or candidate that is not there, or a page above one megabyte.
+        ValueError: on a budget, query or candidate that is not there, embeddings that are not
+            finite or not the task's, or a page above one megabyte.
     """
 
     _esm = front_end()
     page = traitlets.Dict().tag(sync=True)
-    budget = traitlets.Any().tag(
+    # Not traitlets.Any, which takes None without asking the validators below.
+    budget: Any = traitlets.TraitType(None).tag(
         sync=True,
         to_json=lambda value, _: [value.r_q, value.r_c],
         from_json=lambda value, _: as_budget(value),
     )
-    query = traitlets.Any().tag(sync=True)
+    query: Any = traitlets.TraitType(None).tag(sync=True)
     selection = traitlets.Any(None, allow_none=True).tag(sync=True)
 
     def __init__(
@@ -79,18 +85,16 @@ class BudgetExplorer(anywidget.AnyWidget):
         *,
         queries: int | Sequence[int] = 12,
         candidates: int | Sequence[int] = 160,
-        budgets: Sequence[Budget | Sequence[int] | str] | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         full = vectors(model)
-        trained = up_to(full.r_q, full.r_c) if budgets is None else [as_budget(b) for b in budgets]
-        trained = [b.check(full.r_q, full.r_c) for b in trained]
-        if not trained:
-            raise ValueError("no budgets: give at least one, for example [(1, 1)], or None")
+        trained = choose_budgets(budgets, full.r_q, full.r_c)
         asked = _indices(queries, len(task.queries), "queries")
         ranked = _indices(candidates, len(task.candidates), "candidates")
         encoded = encoded or encode(model, task)
+        check_encoded(task, encoded)
         depth = 0
-        if isinstance(candidates, int):
+        if isinstance(candidates, Integral):
             ranked, depth = choose_candidates(task, encoded, asked, trained, len(ranked))
         self.quality = every_budget(task, encoded)
         self._queries, self._candidates = asked, ranked
@@ -113,6 +117,7 @@ class BudgetExplorer(anywidget.AnyWidget):
             "excluded": None
             if self._pool is None
             else [np.flatnonzero(~row).tolist() for row in self._pool],
+            "notes": explain_gaps(self._relevance, self._pool),
             "vectors": {
                 "queries": text64(query_vectors.values),
                 "query_scales": text64(query_vectors.scales),
@@ -144,15 +149,24 @@ class BudgetExplorer(anywidget.AnyWidget):
     def _follow_the_best(self, change: Any) -> None:
         self.selection = None
 
+    @property
+    def note(self) -> str:
+        """What the ranking of the query lacks, in words; empty if it lacks nothing."""
+        return self.page["notes"][self._queries.index(self.query)]
+
     def ranking(self, k: int = 10) -> pd.DataFrame:
         """The k best candidates of the query at the budget, as the page shows them.
 
         Returns:
             A DataFrame indexed by place, from 1, with columns candidate (index in the task), score
-            and relevant.
+            and relevant. It is empty if no candidate is in the query's pool; ``note`` says so.
+
+        Raises:
+            ValueError: if ``k`` is not a whole number from 1 up.
         """
         import pandas as pd
 
+        k = whole_number(k, "k")
         at = self._queries.index(self.query)
         scores = maxsim(self._vectors[0][at : at + 1], self._vectors[1], self.budget)[0].numpy()
         counted = scores if self._pool is None else np.where(self._pool[at], scores, -np.inf)
@@ -182,22 +196,28 @@ class BudgetExplorer(anywidget.AnyWidget):
         return {**data, "text/html": self.static_html()}, metadata
 
 
-def _indices(asked: int | Sequence[int], there: int, name: str) -> list[int]:
-    """Indices into the task: the first so many, or those that were asked for."""
-    if isinstance(asked, int):
-        if asked < 1:
+def _indices(asked: Any, there: int, name: str) -> list[int]:
+    """Indices into the task: the first ones up to a number, or those that were asked for."""
+    remedy = f"give different indices from 0 to {there - 1}"
+    if isinstance(asked, Integral):
+        if isinstance(asked, bool) or asked < 1:
             raise ValueError(f"{name}={asked}: use a number from 1 up, or a list of indices")
-        return list(range(min(asked, there)))
+        return list(range(min(int(asked), there)))
+    if isinstance(asked, str | bytes | set | dict) or not hasattr(asked, "__len__"):
+        raise ValueError(f"{name}={asked!r}: {remedy}, or how many to take")
+    strange = [i for i in asked if isinstance(i, bool) or not isinstance(i, Integral)]
+    if strange:
+        raise ValueError(f"{name}: {strange[0]!r} is not an index; {remedy}")
     indices = [int(i) for i in asked]
     outside = [i for i in indices if not 0 <= i < there]
     if not indices or outside or len(set(indices)) < len(indices):
         what = f"{outside[0]} is not there" if outside else "none or the same one twice"
-        raise ValueError(f"{name}: {what}; give different indices from 0 to {there - 1}")
+        raise ValueError(f"{name}: {what}; {remedy}")
     return indices
 
 
 def _known(value: Any, known: list[int], trait: str, name: str) -> int:
-    if isinstance(value, bool) or value not in known:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value not in known:
         listed = ", ".join(map(str, known[:12])) + (", ..." if len(known) > 12 else "")
         raise ValueError(
             f"{trait} {value!r}: this explorer holds the task's {name} {listed}; assign one of "
@@ -213,6 +233,6 @@ def _about(task: RetrievalTask, queries: list[int], candidates: list[int], depth
     if len(candidates) == len(task.candidates):
         of, deep = f"all {len(candidates):,} candidates", ""
     return (
-        f"Ranked here: {of}{deep}; vectors in int8. NDCG@5 and P@1 are measured in float32 on all "
+        f"On this page: {of}{deep}; vectors in int8. NDCG@5 and P@1 are measured in float32 on all "
         f"{len(task.queries):,} queries and {len(task.candidates):,} candidates."
     )

@@ -88,6 +88,31 @@ def choose_candidates(
     return sorted(list(chosen)[:n]), depth
 
 
+def explain_gaps(relevance: np.ndarray, pool: np.ndarray | None) -> list[str]:
+    """For each query, what its ranking lacks, in words; empty if it lacks nothing.
+
+    Args:
+        relevance: (queries, candidates) grades of those on the page.
+        pool: (queries, candidates) bool; None: every candidate is in every pool.
+    """
+    n = relevance.shape[1]
+    notes = []
+    for row, grades in enumerate(relevance):
+        ranked = n if pool is None else int(pool[row].sum())
+        if not ranked:
+            none = "the only candidate" if n == 1 else f"none of the {n:,} candidates"
+            notes.append(
+                f"Nothing to rank: this query has a candidate pool, and {none} on this page is "
+                f"{'not ' * (n == 1)}in it."
+            )
+        elif not (grades > 0).any():
+            none = "The only candidate" if ranked == 1 else f"None of the {ranked:,} candidates"
+            notes.append(f"{none} ranked here is {'not ' * (ranked == 1)}relevant to this query.")
+        else:
+            notes.append("")
+    return notes
+
+
 def shown(item: Item, index: int) -> dict[str, Any]:
     """An item as the page shows it: its index in the task, a snippet, a thumbnail as data URL."""
     text = item if isinstance(item, str) else item["text"] if isinstance(item, dict) else ""

@@ -7,7 +7,7 @@ Activations of one part are held at a time, and the gradient is that of the whol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from sentence_transformers.multi_vector_encoder.losses import (
 )
 from torch import Tensor
 
-from metaembed_lite.budget import PAPER_BUDGETS, Budget
+from metaembed_lite.budget import Budget, Budgets, choose_budgets, whole_number
 from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
 from metaembed_lite.model import vectors
 
@@ -33,37 +33,35 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
     Args:
         model: the ``MultiVectorEncoder`` to train.
         budgets, weights, temperature, gather_across_devices: as in ``MatryoshkaMultiVectorLoss``.
-        mini_batch_size: inputs encoded at a time.
+        mini_batch_size: inputs encoded at a time, a whole number from 1 up.
         score_mini_batch_size: queries scored at a time, against all candidates; None: the same.
             The similarities held are score_mini_batch_size x N x R_q x R_c.
 
     Raises:
-        ValueError: as ``MatryoshkaMultiVectorLoss``; or on a mini-batch size below one.
+        ValueError: as ``MatryoshkaMultiVectorLoss``; or on a mini-batch size that is not a
+            whole number from 1 up.
     """
 
     def __init__(
         self,
         model: MultiVectorEncoder,
-        budgets: Iterable[Budget | Sequence[int] | str] = PAPER_BUDGETS,
+        budgets: Budgets | None = None,
         weights: Sequence[float] | None = None,
         temperature: float = 0.03,
         gather_across_devices: bool = False,
         mini_batch_size: int = 32,
         score_mini_batch_size: int | None = None,
     ) -> None:
+        mini_batch_size = whole_number(mini_batch_size, "mini_batch_size")
         if score_mini_batch_size is None:
             score_mini_batch_size = mini_batch_size
-        if min(mini_batch_size, score_mini_batch_size) < 1:
-            raise ValueError(
-                f"mini_batch_size={mini_batch_size}, score_mini_batch_size={score_mini_batch_size}"
-                ": at least one input has to be encoded, and one query scored, at a time"
-            )
-        mmr = MatryoshkaMultiVectorLoss(None, budgets, weights, temperature, gather_across_devices)
+        score_mini_batch_size = whole_number(score_mini_batch_size, "score_mini_batch_size")
         full = vectors(model)
-        mmr.budgets[-1].check(full.r_q, full.r_c)
+        budgets = choose_budgets(budgets, full.r_q, full.r_c)
+        mmr = MatryoshkaMultiVectorLoss(None, budgets, weights, temperature, gather_across_devices)
         super().__init__(
             model,
-            scale=1 / temperature,
+            scale=1 / mmr.temperature,
             mini_batch_size=mini_batch_size,
             score_mini_batch_size=score_mini_batch_size,
             gather_across_devices=gather_across_devices,
@@ -94,13 +92,12 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         """
         queries, *columns = [torch.cat(parts) for parts in reps]
         candidates, positives = self.mmr.shared(queries, torch.stack(columns, dim=1))
-        weights = queries.new_tensor(self.mmr.weights)
         total = torch.zeros(len(self.budgets), device=queries.device)
         for some in torch.arange(len(queries)).split(self.score_mini_batch_size):
             share = len(some) / len(queries)
             losses = share * self.mmr.losses(queries[some], candidates, positives[some])
             if with_backward:
-                (losses * weights).sum().backward()
+                (losses * losses.new_tensor(self.mmr.weights)).sum().backward()
                 losses = losses.detach()
             total = total + losses
         return self.mmr.weigh(total)

@@ -8,15 +8,17 @@ prefix slice of it, a max over the candidates' prefix, a sum over the query's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaembed_lite.budget import PAPER_BUDGETS, Budget, nested
-from metaembed_lite.scoring import at_least_float32
+from metaembed_lite.budget import PAPER_BUDGETS, Budget, Budgets, choose_budgets, nested
+from metaembed_lite.scoring import FLOAT_TYPES, at_least_float32, check_finite
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -60,8 +62,9 @@ class MatryoshkaMultiVectorLoss(nn.Module):
 
     Args:
         model: the ``MultiVectorEncoder`` to train; None to use ``score_loss`` alone.
-        budgets: nested (r_q, r_c); the paper's five are the default.
-        weights: w_g, one a budget; None: all 1, as in the paper.
+        budgets: nested (r_q, r_c), or a single budget; None takes the paper's that the model can
+            meet and its full one, or without a model the paper's five.
+        weights: w_g, one per budget; None: all 1, as in the paper.
         temperature: tau. Scores are sums that range to r_q, so logits range to r_q / tau: at the
             paper's 0.03 to 33 with one query vector and 533 with sixteen.
         gather_across_devices: also score against the other processes' candidates, with gradients;
@@ -69,36 +72,31 @@ class MatryoshkaMultiVectorLoss(nn.Module):
 
     Raises:
         ValueError: on budgets that are not nested or beyond the model's meta tokens, weights that
-            do not fit them, or a temperature that is not positive.
+            do not fit them or are not finite, or a temperature that is not finite and positive.
     """
 
     def __init__(
         self,
         model: MultiVectorEncoder | None = None,
-        budgets: Iterable[Budget | Sequence[int] | str] = PAPER_BUDGETS,
+        budgets: Budgets | None = None,
         weights: Sequence[float] | None = None,
         temperature: float = 0.03,
         gather_across_devices: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.budgets = nested(budgets)
-        self.weights = [1.0] * len(self.budgets) if weights is None else [float(w) for w in weights]
-        if len(self.weights) != len(self.budgets) or min(self.weights) < 0 or not any(self.weights):
-            raise ValueError(
-                f"weights {self.weights}: need one a budget ({len(self.budgets)}), none negative "
-                "and not all 0"
-            )
-        if not temperature > 0:
-            raise ValueError(
-                f"temperature={temperature}: it divides the scores; use a positive number"
-            )
         if model is not None:
             from metaembed_lite.model import vectors
 
             full = vectors(model)
-            self.budgets[-1].check(full.r_q, full.r_c)
-        self.temperature = temperature
+            budgets = choose_budgets(budgets, full.r_q, full.r_c)
+        self.budgets = nested(PAPER_BUDGETS if budgets is None else budgets)
+        self.weights = _checked_weights(weights, len(self.budgets))
+        if not _is_finite(temperature) or temperature <= 0:
+            raise ValueError(
+                f"temperature={temperature!r}: it divides the scores; use a positive, finite number"
+            )
+        self.temperature = float(temperature)
         self.gather_across_devices = gather_across_devices
         self.group_losses = torch.zeros(len(self.budgets))  # of the last batch, unweighted
 
@@ -123,8 +121,8 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             times the number of processes with ``gather_across_devices``.
 
         Raises:
-            ValueError: on shapes that do not fit, a budget beyond R_q or R_c, or a loss that is not
-                finite.
+            ValueError: on shapes that do not fit, a batch of size 0, a budget beyond R_q or R_c,
+                embeddings that are not finite or not of a floating type, or a loss that overflows.
         """
         candidates, positives = self.shared(queries, candidates)
         return self.weigh(self.losses(queries, candidates, positives))
@@ -135,6 +133,10 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         Checks what ``score_loss`` promises to check, gathers over processes if asked to, and gives
         beside the candidates the index of each query's positive among them, (B,).
         """
+        for name, side in (("queries", queries), ("candidates", candidates)):
+            if not isinstance(side, Tensor) or side.dtype not in FLOAT_TYPES:
+                kind = getattr(side, "dtype", type(side).__name__)
+                raise ValueError(f"{name}: expected a tensor of a floating type, got {kind}")
         if queries.ndim != 3 or candidates.ndim != 4 or len(queries) != len(candidates):
             raise ValueError(
                 f"queries {tuple(queries.shape)}, candidates {tuple(candidates.shape)}: expected "
@@ -144,7 +146,14 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             raise ValueError(
                 f"queries have {queries.shape[2]} dimensions, candidates {candidates.shape[3]}"
             )
-        self.budgets[-1].check(queries.shape[1], candidates.shape[2])
+        if 0 in queries.shape or 0 in candidates.shape:
+            raise ValueError(
+                f"queries {tuple(queries.shape)}, candidates {tuple(candidates.shape)}: the batch "
+                "is empty; give at least one query with its positive"
+            )
+        full = self.budgets[-1].check(queries.shape[1], candidates.shape[2])
+        check_finite(queries[:, : full.r_q], "queries")
+        check_finite(candidates[:, :, : full.r_c], "candidates")
         per_query = candidates.shape[1]
         positives = torch.arange(len(queries), device=queries.device) * per_query
         if self.gather_across_devices:
@@ -159,17 +168,36 @@ class MatryoshkaMultiVectorLoss(nn.Module):
     def losses(self, queries: Tensor, candidates: Tensor, positives: Tensor) -> Tensor:
         """InfoNCE at each of the G budgets, (G,): mean over the queries, not yet weighted."""
         scores = group_scores(queries, candidates, self.budgets)
-        return torch.stack([F.cross_entropy(s / self.temperature, positives) for s in scores])
+        losses = torch.stack([F.cross_entropy(s / self.temperature, positives) for s in scores])
+        if not losses.isfinite().all():
+            raise ValueError(self._overflow(scores, losses))
+        return losses
+
+    def _overflow(self, scores: Sequence[Tensor], losses: Tensor) -> str:
+        """Why the losses of finite embeddings are not finite."""
+        text = f"the loss by budget is {losses.tolist()}, though no embedding is NaN or infinite: "
+        if not all(s.isfinite().all() for s in scores):
+            return text + f"their scores overflow {losses.dtype}; L2-normalize the embeddings"
+        largest = max(s.abs().max().item() for s in scores)
+        return (
+            f"{text}scores of up to {largest:.3g} over temperature={self.temperature} overflow "
+            f"{losses.dtype}; use a larger temperature, such as the paper's 0.03"
+        )
 
     def weigh(self, losses: Tensor) -> Tensor:
-        """The weighted sum of the (G,) losses, which are kept in ``group_losses``."""
-        if not losses.isfinite().all():
-            raise ValueError(
-                f"the loss by budget is {losses.tolist()}: the embeddings hold NaN or infinity; "
-                "lower the learning rate, or look at the inputs of this batch"
-            )
+        """The weighted sum of the (G,) losses, which are kept in ``group_losses``.
+
+        Raises:
+            ValueError: if the sum overflows.
+        """
         self.group_losses = losses.detach()
-        return (losses * losses.new_tensor(self.weights)).sum()
+        total = (losses * losses.new_tensor(self.weights)).sum()
+        if not total.isfinite():
+            raise ValueError(
+                f"weights {self.weights} times the loss by budget {losses.tolist()} overflow "
+                f"{losses.dtype}; use smaller weights"
+            )
+        return total
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says of the loss."""
@@ -179,3 +207,27 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             "temperature": self.temperature,
             "gather_across_devices": self.gather_across_devices,
         }
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether the value is a real, finite number, and not a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked_weights(weights: Sequence[float] | None, n: int) -> list[float]:
+    """The weights as ``n`` floats.
+
+    Raises:
+        ValueError: unless there are ``n`` finite numbers, none negative and not all 0.
+    """
+    if weights is None:
+        return [1.0] * n
+    given: Any = weights.tolist() if hasattr(weights, "tolist") else weights  # arrays and tensors
+    fits = isinstance(given, tuple | list) and len(given) == n and all(map(_is_finite, given))
+    tiny = torch.finfo(torch.float32).tiny  # below it, a weight is 0 in the loss
+    if not fits or min(given) < 0 or max(given) < tiny:
+        raise ValueError(
+            f"weights {weights!r}: expected a list of {n} finite numbers, one per budget, none "
+            "negative and not all 0"
+        )
+    return [float(weight) for weight in given]

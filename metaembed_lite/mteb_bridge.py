@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metaembed_lite.budget import Budget, as_budget, up_to
+from metaembed_lite.budget import Budget, BudgetLike, Budgets, as_budget, choose_budgets
 from metaembed_lite.model import vectors
 from metaembed_lite.scoring import as_embeddings, maxsim
 
@@ -116,9 +116,7 @@ class BudgetEncoder:
         return torch.cat([self.similarity(q[None], d[None])[0] for q, d in pairs])
 
 
-def wrap(
-    model: MultiVectorEncoder, budget: Budget | Sequence[int] | str, name: str = "model"
-) -> BudgetEncoder:
+def wrap(model: MultiVectorEncoder, budget: BudgetLike, name: str = "model") -> BudgetEncoder:
     """A model as mteb sees it, cut to a budget: prefixes of its embeddings, scored by MaxSim.
 
     mteb files results by the name, which gets the budget's numbers, and the revision, which is
@@ -171,7 +169,7 @@ def revision(model: MultiVectorEncoder) -> str:
 def evaluate(
     model: MultiVectorEncoder,
     benchmark: str | Sequence[Any],
-    budgets: Iterable[Budget | Sequence[int] | str] | None = None,
+    budgets: Budgets | None = None,
     output: str | Path | None = None,
     name: str = "model",
 ) -> pd.DataFrame:
@@ -190,7 +188,8 @@ def evaluate(
     Args:
         model: from ``build`` or ``load``.
         benchmark: a benchmark's or a task's name, such as "ViDoRe(v2)", or tasks of mteb.
-        budgets: None takes the paper's that the model can meet, and its own full one.
+        budgets: a list, or a single budget; None takes the paper's that the model can meet, and its
+            own full one.
         output: a folder for mteb's own results; None keeps none.
         name: of the model in these results; each budget has results of its own.
 
@@ -207,9 +206,7 @@ def evaluate(
 
     mteb = _mteb()
     full = vectors(model)
-    chosen = up_to(full.r_q, full.r_c) if budgets is None else list(map(as_budget, budgets))
-    if not chosen:
-        raise ValueError("no budgets: give at least one, for example [(1, 1)], or None")
+    chosen = choose_budgets(budgets, full.r_q, full.r_c)
     kept: dict[tuple[Any, ...], Tensor] | None = {} if len(chosen) > 1 else None
     identity = revision(model)
     encoders = [_wrap(model, budget, name, identity, kept) for budget in chosen]

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metaembed_lite.budget import Budget, as_budget
+from metaembed_lite.budget import BudgetLike, as_budget
 
 CHUNK_VALUES = 1 << 20  # values held at a time: 4 MB of float32, the size of a core's cache
+EXACT_UP_TO = {torch.float32: 1 << 24, torch.float64: 1 << 53}  # whole numbers without a gap
+WHOLE_TYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def as_embeddings(embeddings: Tensor | Sequence[Tensor], name: str = "embeddings") -> Tensor:
     """Stack what ``encode_query`` and ``encode_document`` return, n tensors (R, D), to (n, R, D).
 
     Raises:
-        ValueError: if there is none, a shape is not (R, D), the shapes differ, or a value is not
-            finite.
+        ValueError: if there is none, a shape is not (R, D), the shapes differ, a type holds no real
+            numbers, or a value is not finite.
     """
-    return _finite(_stacked(embeddings, name), name)
+    return check_finite(_stacked(embeddings, name), name)
 
 
-def _stacked(embeddings: Tensor | Sequence[Tensor], name: str) -> Tensor:
-    if isinstance(embeddings, Tensor):
-        tensor = embeddings
+def _stacked(embeddings: Any, name: str) -> Tensor:
+    if isinstance(embeddings, Tensor | np.ndarray) and embeddings.dtype != object:
+        tensor = _tensor(embeddings, name)
     else:
+        unordered = isinstance(embeddings, str | bytes | Mapping | Set)
+        if unordered or not hasattr(embeddings, "__len__"):
+            kind = type(embeddings).__name__
+            raise ValueError(f"{name}: got {kind}; give a tensor, an array or a list of them")
         if len(embeddings) == 0:
             raise ValueError(f"no {name}: got an empty list; give at least one")
-        shapes = {tuple(e.shape) for e in embeddings}
+        items = [_tensor(e, f"{name}[{i}]") for i, e in enumerate(embeddings)]
+        shapes = {tuple(item.shape) for item in items}
         if len(shapes) > 1:
             raise ValueError(
                 f"{name} differ in shape, {sorted(shapes)[:3]}: pad them to one and pass a mask"
             )
-        tensor = torch.stack([torch.as_tensor(e) for e in embeddings])
+        tensor = torch.stack(items)
     if tensor.ndim != 3 or 0 in tensor.shape:
         raise ValueError(
             f"{name} have shape {tuple(tensor.shape)}: expected (items, vectors, dimensions), none "
@@ -42,10 +52,40 @@ def _stacked(embeddings: Tensor | Sequence[Tensor], name: str) -> Tensor:
     return tensor
 
 
-def _finite(tensor: Tensor, name: str) -> Tensor:
-    # The sum first: isfinite on all values costs more than scoring them at a small budget, and
-    # as much memory again. A half-precision sum may overflow, so it only raises a suspicion.
-    if not torch.isfinite(tensor.detach().sum()) and not torch.isfinite(tensor).all():
+def _tensor(value: Any, name: str) -> Tensor:
+    """The value as a dense tensor of real numbers."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a numpy masked array, whose mask would be lost: pass its .data, and the "
+            "vectors to keep as query_mask or candidate_mask"
+        )
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: got {type(value).__name__}, which is not a tensor of numbers ({error})"
+        ) from error
+    if tensor.dtype not in (*WHOLE_TYPES, *FLOAT_TYPES):
+        raise ValueError(
+            f"{name} has type {tensor.dtype}: scores need real numbers; convert it to "
+            "torch.float32, or to int8 if it is quantized"
+        )
+    return _dense(tensor, name)
+
+
+def _dense(tensor: Tensor, name: str) -> Tensor:
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type == "meta":
+        raise ValueError(f"{name} is sparse, nested or on the meta device: pass a dense tensor")
+    return tensor
+
+
+def check_finite(tensor: Tensor, name: str) -> Tensor:
+    """The embeddings as given.
+
+    Raises:
+        ValueError: naming the first value that is NaN or infinite.
+    """
+    if not _all_finite(tensor):
         where = (~torch.isfinite(tensor)).nonzero()[0].tolist()
         raise ValueError(
             f"{name}{where} is {tensor[tuple(where)].item()}: embeddings must be finite; look for "
@@ -54,10 +94,16 @@ def _finite(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
+def _all_finite(tensor: Tensor) -> bool:
+    # The sum first: isfinite on all values costs more than scoring them at a small budget, and
+    # as much memory again. A half-precision sum may overflow, so it only raises a suspicion.
+    return bool(torch.isfinite(tensor.detach().sum()) or torch.isfinite(tensor).all())
+
+
 def maxsim(
     queries: Tensor | Sequence[Tensor],
     candidates: Tensor | Sequence[Tensor],
-    budget: Budget | tuple[int, int] | str | None = None,
+    budget: BudgetLike | None = None,
     *,
     query_mask: Tensor | None = None,
     candidate_mask: Tensor | None = None,
@@ -71,17 +117,21 @@ def maxsim(
         queries: (Q, R_q, D), or Q tensors (R_q, D).
         candidates: (N, R_c, D), or N tensors (R_c, D).
         budget: use only the first r_q and r_c vectors; None uses all.
-        query_mask: (Q, R_q) bool, False where a vector is padding and adds nothing.
-        candidate_mask: (N, R_c) bool, False where a vector is padding and cannot be the maximum.
+        query_mask: (Q, R_q) bool or 0/1, False where a vector is padding and adds nothing.
+        candidate_mask: (N, R_c) bool or 0/1, False where a vector is padding and cannot be the
+            maximum.
 
     Returns:
         (Q, N) scores, float32 for half-precision input: bf16 sums between 8 and 16 have steps of
-        1/16 and make ties. Beside the result, memory holds O(Q R_q R_c) similarities at a time,
+        1/16 and make ties. Whole numbers on both sides, such as int8, are scored exactly, in
+        float64. Beside the result, memory holds O(Q R_q R_c) similarities at a time,
         whatever N is; with gradients, autograd keeps O(Q R_q N) indices.
 
     Raises:
-        ValueError: on shapes that do not fit, values within the budget that are not finite, a
-            budget beyond R_q or R_c, or a candidate without a single unmasked vector within it.
+        ValueError: on shapes that do not fit, types other than real numbers, values within the
+            budget that are not finite, scores that overflow, whole numbers too large to be scored
+            exactly, a mask of other values than 0 and 1, a budget beyond R_q or R_c, or a candidate
+            without a single unmasked vector within it.
     """
     queries = _stacked(queries, "queries")
     candidates = _stacked(candidates, "candidates")
@@ -97,7 +147,8 @@ def maxsim(
         queries, candidates = queries[:, : chosen.r_q], candidates[:, : chosen.r_c]
         query_mask = None if query_mask is None else query_mask[:, : chosen.r_q]
         candidate_mask = None if candidate_mask is None else candidate_mask[:, : chosen.r_c]
-    queries, candidates = _finite(queries, "queries"), _finite(candidates, "candidates")
+    queries, candidates = check_finite(queries, "queries"), check_finite(candidates, "candidates")
+    dtype = _scoring_type(queries, candidates)
     if candidate_mask is not None and not candidate_mask.any(dim=1).all():
         empty = (~candidate_mask.any(dim=1)).nonzero()[0].item()
         raise ValueError(
@@ -105,7 +156,15 @@ def maxsim(
             "score is undefined; drop it or widen the budget"
         )
     with torch.autocast(queries.device.type, enabled=False):  # it would multiply in half precision
-        return _maxsim(queries, candidates, query_mask, candidate_mask)
+        scores = _maxsim(queries.to(dtype), candidates, query_mask, candidate_mask)
+    if not _all_finite(scores):
+        query, candidate = (~torch.isfinite(scores)).nonzero()[0].tolist()
+        raise ValueError(
+            f"the score of query {query} and candidate {candidate} is "
+            f"{scores[query, candidate].item()}: the embeddings are too large for {dtype}; "
+            "L2-normalize them, or pass both as float64"
+        )
+    return scores
 
 
 def _maxsim(
@@ -113,7 +172,7 @@ def _maxsim(
 ) -> Tensor:
     n_queries, r_q, dim = queries.shape
     r_c = candidates.shape[1]
-    flat = at_least_float32(queries).reshape(n_queries * r_q, dim)
+    flat = queries.reshape(n_queries * r_q, dim)
     step = max(1, CHUNK_VALUES // (r_c * max(n_queries * r_q, dim)))
     scores = []
     for start in range(0, len(candidates), step):
@@ -138,13 +197,72 @@ def at_least_float32(embeddings: Tensor) -> Tensor:
     return embeddings if embeddings.dtype in (torch.float32, torch.float64) else embeddings.float()
 
 
-def _fit_mask(mask: Tensor | None, embeddings: Tensor, name: str) -> Tensor | None:
+def _scoring_type(queries: Tensor, candidates: Tensor) -> torch.dtype:
+    """The type to multiply and add in: the queries', at least float32; exact for whole numbers.
+
+    Raises:
+        ValueError: if whole numbers would be rounded.
+    """
+    sides = {"queries": queries, "candidates": candidates}
+    whole = {name: side for name, side in sides.items() if side.dtype in WHOLE_TYPES}
+    if len(whole) == 2:
+        largest = queries.shape[1] * queries.shape[2] * _largest(queries) * _largest(candidates)
+        if largest > EXACT_UP_TO[torch.float64]:
+            raise ValueError(
+                f"queries {queries.dtype} and candidates {candidates.dtype} hold whole numbers "
+                f"whose scores may reach {largest:,}, beyond what float64 counts exactly; convert "
+                "them to float64 to accept rounding"
+            )
+        return torch.float64
+    floats = candidates if queries.dtype in WHOLE_TYPES else queries
+    dtype = torch.float64 if floats.dtype == torch.float64 else torch.float32
+    for name, side in whole.items():
+        if _largest(side) > EXACT_UP_TO[dtype]:
+            raise ValueError(
+                f"{name} {side.dtype} hold whole numbers up to {_largest(side):,}, which {dtype} "
+                "would round; scale them down or convert both sides to float64"
+            )
+    return dtype
+
+
+def _largest(whole: Tensor) -> int:
+    """A bound on the absolute value of whole numbers, from the type alone where it is small."""
+    if whole.dtype == torch.bool:
+        return 1
+    if whole.dtype not in (torch.int32, torch.int64):
+        return -torch.iinfo(whole.dtype).min or torch.iinfo(whole.dtype).max
+    least, most = torch.aminmax(whole)
+    return max(-int(least), int(most))
+
+
+def _fit_mask(mask: Any, embeddings: Tensor, name: str) -> Tensor | None:
     if mask is None:
         return None
-    mask = torch.as_tensor(mask, device=embeddings.device).bool()
+    if isinstance(mask, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a numpy masked array: pass a plain bool array, True to keep")
+    try:
+        mask = torch.as_tensor(mask, device=embeddings.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: got {type(mask).__name__}, which is not a mask ({error})"
+        ) from error
+    mask = _dense(mask, name)
     if mask.shape != embeddings.shape[:2]:
         raise ValueError(
             f"{name} has shape {tuple(mask.shape)}: expected {tuple(embeddings.shape[:2])}, one "
-            "value a vector"
+            "value per vector"
         )
-    return mask
+    if mask.dtype == torch.bool:
+        return mask
+    other = mask[(mask != 0) & (mask != 1)]
+    if len(other):
+        additive = not mask.is_complex() and mask.max() <= 0 and mask.min() <= -1e4
+        raise ValueError(
+            f"{name} holds {other[0].item()}: "
+            + (
+                "an additive mask (0 keeps, -inf drops) is not taken; pass mask == 0"
+                if additive
+                else "expected bool, or 1 to keep a vector and 0 to drop it"
+            )
+        )
+    return mask == 1

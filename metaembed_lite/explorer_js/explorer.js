@@ -78,6 +78,7 @@ function render({ model, el }) {
     h("button", { type: "button", onclick: () => move(...budget) }, name(budget)));
   const figures = figuresView(page);
   const ranking = rankingView(page, (c) => tell({ selection: page.candidates[c].id }));
+  const gap = h("p", { class: "gap" }); // what this query's ranking lacks
   const moves = h("p", { class: "note" });
   const pairTitle = h("p", { class: "pair" });
   const unpin = h("button", { type: "button", onclick: () => tell({ selection: null }) }, "Follow the best");
@@ -104,7 +105,8 @@ function render({ model, el }) {
     }
     const relevant = new Set(page.relevant[q]);
     const selection = model.get("selection");
-    const chosen = selection === null ? order[0] : candidateAt.get(selection);
+    const chosen = selection === null ? order[0] : candidateAt.get(selection); // undefined: nothing to rank
+    const note = page.notes?.[q] ?? "";
     if (shown.query !== q) {
       select.selectedIndex = q;
       question.replaceChildren(itemView(page.queries[q], `query ${page.queries[q].id}`, "item"));
@@ -113,28 +115,40 @@ function render({ model, el }) {
     presets.forEach((button, i) => button.setAttribute("aria-pressed", name(page.trained[i]) === name(budget)));
     figures.update(budget, corpus);
     ranking.update({ order, scores, relevant, chosen, before: base.order });
-    moves.textContent = `The best of ${plural(order.length, "candidate")} at ${name(budget)}; ✓ marks the relevant` +
+    gap.textContent = note;
+    gap.hidden = !note;
+    moves.hidden = !order.length;
+    moves.textContent = `The best of ${plural(order.length, "candidate")} at ${name(budget)}` +
+      (relevant.size ? "; ✓ marks the relevant" : "") +
       (name(base.budget) === name(budget) ? "." : `, ▲▼ places moved since ${name(base.budget)}.`);
-    pairTitle.textContent = `Candidate ${page.candidates[chosen].id}, place ${order.indexOf(chosen) + 1}: ` +
-      `the picks add up to its score, ${scores[chosen].toFixed(3)}.`;
     unpin.hidden = selection === null;
-    alignment.update(known.get(q), q, chosen, budget);
+    match.hidden = chosen === undefined;
+    if (chosen !== undefined) {
+      const place = order.indexOf(chosen) + 1;
+      pairTitle.textContent = `Candidate ${page.candidates[chosen].id}, ` +
+        (place ? `place ${place}` : "not ranked, because it is not in this query’s pool") +
+        `: the picks add up to its score, ${scores[chosen].toFixed(3)}.`;
+      alignment.update(known.get(q), q, chosen, budget);
+    }
     curve.update(budget);
     shown = { query: q, order, budget };
     clearTimeout(waiting);
-    waiting = setTimeout(() => announce(q, order, scores, relevant, budget), SETTLED);
+    waiting = setTimeout(() => announce(order, scores, relevant, budget, note), SETTLED);
   }
 
-  function announce(q, order, scores, relevant, budget) {
+  function announce(order, scores, relevant, budget, note) {
     const top = order[0];
     const right = order.findIndex((candidate) => relevant.has(candidate)) + 1;
-    spoken.textContent = `Budget ${name(budget)}, ${isTrained(page, budget) ? "trained" : "between trained budgets"}. ` +
+    const best = top === undefined ? "" :
       `Best: candidate ${page.candidates[top].id}, ${relevant.has(top) ? "relevant" : "not relevant"}, ` +
-      `score ${scores[top].toFixed(3)}. First relevant at place ${right}. ` +
+      `score ${scores[top].toFixed(3)}. `;
+    spoken.textContent = `Budget ${name(budget)}, ${isTrained(page, budget) ? "trained" : "between trained budgets"}. ` +
+      best + (right ? `First relevant at place ${right}. ` : `${note} `) +
       `NDCG@5 ${three(quality(page, budget))}, ${whole(bytesPerCandidate(page, budget[1]))} bytes per candidate.`;
   }
 
   const part = (title, ...children) => h("section", {}, h("h3", {}, title), ...children);
+  const match = part("Who matched whom", h("div", { class: "row" }, pairTitle, unpin), alignment.node);
   const root = h("div", { class: "explorer", role: "group", "aria-label": `Budget explorer: ${page.task}` },
     h("div", { class: "row ask" }, h("label", { for: `${key}-query` }, "Query"), select,
       h("button", { type: "button", "aria-label": "Previous query", onclick: () => step(-1) }, "‹"),
@@ -144,8 +158,8 @@ function render({ model, el }) {
     h("div", { class: "row presets", role: "group", "aria-label": "Trained budgets" },
       h("span", { "aria-hidden": "true" }, "Trained:"), ...presets),
     figures.node,
-    part("Ranking", moves, ranking.node, h("p", { class: "note" }, page.about)),
-    part("Who matched whom", h("div", { class: "row" }, pairTitle, unpin), alignment.node),
+    part("Ranking", gap, moves, ranking.node, h("p", { class: "note" }, page.about)),
+    match,
     part("Quality and cost",
       h("div", { class: "columns" },
         h("div", {}, curve.node,

@@ -23,6 +23,8 @@ from driving import (
 from playwright.sync_api import expect
 from watching import watch
 
+from metaembed_lite import BudgetExplorer, build, load_task
+from metaembed_lite.data import RetrievalTask
 from metaembed_lite.explorer_page import PAGE_LIMIT, element, front_end
 
 SCREENSHOTS = make_book.BUILD / "screenshots"
@@ -341,6 +343,93 @@ def serve(page, site, address):
 
     yield open_changed
     assert heard == []
+
+
+GAPS = "http://explorer.test"  # answered by the test itself: no site and no server are needed
+
+
+@pytest.fixture(scope="module")
+def gaps():
+    """Query 0 has two candidates in its pool, none relevant; 1 has none in its pool; 2 has all."""
+    model = build("tiny-vlm", r_q=3, r_c=5, dim=16, device="cpu").eval()
+    task = load_task("handwriting", n_queries=8, n_train=0)
+    wrong = np.flatnonzero((task.relevance[:3] == 0).all(axis=0))[:3]
+    pool = np.ones(task.relevance.shape, dtype=bool)
+    pool[0, wrong[2]] = False
+    pool[1, wrong] = False
+    mine = RetrievalTask("gaps", task.queries, task.candidates, task.relevance, pool=pool)
+    return BudgetExplorer(model, mine, queries=3, candidates=wrong)
+
+
+@pytest.fixture
+def open_gaps(page, gaps):
+    """Open the explorer of ``gaps`` at a query, nothing going wrong while a test drives it."""
+    heard = watch(page, GAPS)
+
+    def open_at(query, selection=None):
+        gaps.query, gaps.selection = query, selection
+        head = "<!doctype html><html lang=en><meta charset=utf-8><title>.</title>"
+        body = f"{head}<link rel=icon href=data:,>{gaps.static_html()}"
+        page.route(f"{GAPS}/", lambda route: route.fulfill(body=body, content_type="text/html"))
+        page.goto(f"{GAPS}/", wait_until="networkidle")
+        return page
+
+    yield open_at
+    assert heard == []
+
+
+def test_a_query_with_nothing_to_rank_says_so_and_the_rest_works(open_gaps):
+    page = open_gaps(1)
+    expect(page.locator(".gap")).to_contain_text("Nothing to rank: this query has a candidate pool")
+    expect(page.locator(".cards li")).to_have_count(0)
+    expect(page.get_by_role("heading", name="Who matched whom")).to_be_hidden()
+    expect(page.get_by_role("heading", name="Quality and cost")).to_be_visible()
+    wait_for_announcement(page, "Nothing to rank: .* NDCG@5")
+    before = figure(page, "per candidate")
+    slider(page, "r_c").focus()
+    page.keyboard.press("End")
+    assert figure(page, "per candidate") != before
+    page.get_by_role("button", name="Next query").click()
+    expect(page.locator(".cards li")).to_have_count(3)
+    expect(page.get_by_role("heading", name="Who matched whom")).to_be_visible()
+    expect(page.locator(".pair")).to_contain_text("place 1")
+    page.get_by_role("button", name="Previous query").click()
+    expect(page.locator(".cards li")).to_have_count(0)
+    assert "place 0" not in page.locator(".explorer").inner_text()
+
+
+def test_a_query_without_a_relevant_candidate_says_so(open_gaps, gaps):
+    page = open_gaps(0)
+    note = "None of the 2 candidates ranked here is relevant to this query."
+    expect(page.locator(".gap")).to_have_text(note)
+    expect(page.locator(".cards li")).to_have_count(2)
+    expect(page.locator(".mark:visible")).to_have_count(0)
+    wait_for_announcement(page, f"Best: candidate .*, not relevant.*{note}")
+    assert "First relevant" not in page.locator(".spoken").text_content()
+
+
+def test_a_candidate_outside_of_the_pool_has_no_place(open_gaps, gaps):
+    outside = gaps.page["candidates"][2]["id"]
+    page = open_gaps(0, selection=outside)
+    expect(page.locator(".pair")).to_contain_text(f"Candidate {outside}, not ranked, because it is")
+    picks = [float(text) for text in page.locator(".picks b").all_inner_texts()]
+    total = float(page.locator(".pair").inner_text().rstrip(".").split()[-1])
+    assert abs(sum(picks) - total) < 0.005 * len(picks) + 1e-3
+    page.get_by_role("button", name="Follow the best").click()
+    expect(page.locator(".pair")).to_contain_text("place 1")
+
+
+@pytest.mark.parametrize("query", [0, 1])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_gaps_have_no_barriers_and_no_overflow(open_gaps, query, width, theme):
+    page = open_gaps(query)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate("theme => (document.documentElement.dataset.theme = theme)", theme)
+    page.wait_for_timeout(400)  # the cards have arrived
+    photograph(page, f"gap-{query}-{theme}-{width}")
+    assert barriers(page) == []
+    assert overflow(page) == []
 
 
 def test_a_hostile_caption_shows_as_text(serve):

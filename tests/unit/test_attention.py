@@ -56,6 +56,21 @@ def test_what_has_no_image_tokens_is_named(tiny):
         image_attention(tiny, "a text")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "candidate"}, "task 'candidate': choose 'document' or 'query'"),
+        ({"layer": 99}, "layer=99: use a number from -"),
+        ({"layer": -99}, "layer=-99: use a whole number from -"),
+        ({"layer": 1.0}, r"layer=1\.0"),
+        ({"layer": "last"}, "layer='last'"),
+    ],
+)
+def test_bad_settings_are_named(tiny, settings, message):
+    with pytest.raises(ValueError, match=message):
+        image_attention(tiny, BOARD, **settings)
+
+
 def test_paligemmas_grid_is_square(tmp_path):
     from test_backbones import paligemma
 

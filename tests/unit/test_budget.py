@@ -13,6 +13,8 @@ from metaembed_lite.budget import (
     Budget,
     PrefixPooling,
     as_budget,
+    as_budgets,
+    choose_budgets,
     nested,
     up_to,
 )
@@ -61,7 +63,10 @@ def test_a_text_that_is_no_budget_is_refused(text):
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("value", [Budget(4, 8), (4, 8), [4, 8], "4x8"])
+EVERY_FORM = [Budget(4, 8), (4, 8), [4, 8], "4x8", np.array([4, 8]), (np.int64(4), np.uint8(8))]
+
+
+@pytest.mark.parametrize("value", EVERY_FORM)
 def test_a_budget_may_be_given_as_a_pair_or_a_text(value):
     assert as_budget(value) == Budget(4, 8)
 
@@ -70,6 +75,76 @@ def test_a_budget_may_be_given_as_a_pair_or_a_text(value):
 def test_anything_but_a_pair_is_refused(value):
     with pytest.raises(ValueError, match="expected a pair"):
         as_budget(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{4, 8}, {4: 1, 8: 2}, b"48", bytearray(b"48"), 5, 4.0, None, frozenset({4, 8}), 4 + 8j],
+)
+def test_a_value_without_an_order_of_two_numbers_is_refused_by_value(value):
+    with pytest.raises(ValueError, match="expected a pair") as error:
+        as_budget(value)
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [(4.0, 8), np.array([4.0, 8.0]), ("4", "8"), (True, True)])
+def test_a_pair_of_anything_but_whole_numbers_is_refused_by_name(value):
+    with pytest.raises(ValueError, match="r_q="):
+        as_budget(value)
+
+
+@pytest.mark.parametrize("text", [b"4x8", None, 4])
+def test_only_a_text_can_be_parsed(text):
+    with pytest.raises(ValueError, match="write it as r_q x r_c"):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("value", EVERY_FORM)
+def test_one_budget_in_any_form_is_a_list_of_one(value):
+    for read in (as_budgets, nested, lambda budgets: choose_budgets(budgets, 4, 8)):
+        assert read(value) == (Budget(4, 8),)
+        assert read([value]) == (Budget(4, 8),)
+
+
+def test_a_list_of_budgets_may_be_any_iterable():
+    expected = (Budget(1, 1), Budget(4, 8))
+    forms = (["1x1", "4x8"], ("1x1", (4, 8)), iter([(1, 1), [4, 8]]), np.array([[1, 1], [4, 8]]))
+    for form in forms:
+        assert as_budgets(form) == expected
+
+
+@pytest.mark.parametrize(
+    "budgets",
+    [{(1, 1), (4, 8)}, {"1x1": 1}, b"4x8", 5, None, [1, 4, 8], [4], [5, (4, 8)], "1x1 4x8"],
+)
+def test_anything_but_a_list_of_budgets_is_refused(budgets):
+    with pytest.raises(ValueError, match="budget"):
+        as_budgets(budgets)
+
+
+def test_the_budgets_of_a_model_are_those_given_or_those_that_fit():
+    assert choose_budgets(None, 4, 8) == up_to(4, 8)
+    assert choose_budgets([(1, 1), "4x8"], 4, 8) == (Budget(1, 1), Budget(4, 8))
+    with pytest.raises(ValueError, match="r_c <= 8"):
+        choose_budgets([(1, 1), (4, 9)], 4, 8)
+
+
+@pytest.mark.parametrize("bad", [0, 2.0, "64", None, True])
+def test_a_bad_argument_of_a_cost_is_named(bad):
+    for call, name in (
+        (lambda: Budget(1, 1).bytes_per_candidate(bad), "dim="),
+        (lambda: Budget(1, 1).multiply_adds(bad), "dim="),
+        (lambda: Budget(1, 1).check(bad, 1), "r_q="),
+        (lambda: Budget(1, 1).check(1, bad), "r_c="),
+        (lambda: up_to(1, bad), "r_c="),
+        (lambda: PrefixPooling(bad), "r="),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}"):
+            call()
+    with pytest.raises(ValueError, match=r"^candidates="):
+        Budget(1, 1).multiply_adds(8, candidates=-1)
+    with pytest.raises(ValueError, match=r"dtype \['float32'\]"):
+        Budget(1, 1).bytes_per_candidate(8, ["float32"])
 
 
 @given(counts, counts, counts, counts)

@@ -12,6 +12,7 @@ import pytest
 
 from metaembed_lite.data import RetrievalTask, codesearch, handwriting, load_task, scenes
 from metaembed_lite.data.handwriting import PLACES
+from metaembed_lite.data.task import by_meta_task
 
 BOARDS = {"handwriting": (handwriting, "draw_board"), "scenes": (scenes, "draw_scene")}
 
@@ -303,3 +304,67 @@ def test_a_task_refuses_relevance_of_another_shape():
 def test_a_task_refuses_a_query_that_nothing_answers():
     with pytest.raises(ValueError, match="1 queries have no relevant candidate, first index 1"):
         RetrievalTask("orphan", ["a", "b"], ["c", "d"], np.array([[1, 0], [0, 0]]))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, bool, np.float32, np.float64, list, tuple])
+def test_grades_of_any_real_type_are_kept_as_float64(kind):
+    grades = np.array([[1, 0], [0, 1]])
+    given = grades.astype(kind) if isinstance(kind(), np.generic | bool) else kind(grades.tolist())
+    task = RetrievalTask("kinds", ["a", "b"], ["c", "d"], given, pool=given)
+    assert task.relevance.dtype == np.float64
+    np.testing.assert_array_equal(task.relevance, grades)
+    assert task.pool.dtype == bool
+    np.testing.assert_array_equal(task.pool, grades > 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, -np.inf, 1e308])
+def test_a_grade_that_is_not_finite_or_negative_is_refused_with_its_place(bad):
+    with pytest.raises(
+        ValueError, match=rf"task 'mine': relevance\[1, 0\] is {bad}".replace("+", ".")
+    ):
+        RetrievalTask("mine", ["a", "b"], ["c", "d"], np.array([[1, 0], [bad, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("relevance", "message"),
+    [
+        (np.eye(2) + 0j, "relevance has type complex128"),
+        ([["1", "0"], ["0", "1"]], "relevance has type <U1"),
+        ([[1, None], [0, 1]], "relevance has type object"),
+        (np.ma.masked_array(np.eye(2), mask=np.eye(2)), "relevance is a numpy masked array"),
+        ([[1], [0, 1]], "relevance is not a"),
+        (np.ones(2), r"relevance has shape \(2,\), expected .* \(2, 2\)"),
+        (None, r"relevance has shape \(\)"),
+    ],
+)
+def test_relevance_of_another_kind_is_refused(relevance, message):
+    with pytest.raises(ValueError, match=f"task 'mine': {message}"):
+        RetrievalTask("mine", ["a", "b"], ["c", "d"], relevance)
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        (np.array([[1.0, np.nan], [0, 1]]), "pool holds nan"),
+        (np.array([[0.0, -np.inf], [0, 0]]), "pool holds -inf"),
+        ([[2, 1], [0, 1]], "pool holds 2"),
+        (np.ma.masked_array(np.eye(2), mask=np.eye(2)), "pool is a numpy masked array"),
+        (np.ones((2, 3), dtype=bool), r"pool has shape \(2, 3\)"),
+        ([[0, 1], [1, 1]], "a relevant candidate is not in its query's pool"),
+    ],
+)
+def test_a_pool_of_other_values_is_refused(pool, message):
+    with pytest.raises(ValueError, match=f"task 'mine': {message}"):
+        RetrievalTask("mine", ["a", "b"], ["c", "d"], np.eye(2), pool=pool)
+
+
+@pytest.mark.parametrize("queries", ["ab", None, 2])
+def test_queries_that_are_no_list_are_refused(queries):
+    with pytest.raises(ValueError, match="queries is not a list"):
+        RetrievalTask("mine", queries, ["c", "d"], np.eye(2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_average_over_tasks_needs_finite_values(bad):
+    with pytest.raises(ValueError, match=f"p_at_1 of b is {bad}"):
+        by_meta_task({"a": 0.5, "b": bad}, {"all": ["a", "b"]}, [])

@@ -9,7 +9,16 @@ import torch
 
 from metaembed_lite import build, evaluation, load_task, sweep
 from metaembed_lite.data import RetrievalTask
-from metaembed_lite.evaluation import Encoded, encode, every_budget, ndcg_at_5, precision_at_1
+from metaembed_lite.evaluation import (
+    Encoded,
+    encode,
+    every_budget,
+    mrr_at_10,
+    ndcg_at_5,
+    precision_at_1,
+)
+
+METRICS = [precision_at_1, mrr_at_10, ndcg_at_5]
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +134,147 @@ def test_every_budget_agrees_with_scores_in_float64_and_keeps_to_the_pools(monke
         gains = np.take_along_axis(relevance, order, axis=1) / np.log2(np.arange(5) + 2)
         ideal = -np.sort(-relevance, axis=1)[:, :5] / np.log2(np.arange(5) + 2)
         assert row.ndcg_at_5 == pytest.approx((gains.sum(1) / ideal.sum(1)).mean())
+
+
+def judge_lists(scores, relevance, pool):
+    """P@1, MRR@10 and NDCG@5 from one list per query, which holds its pool alone."""
+    from sklearn.metrics import ndcg_score
+
+    found = []
+    for own, grades, counts in zip(scores, relevance, pool, strict=True):
+        listed = [(s, g) for s, g, c in zip(own, grades, counts, strict=True) if c]
+        best = max((s for s, g in listed if g > 0), default=None)
+        if best is None:
+            found.append((0, 0, 0))
+            continue
+        before = sum(s >= best for s, g in listed if g <= 0)
+        # scikit-learn wants two candidates at least: one more, below all, is never in the way.
+        places = np.unique([s for s, _ in listed], return_inverse=True)[1]
+        ndcg = ndcg_score([[*(g for _, g in listed), 0]], [[*places, -1]], k=5)
+        found.append((before == 0, 1 / (before + 1) if before < 10 else 0, ndcg))
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e9, 1e30])
+def test_metrics_with_pools_are_those_of_a_list_per_query(seed, size):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 30))
+    scores = (rng.normal(size=(6, n)) if seed % 2 else rng.integers(0, 3, (6, n))) * size
+    relevance = (rng.random((6, n)) < 0.2) * rng.integers(1, 4, (6, n))
+    relevance[:, 0] = 1
+    pool = (rng.random((6, n)) < 0.4) | (relevance > 0)
+    measured = [metric(scores.astype(np.float32), relevance, pool) for metric in METRICS]
+    np.testing.assert_allclose(measured, judge_lists(scores, relevance, pool), atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e9, 1e30])
+def test_a_candidate_outside_of_the_pool_neither_ties_nor_wins(model, size):
+    relevance, pool = np.eye(3), np.eye(3, dtype=bool)
+    for scores in (np.full((3, 3), size), -size * relevance, np.full((3, 3), size, np.float32)):
+        for metric in METRICS:
+            assert metric(scores, relevance, pool) == 1.0
+    task = RetrievalTask("mine", list("abc"), list("xyz"), relevance, pool=pool)
+    root = math.sqrt(size)  # every score at the full budget is 2 * size
+    encoded = Encoded(torch.full((3, 2, 1), root), torch.full((3, 4, 1), root), 1.0, 1.0)
+    columns = ["p_at_1", "ndcg_at_5"]
+    assert (sweep(model, task, encoded=encoded)[[*columns, "mrr_at_10"]] == 1).all().all()
+    assert (every_budget(task, encoded)[columns] == 1).all().all()
+
+
+def test_a_query_whose_relevant_candidates_are_not_in_the_pool_counts_as_nothing():
+    scores, relevance = np.array([[3.0, 2.0, 1.0]]), np.array([[1, 0, 0]])
+    for metric in METRICS:
+        assert metric(scores, relevance, [[0, 1, 1]]) == 0.0
+        assert metric(scores, np.zeros((1, 3))) == 0.0
+
+
+@pytest.mark.parametrize("kind", [
+    np.uint8, np.uint64, np.int8, np.int64, np.float16, np.float32, bool, list, torch.tensor,
+])  # fmt: skip
+def test_grades_of_any_real_type_give_the_value_of_float64(kind):
+    from sklearn.metrics import ndcg_score
+
+    rng = np.random.default_rng(3)
+    scores, grades = rng.normal(size=(9, 7)), rng.integers(0, 2 if kind is bool else 4, (9, 7))
+    grades[:, 2] = 1
+    given = grades.astype(kind) if isinstance(kind, type) and kind is not list else kind(grades)
+    given = grades.tolist() if kind is list else given
+    assert ndcg_at_5(scores, given) == pytest.approx(ndcg_score(grades, scores, k=5), abs=1e-12)
+    everything = np.ones((9, 7))
+    measured = [metric(scores.tolist(), given) for metric in METRICS]
+    np.testing.assert_allclose(measured, judge_lists(scores, grades, everything), atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused_with_their_place(metric, bad):
+    scores = np.zeros((3, 4), dtype=np.float32)
+    scores[1, 2] = bad
+    with pytest.raises(ValueError, match=rf"scores\[1, 2\] is {bad}.*finite"):
+        metric(scores, np.eye(3, 4))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("scores", "relevance", "pool", "message"),
+    [
+        (np.zeros((3, 4)), np.eye(3), None, r"relevance has shape \(3, 3\)"),
+        (np.zeros((3, 4)), np.eye(3, 4), np.ones((4, 3)), r"pool has shape \(4, 3\)"),
+        (np.zeros(4), np.zeros(4), None, r"scores has shape \(4,\)"),
+        (np.zeros((0, 4)), np.zeros((0, 4)), None, r"scores has shape \(0, 4\)"),
+        (np.zeros((3, 4)) * 1j, np.eye(3, 4), None, "type complex128"),
+        (np.zeros((3, 4)), np.eye(3, 4) * 1j, None, "relevance has type complex128"),
+        (np.full((3, 4), "a"), np.eye(3, 4), None, "type <U1"),
+        (np.full((1, 2), 2**53 + 1), np.eye(1, 2), None, r"beyond 2\*\*53"),
+        (np.zeros((3, 4)), -np.eye(3, 4), None, r"relevance\[0, 0\] is -1.0"),
+        (np.zeros((3, 4)), np.eye(3, 4), np.full((3, 4), 0.5), "pool holds 0.5"),
+        (np.ma.masked_array(np.zeros((3, 4)), mask=True), np.eye(3, 4), None, "masked array"),
+        (np.zeros((3, 4)), [[1], [1, 2]], None, "relevance is not a"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(metric, scores, relevance, pool, message):
+    with pytest.raises(ValueError, match=message):
+        metric(scores, relevance, pool)
+
+
+def test_whole_scores_of_any_type_are_ranked_as_numbers():
+    scores = np.array([[0, 1, 255, 3, 4, 5, 6]], dtype=np.uint8)
+    relevance = np.ones((1, 7)) - np.eye(1, 7)
+    for metric in METRICS:
+        assert metric(scores, relevance) == metric(scores.astype(float), relevance) == 1.0
+
+
+@pytest.mark.parametrize("measure", [
+    lambda model, task, encoded: sweep(model, task, encoded=encoded),
+    lambda model, task, encoded: every_budget(task, encoded),
+])  # fmt: skip
+def test_embeddings_that_give_no_finite_score_are_refused(model, task, measure):
+    encoded = encode(model, task)
+    broken = encoded.queries.clone()
+    broken[2, 1, 0] = torch.nan
+    huge = (1e30 * encoded.queries, 1e30 * encoded.candidates, 1.0, 1.0)
+    few = (encoded.queries[:1], encoded.candidates, 1.0, 1.0)
+    for bad, message in (
+        ((broken, encoded.candidates, 1.0, 1.0), r"queries\[2, 1, 0\] is nan"),
+        (huge, "finite|too large"),
+        (few, "encoded has 1 queries, task .* has 12"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure(model, task, Encoded(*bad))
+
+
+def test_every_way_of_naming_one_budget_is_swept(model, task):
+    encoded = encode(model, task)
+    for budgets in ("2x4", (2, 4), np.array([2, 4]), ["2x4"], [(2, 4)]):
+        table = sweep(model, task, budgets, encoded=encoded)
+        assert list(zip(table.r_q, table.r_c, strict=True)) == [(2, 4)]
+    for budgets in ([], {(2, 4)}, 4, {"2x4": 1}):
+        with pytest.raises(ValueError, match="budget"):
+            sweep(model, task, budgets, encoded=encoded)
+
+
+@pytest.mark.parametrize("size", [0, 1e1, "8", None])
+def test_a_batch_size_that_is_no_whole_number_is_named(model, task, size):
+    with pytest.raises(ValueError, match="batch_size="):
+        encode(model, task, batch_size=size)

@@ -25,7 +25,7 @@ from metaembed_lite.explorer_page import (
     front_end,
     script_json,
 )
-from metaembed_lite.explorer_state import Int8Vectors, choose_candidates
+from metaembed_lite.explorer_state import Int8Vectors, choose_candidates, explain_gaps
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028<!--"
 
@@ -141,6 +141,76 @@ def test_candidates_outside_a_pool_are_not_ranked(model, task, encoded):
         assert excluded == set(explorer._candidates) - set(np.flatnonzero(pool[query]))
 
 
+@pytest.fixture(scope="module")
+def gaps(model, task, encoded):
+    """Query 0 has two candidates in its pool, none relevant; 1 has none in its pool; 2 has all."""
+    pool = np.ones(task.relevance.shape, dtype=bool)
+    wrong = np.flatnonzero((task.relevance[:3] == 0).all(axis=0))[:3]
+    pool[0, wrong[2]] = False
+    pool[1, wrong] = False
+    mine = RetrievalTask("gaps", task.queries, task.candidates, task.relevance, pool=pool)
+    return BudgetExplorer(model, mine, encoded, queries=3, candidates=wrong)
+
+
+@pytest.mark.parametrize(
+    ("query", "ranked", "note"),
+    [
+        (0, 2, "None of the 2 candidates ranked here is relevant to this query."),
+        (1, 0, "Nothing to rank: this query has a candidate pool, and none of the 3 .* is in it"),
+        (2, 3, "None of the 3 candidates ranked here is relevant"),
+    ],
+)
+def test_a_query_without_a_relevant_or_any_candidate_says_so(gaps, query, ranked, note):
+    gaps.query = query
+    assert re.match(note, gaps.note)
+    ranking = gaps.ranking()
+    assert len(ranking) == ranked
+    assert list(ranking.columns) == ["candidate", "score", "relevant"]
+    assert not ranking.relevant.any()
+    assert json.dumps(gaps.note)[1:-1] in gaps.static_html()
+
+
+def test_a_page_of_one_candidate_says_so_in_the_singular():
+    notes = explain_gaps(np.array([[0.0], [0.0], [1.0]]), np.array([[True], [False], [True]]))
+    assert notes == [
+        "The only candidate ranked here is not relevant to this query.",
+        "Nothing to rank: this query has a candidate pool, and the only candidate on this page is "
+        "not in it.",
+        "",
+    ]
+
+
+def test_an_ordinary_ranking_has_no_note(explorer):
+    assert explorer.note == ""
+    assert set(explorer.page["notes"]) == {""}
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0, "3", None])
+def test_a_ranking_of_no_whole_number_of_places_is_refused(explorer, k):
+    with pytest.raises(ValueError, match=f"^k={k!r}"):
+        explorer.ranking(k)
+
+
+def test_numbers_and_lists_from_numpy_are_taken(model, task, encoded):
+    explorer = BudgetExplorer(
+        model, task, encoded, queries=np.int64(2), candidates=np.array([3, 1]), budgets="2x4"
+    )
+    assert [query["id"] for query in explorer.page["queries"]] == [0, 1]
+    assert [candidate["id"] for candidate in explorer.page["candidates"]] == [3, 1]
+    assert explorer.page["trained"] == [[2, 4]]
+    explorer.query, explorer.selection = np.int64(1), np.int64(3)
+    assert type(explorer.query) is type(explorer.selection) is int
+
+
+def test_embeddings_of_another_task_or_not_finite_are_refused(model, task, encoded):
+    few = Encoded(encoded.queries[:1], encoded.candidates, 1.0, 1.0)
+    with pytest.raises(ValueError, match="encoded has 1 queries"):
+        BudgetExplorer(model, task, few)
+    broken = Encoded(encoded.queries * torch.nan, encoded.candidates, 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"queries\[0, 0, 0\] is nan"):
+        BudgetExplorer(model, task, broken, candidates=[0, 1])
+
+
 def test_a_budget_is_assigned_as_a_pair_or_a_text(explorer):
     seen = []
     explorer.observe(lambda change: seen.append(change["new"]), "budget")
@@ -170,6 +240,12 @@ def test_another_query_follows_its_own_best_candidate(explorer):
             r"query 7: .* queries 0, 1, 2, 3; assign one of them, or .*queries=\[\.\.\.\]",
         ),
         ("query", "0", "query '0'"),
+        ("query", None, "query None"),
+        ("query", 1.0, "query 1.0"),
+        ("query", np.array([0, 1]), "query array"),
+        ("budget", None, "budget None"),
+        ("budget", {2, 4}, "expected a pair"),
+        ("selection", 1.0, "selection 1.0"),
         ("selection", -1, "selection -1: .* candidates"),
         ("selection", True, "selection True"),
     ],
@@ -186,6 +262,15 @@ def test_a_bad_value_is_named_with_its_remedy_and_changes_nothing(explorer, trai
     [
         ({"queries": 0}, "queries=0: use a number from 1 up, or a list"),
         ({"queries": [3, 99]}, "queries: 99 is not there; give different indices from 0 to 7"),
+        ({"queries": True}, "queries=True: "),
+        ({"queries": 2.0}, "queries=2.0: give different indices from 0 to 7, or how many"),
+        ({"queries": "01"}, "queries='01'"),
+        ({"queries": [0, 1.7]}, "queries: 1.7 is not an index"),
+        ({"candidates": [True, 2]}, "candidates: True is not an index"),
+        ({"candidates": np.array([0.0, 1.0])}, "is not an index"),
+        ({"candidates": {1, 2}}, "candidates="),
+        ({"budgets": {(1, 1)}}, "budgets .*give a list"),
+        ({"budgets": 4}, "budgets 4"),
         ({"candidates": [1, 1]}, "candidates: none or the same one twice"),
         ({"budgets": []}, "no budgets: give at least one"),
         ({"budgets": [(1, 6)]}, "there are 5 candidate vectors"),

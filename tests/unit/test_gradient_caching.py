@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metaembed_lite import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss, build, train
+from metaembed_lite.budget import up_to
 from metaembed_lite.data.handwriting import training_rows
 
 BUDGETS, WEIGHTS = [(1, 1), (2, 4), (4, 8)], [1.0, 0.5, 2.0]
@@ -89,10 +90,37 @@ def test_a_trained_model_does_not_depend_on_the_mini_batch_size(rows):
     torch.testing.assert_close(cached_vectors, vectors, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("sizes", [{"mini_batch_size": 0}, {"score_mini_batch_size": 0}])
-def test_no_size_is_below_one(sizes):
-    with pytest.raises(ValueError, match="at a time"):
-        CachedMatryoshkaMultiVectorLoss(tiny(), BUDGETS, **sizes)
+@pytest.mark.parametrize("size", [0, -1, 2.0, "4", True])
+@pytest.mark.parametrize("name", ["mini_batch_size", "score_mini_batch_size"])
+def test_a_size_that_is_no_whole_number_from_1_up_is_named(name, size):
+    with pytest.raises(ValueError, match=f"^{name}={size!r}"):
+        CachedMatryoshkaMultiVectorLoss(tiny(), BUDGETS, **{name: size})
+
+
+def test_without_budgets_it_takes_those_that_fit_the_model():
+    assert CachedMatryoshkaMultiVectorLoss(tiny()).budgets == up_to(4, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"weights": [1, 1, float("nan")]}, "weights"),
+        ({"temperature": float("inf")}, "temperature"),
+    ],
+)
+def test_settings_that_are_not_finite_are_refused(settings, name):
+    with pytest.raises(ValueError, match=name):
+        CachedMatryoshkaMultiVectorLoss(tiny(), BUDGETS, **settings)
+
+
+def test_embeddings_that_are_not_finite_are_named(rows):
+    model = tiny()
+    loss_function = CachedMatryoshkaMultiVectorLoss(model, BUDGETS, mini_batch_size=2)
+    queries, candidates = torch.ones(6, 4, 16), torch.ones(6, 8, 16)
+    candidates[5, 2, 1] = torch.nan
+    parts = [list(queries.split(2)), list(candidates.split(2))]
+    with pytest.raises(ValueError, match=r"candidates\[5, 0, 2, 1\] is nan"):
+        loss_function.calculate_loss(parts, [])
 
 
 def test_a_budget_beyond_the_model_is_refused():

@@ -8,7 +8,8 @@ from sentence_transformers.multi_vector_encoder.losses import (
 )
 from torch import nn
 
-from metaembed_lite.budget import PAPER_BUDGETS
+from metaembed_lite import build
+from metaembed_lite.budget import PAPER_BUDGETS, Budget, up_to
 from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
 
 BUDGETS = [(1, 1), (2, 3), (3, 5)]
@@ -188,16 +189,102 @@ def test_two_processes_that_gather_train_as_one_on_the_joint_batch(tmp_path):
     torch.testing.assert_close(torch.cat(c_grads) / 2, candidates.grad)
 
 
-@pytest.mark.parametrize("weights", [(1, 1), (1, 1, 1, 1), (), (1, -1, 1), (0, 0, 0)])
+@pytest.mark.parametrize("weights", [
+    (1, 1), (1, 1, 1, 1), (), (1, -1, 1), (0, 0, 0), (1e-60,) * 3, (1, 1, np.nan),
+    (np.nan,) * 3, (1, np.inf, 1), (1, 1, -np.inf), "111", {1, 2, 3}, {1: 1, 2: 1, 3: 1}, 5,
+    (1, 1, "1"), (1, 1, None), (1, 1, 1j),
+])  # fmt: skip
 def test_weights_that_do_not_fit_the_budgets_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):
         MatryoshkaMultiVectorLoss(None, BUDGETS, weights)
 
 
-@pytest.mark.parametrize("temperature", [0, -0.1, float("nan")])
-def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(ValueError, match="temperature"):
+@pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor])
+def test_weights_may_be_a_list_an_array_or_a_tensor(form):
+    assert MatryoshkaMultiVectorLoss(None, BUDGETS, form([0.5, 0.0, 2.0])).weights == [
+        0.5,
+        0.0,
+        2.0,
+    ]
+
+
+@pytest.mark.parametrize(
+    "temperature", [0, -0.1, float("nan"), float("inf"), -float("inf"), "0.03", None, True, 1j]
+)
+def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature="):
         MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=temperature)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_embedding_that_is_not_finite_is_named_with_its_place(bad, dtype):
+    """Also -inf in a negative: softmax makes 0 of it, and the loss would look like any other."""
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
+    for side, where in ((0, (3, 1, 2)), (1, (2, 1, 4, 5))):
+        values = [x.detach().clone() for x in batch(dtype=dtype)]
+        values[side][where] = bad
+        place = ", ".join(map(str, where))
+        name = ("queries", "candidates")[side]
+        with pytest.raises(ValueError, match=rf"{name}\[{place}\] is {bad}.*must be finite"):
+            loss_fn.score_loss(*values)
+
+
+def test_what_lies_beyond_the_last_budget_is_not_read():
+    queries, candidates = (x.detach() for x in batch())
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS[:2])
+    expected = loss_fn.score_loss(queries, candidates)
+    queries[:, 2:], candidates[:, :, 3:] = torch.nan, torch.nan
+    assert loss_fn.score_loss(queries, candidates) == expected
+
+
+def test_an_empty_batch_says_that_it_is_empty():
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
+    for q, c in (((0, 3, 6), (0, 2, 5, 6)), ((4, 3, 6), (4, 0, 5, 6))):
+        with pytest.raises(ValueError, match="the batch is empty"):
+            loss_fn.score_loss(torch.ones(q), torch.ones(c))
+
+
+def test_a_temperature_that_overflows_is_named_and_not_the_embeddings():
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=1e-40)
+    with pytest.raises(
+        ValueError, match=r"scores of up to .* over temperature=1e-40 overflow"
+    ) as e:
+        loss_fn.score_loss(*batch(dtype=torch.float32))
+    assert "no embedding is NaN" in str(e.value)
+
+
+def test_embeddings_whose_scores_overflow_are_told_apart_from_nan():
+    queries, candidates = (1e30 * x for x in batch(dtype=torch.float32))
+    with pytest.raises(ValueError, match=r"no embedding is NaN .*scores overflow torch.float32"):
+        MatryoshkaMultiVectorLoss(None, BUDGETS).score_loss(queries, candidates)
+
+
+def test_weights_that_overflow_are_named():
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, (1e300, 1, 1))
+    with pytest.raises(ValueError, match=r"weights \[1e\+300, 1.0, 1.0\] .* overflow"):
+        loss_fn.score_loss(*batch(dtype=torch.float32))
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int64, torch.int8, torch.bool])
+def test_embeddings_without_gradients_are_refused_by_type(kind):
+    queries, candidates = (x.detach() for x in batch())
+    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
+    with pytest.raises(ValueError, match=f"candidates: expected .* floating type, got {kind}"):
+        loss_fn.score_loss(queries, candidates.to(kind))
+    with pytest.raises(ValueError, match="queries: expected a tensor of a floating type, got"):
+        loss_fn.score_loss(queries.tolist(), candidates)
+
+
+def test_without_budgets_the_loss_takes_those_that_fit_the_model():
+    model = build("tiny-vlm", r_q=4, r_c=8, dim=16, device="cpu")
+    assert MatryoshkaMultiVectorLoss(model).budgets == up_to(4, 8)
+    assert MatryoshkaMultiVectorLoss().budgets == PAPER_BUDGETS
+
+
+@pytest.mark.parametrize("budgets", ["2x3", (2, 3), Budget(2, 3), np.array([2, 3]), ["2x3"]])
+def test_one_budget_may_stand_for_a_list_of_one(budgets):
+    assert MatryoshkaMultiVectorLoss(None, budgets).budgets == (Budget(2, 3),)
 
 
 def test_budgets_that_are_not_nested_are_refused():

@@ -204,6 +204,17 @@ def test_maxsim_in_blocks_and_in_pairs_is_maxsim(model, monkeypatch):
     torch.testing.assert_close(pairs, torch.tensor(want).diagonal())
 
 
+@pytest.mark.parametrize("budget", [(2, 4), "2x4", Budget(2, 4)])
+def test_a_budget_may_be_written_as_for_sweep(model, budget):
+    assert wrap(model, budget).mteb_model_meta.name == "local/model-2x4"
+
+
+@pytest.mark.parametrize("budgets", [[], {(1, 1)}, 5, [(1, 99)], [5]])
+def test_budgets_that_cannot_be_met_are_refused_before_anything_is_encoded(model, budgets):
+    with pytest.raises(ValueError, match="budget"):
+        evaluate(model, [HandwritingBoards()], budgets)
+
+
 def test_an_unknown_benchmark_is_named(model):
     with pytest.raises(ValueError, match="'ViDoRe of the moon'"):
         evaluate(model, "ViDoRe of the moon")

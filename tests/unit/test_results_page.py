@@ -1,5 +1,9 @@
 """No number is typed: README and results page say what the measured JSON says."""
 
+import json
+import math
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +13,46 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from results_page import fill, sentences, systems_markdown  # noqa: E402  (a script's folder, not a package)
+import results_page  # noqa: E402  (a script's folder, not a package)
+from results_page import fill, measures_markdown, sentences, systems_markdown  # noqa: E402
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the pages, the results and the log, which the script writes into."""
+    for path in ("README.md", "book/results.md", "book/results", *LOGS):
+        source, target = ROOT / path, tmp_path / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    monkeypatch.setattr(results_page, "ROOT", tmp_path)
+    monkeypatch.setattr(results_page, "RESULTS", tmp_path / "book/results")
+    monkeypatch.setattr(results_page, "picture", lambda table, path: None)
+    return tmp_path
+
+
+LOGS = ["metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"]
+PAGES = ["README.md", "book/results.md"]
+
+
+def change(project, function, name="findings"):
+    path = project / f"book/results/{name}.json"
+    result = json.loads(path.read_text())
+    function(result)
+    path.write_text(json.dumps(result))  # NaN as Python writes it
+
+
+def written(project):
+    results_page.main()
+    return [(project / page).read_text() for page in PAGES]
+
+
+def refused(project):
+    before = [(project / page).read_bytes() for page in PAGES]
+    with pytest.raises(SystemExit) as stop:
+        results_page.main()
+    assert [(project / page).read_bytes() for page in PAGES] == before
+    assert isinstance(stop.value.code, str)  # exits with 1 and prints it
+    return stop.value.code
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/results.md"])
@@ -39,3 +82,138 @@ def test_a_range_is_over_seeds_and_not_over_tasks():
 def test_fill_replaces_what_stands_between_markers_and_nothing_else():
     text = "a\n<!-- x -->\nold\n<!-- /x -->\nb"
     assert fill(text, {"x": "new"}) == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
+
+
+def test_the_script_writes_the_pages_as_they_are_committed(project):
+    assert written(project) == [(ROOT / page).read_text() for page in PAGES]
+
+
+@pytest.mark.parametrize("missing", ["MMR/0", "MMR/1", "no-MMR/2"])
+def test_a_row_over_fewer_seeds_says_how_many(project, missing):
+    change(project, lambda result: result["cells"].pop(f"handwriting/{missing}"))
+    readme, results = written(project)
+    short, whole = ("with MMR", "without MMR")[:: 1 if missing.startswith("MMR") else -1]
+    for page in (readme, results):
+        assert f"| {short} (2 seeds) |" in page
+        assert f"| {whole} (3 seeds) |" in page
+        assert "over 3 seeds" not in page
+    assert "mean and range over 2 to 3 seeds:" in readme
+    assert results.count("2 to 3 seeds, 500 steps each") == 1
+    says = {"MMR": "MetaEmbed with MMR", "no-MMR": "MetaEmbed without MMR"}[missing[:-2]]
+    row = re.search(rf"^\| {says} \|.*$", results, re.MULTILINE)[0]
+    assert row.endswith("| 2 |")
+
+
+def test_a_system_that_was_not_measured_at_all_is_refused(project):
+    def drop(result):
+        for seed in range(3):
+            del result["cells"][f"handwriting/no-MMR/{seed}"]
+
+    change(project, drop)
+    assert "without MMR" in refused(project)
+
+
+def test_measures_over_different_numbers_of_seeds_say_so():
+    point = {"suite": "s", "p_at_1": 0.1, "ndcg_at_5": 0.2, "mrr_at_10": 0.3, "task": "s"}
+    rows = [("one", 0), ("one", 1), ("two", 0)]
+    points = [point | {"says": s, "seed": n, "bytes_per_candidate": 8} for s, n in rows]
+    table = measures_markdown(pd.DataFrame(points), "s")
+    assert "| one (2 seeds) | 0.100 |" in table
+    assert "| two (1 seed) | 0.100 |" in table
+
+
+@pytest.mark.parametrize("measure", ["p_at_1", "ndcg_at_5"])
+@pytest.mark.parametrize(
+    "bad", [7.5, -0.1, 1.0001, float("nan"), float("inf"), -float("inf"), None, "0.5", True]
+)
+def test_a_quality_outside_of_0_to_1_is_refused_and_nothing_written(project, measure, bad):
+    def spoil(result):
+        result["cells"]["handwriting/MMR/1"]["points"][2][measure] = bad
+
+    change(project, spoil)
+    message = refused(project)
+    if isinstance(bad, float) and not math.isfinite(bad):
+        assert re.search("findings.json: .*(NaN|Infinity).*finite", message)
+    else:
+        place = re.escape("cell handwriting/MMR/1 at (4, 8)")
+        assert re.match(f"{place}: {measure} is {bad!r}, expected a number from 0 to 1", message)
+
+
+def test_a_quality_of_the_shipped_models_is_checked_too(project):
+    def spoil(result):
+        next(iter(result["cells"].values()))["points"][0]["p_at_1"] = 14.2
+
+    change(project, spoil, "tiny")
+    assert "p_at_1 is 14.2" in refused(project)
+
+
+def test_a_missing_measure_or_point_is_refused(project):
+    change(project, lambda r: r["cells"]["scenes/MMR/1"]["points"][1].pop("p_at_1"))
+    assert re.match(r"cell scenes/MMR/1 at .*: p_at_1 is None", refused(project))
+    shutil.copy(ROOT / "book/results/findings.json", project / "book/results/findings.json")
+    change(project, lambda result: result["cells"]["scenes/MMR/1"]["points"].pop(1))
+    assert re.match(r"MetaEmbed with MMR: .* has 3 points and .* has 4", refused(project))
+
+
+@pytest.mark.parametrize("name", ["scoring", "gradient_caching", "timings", "explorer"])
+def test_a_number_that_is_not_finite_is_refused_with_its_file(project, name):
+    change(project, lambda result: result.update(extra=float("nan")), name)
+    assert re.match(rf"{name}.json: .*NaN.*finite", refused(project))
+
+
+def test_a_number_too_large_for_a_float_is_refused(project):
+    path = project / "book/results/timings.json"
+    path.write_text(path.read_text().replace("{", '{"extra": 1e999,', 1))
+    assert re.match(r"timings.json: .*1e999.*finite", refused(project))
+
+
+HOSTILE = "<script>alert(1)</script> | a `b` <!-- /systems -->\n| c |"
+
+
+def test_text_from_json_is_never_markup_and_never_a_cell(project):
+    def spoil(result):
+        for cell in result["cells"].values():
+            cell["says"] += HOSTILE
+            cell["environment"]["processor"] = HOSTILE
+            for point in cell["points"]:
+                point["task"] += HOSTILE
+        result["cells"]["new/MMR/0"] = {**result["cells"]["scenes/MMR/0"], "suite": HOSTILE}
+        result["suites"][HOSTILE] = "p_at_1"
+        result["systems"][HOSTILE] = HOSTILE
+
+    def spoil_scoring(result):
+        for row in result["rows"]:
+            row["budget"], row["method"] = row["budget"] + HOSTILE, row["method"] + HOSTILE
+
+    change(project, spoil)
+    change(project, spoil_scoring, "scoring")
+    change(project, lambda result: result.update(shape=HOSTILE), "efficiency_tiny")
+    before = (ROOT / "book/results.md").read_text()
+    readme, results = written(project)
+    for page in (readme, results):
+        assert "<script" not in page
+        assert (
+            page.count("<!-- ") == page.count("-->") == len(re.findall("<!-- /?[a-z]+ -->", page))
+        )
+    assert re.findall("<!-- .*? -->", results) == re.findall("<!-- .*? -->", before)
+    tables = re.findall(r"(?:^\|.*\n?)+", results, re.MULTILINE)
+    for table in tables:
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_without_findings_the_script_stops_and_writes_nothing(project):
+    (project / "book/results/findings.json").unlink()
+    assert re.search(r"findings.json is missing.*python benchmarks/findings.py", refused(project))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2"])
+def test_a_broken_file_is_named(project, content):
+    (project / "book/results/scoring.json").write_bytes(content)
+    assert refused(project).startswith("scoring.json: ")
+
+
+@pytest.mark.parametrize("name", ["findings", "scoring", "tiny"])
+def test_a_file_without_a_part_is_refused(project, name):
+    change(project, lambda result: result.clear(), name)
+    assert "measure it again" in refused(project)

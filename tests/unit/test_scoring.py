@@ -113,6 +113,89 @@ def test_int8_embeddings_do_not_overflow():
     np.testing.assert_array_equal(maxsim(q, c).numpy(), oracle(q, c))
 
 
+WHOLE_TYPES = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+
+
+def whole_numbers(dtype, *shape, seed=0):
+    """Whole numbers over the whole range of a small type, up to 2**20 of a large one."""
+    least, most = (
+        (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    )
+    least, most = max(least, -(1 << 20)), min(most, 1 << 20)
+    draw = torch.Generator().manual_seed(seed)
+    values = torch.randint(least, most + 1, shape, generator=draw, dtype=torch.int64)
+    return values.to(dtype)
+
+
+@pytest.mark.parametrize("q_dtype", WHOLE_TYPES)
+@pytest.mark.parametrize("c_dtype", WHOLE_TYPES)
+def test_whole_numbers_are_scored_exactly(q_dtype, c_dtype):
+    """Against Python's integers, which do not round: 16 vectors of 128 dimensions."""
+    q, c = whole_numbers(q_dtype, 2, 16, 128), whole_numbers(c_dtype, 3, 4, 128, seed=1)
+    a, b = (x.to(torch.int64).numpy().astype(object) for x in (q, c))
+    exact = [[sum(max(x @ y for y in vs) for x in xs) for vs in b] for xs in a]
+    assert [[int(s) for s in row] for row in maxsim(q, c)] == exact
+
+
+def test_int8_against_floats_is_scored_in_the_floats_type():
+    q, c = unit(2, 3, 16), unit(5, 4, 16, seed=1).mul(127).round().to(torch.int8)
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        scores = maxsim(q.to(dtype), c)
+        assert scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        np.testing.assert_allclose(scores.numpy(), oracle(q.to(dtype), c), rtol=1e-5)
+        np.testing.assert_allclose(
+            maxsim(c, q.to(dtype)).numpy(), oracle(c, q.to(dtype)), rtol=1e-5
+        )
+
+
+def test_a_whole_number_that_float32_would_round_is_refused():
+    q, large = unit(2, 3, 4), torch.full((5, 6, 4), 2**24 + 1)
+    with pytest.raises(ValueError, match=r"candidates torch.int64 .* up to 16,777,217"):
+        maxsim(q, large)
+    with pytest.raises(ValueError, match=r"queries torch.int64"):
+        maxsim(large, q)
+    np.testing.assert_allclose(maxsim(q.double(), large).numpy(), oracle(q, large), rtol=1e-12)
+    assert (
+        maxsim(torch.full((1, 1, 1), 2**24 + 1), torch.ones(1, 1, 1, dtype=torch.int64)) == 16777217
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.uint32])
+def test_a_type_without_real_numbers_is_refused_by_name(dtype):
+    odd = torch.ones(5, 6, 4).to(dtype)
+    with pytest.raises(ValueError, match=f"candidates has type {dtype}"):
+        maxsim(unit(2, 3, 4), odd)
+    with pytest.raises(ValueError, match=rf"queries\[0\] has type {dtype}"):
+        maxsim(list(odd), unit(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        3,
+        "text",
+        b"text",
+        {"a": torch.ones(3, 4)},
+        ["a", "b"],
+        [None],
+        np.array([["a"]]),
+        np.ma.masked_array(np.ones((2, 3, 4)), mask=True),
+        [np.ma.masked_array(np.ones((3, 4)), mask=True)],
+        torch.ones(2, 3, 4).to_sparse(),
+        torch.ones(2, 3, 4, device="meta"),
+    ],
+)
+def test_anything_but_a_tensor_of_numbers_is_refused_by_name(odd):
+    with pytest.raises(ValueError, match="queries"):
+        maxsim(odd, unit(5, 6, 4))
+
+
+def test_numpy_arrays_and_nested_lists_are_taken():
+    q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
+    torch.testing.assert_close(maxsim(q.numpy(), c.tolist()), maxsim(q, c))
+
+
 def test_float64_stays_float64():
     q, c = unit(2, 3, 4, dtype=torch.float64), unit(5, 6, 4, seed=1, dtype=torch.float64)
     np.testing.assert_allclose(maxsim(q, c).numpy(), oracle(q, c), rtol=1e-14)
@@ -213,6 +296,27 @@ def test_a_value_that_is_not_finite_is_refused_with_its_place(bad, dtype):
         maxsim(c, q)
 
 
+@pytest.mark.parametrize(
+    ("query", "candidate", "q_dtype", "c_dtype"),
+    [
+        (1e30, 1e30, torch.float32, torch.float32),
+        (1.0, 1e300, torch.float32, torch.float64),
+        (1e200, 1e200, torch.float64, torch.float64),
+    ],
+)
+def test_scores_that_overflow_are_refused_with_the_first_pair(query, candidate, q_dtype, c_dtype):
+    q = torch.full((2, 3, 4), query, dtype=q_dtype)
+    c = torch.full((5, 6, 4), candidate, dtype=c_dtype)
+    c[:2] = 0
+    with pytest.raises(ValueError, match=r"query 0 and candidate 2 is .* too large for"):
+        maxsim(q, c)
+
+
+def test_large_scores_within_the_type_are_no_false_alarm():
+    q, c = torch.full((2, 1, 1), 1e19), torch.full((300, 1, 1), 1e19)  # their sum overflows
+    assert torch.equal(maxsim(q, c), torch.full((2, 300), 1e19) * 1e19)
+
+
 def test_a_half_precision_sum_that_overflows_is_no_false_alarm():
     c = torch.full((200, 8, 64), 1.0, dtype=torch.float16)  # sums to 102,400, above 65,504
     assert maxsim(c[:1, :1], c)[0, 0] == 64
@@ -238,3 +342,51 @@ def test_a_mask_that_does_not_fit_is_refused(shape):
     mask = torch.ones(shape, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"candidate_mask has shape.*expected \(5, 6\)"):
         maxsim(unit(2, 3, 4), unit(5, 6, 4, seed=1), candidate_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.int8, torch.uint8, torch.float32, torch.float64, torch.bfloat16]
+)
+def test_a_mask_of_zeros_and_ones_counts_in_any_type(dtype):
+    q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
+    mask = torch.tensor([[1, 0, 1, 0, 0, 1]] * 5)
+    expected = oracle(q, c, mask[:2, :3].bool(), mask.bool())
+    forms = (mask.to(dtype), mask.to(dtype).float().numpy(), mask.to(dtype).tolist())
+    for form in forms:
+        scores = maxsim(q, c, query_mask=mask[:2, :3].to(dtype), candidate_mask=form)
+        np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("drop", [-torch.inf, torch.finfo(torch.float32).min, -1e4])
+@pytest.mark.parametrize("side", ["query_mask", "candidate_mask"])
+def test_an_additive_mask_is_refused_with_the_remedy(side, drop):
+    shape = {"query_mask": (2, 3), "candidate_mask": (5, 6)}[side]
+    mask = torch.zeros(shape)
+    mask[:, 1:] = drop
+    with pytest.raises(ValueError, match=rf"{side} holds -.*additive mask.* pass mask == 0"):
+        maxsim(unit(2, 3, 4), unit(5, 6, 4), **{side: mask})
+    scores = maxsim(unit(2, 3, 4), unit(5, 6, 4), **{side: mask == 0})
+    kept = {side: (mask == 0).numpy()}
+    np.testing.assert_allclose(scores, oracle(unit(2, 3, 4), unit(5, 6, 4), **kept), atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, 0.3, -1.0, 2, 255, torch.inf, 1j])
+def test_a_mask_of_other_values_is_refused_with_the_value(bad):
+    mask = torch.ones(5, 6, dtype=torch.tensor(bad).dtype)
+    mask[3, 2] = bad
+    with pytest.raises(ValueError, match=r"candidate_mask holds .*expected bool, or 1 to keep"):
+        maxsim(unit(2, 3, 4), unit(5, 6, 4), candidate_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.ma.masked_array(np.ones((5, 6)), mask=True),
+        "all",
+        [[True], []],
+        torch.ones(5, 6).to_sparse(),
+    ],
+)
+def test_anything_but_a_plain_mask_is_refused(bad):
+    with pytest.raises(ValueError, match="candidate_mask"):
+        maxsim(unit(2, 3, 4), unit(5, 6, 4), candidate_mask=bad)
