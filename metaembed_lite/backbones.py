@@ -39,6 +39,17 @@ CHAT_TEMPLATES = {
     ),
 }
 
+# Families whose processor does not take rows with and without an image in one batch. They are
+# processed apart and joined.
+APART = frozenset({"paligemma", "mllama"})
+
+# Mllama's tensors of an image, which have a row per item. In a batch with images, its rows without
+# one would attend to a blank image, so these rows also go through the model apart.
+MLLAMA_IMAGES = (
+    "pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask",
+    "num_images_per_sample",
+)  # fmt: skip
+
 # What LoRA adapts, the first pattern that fits: the language model's attention and MLP, as in the
 # paper's configuration. The vision tower and the projection out of it stay frozen.
 LORA_TARGETS = (

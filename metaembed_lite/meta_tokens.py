@@ -7,7 +7,6 @@ M_c (for a candidate) are the embedding, (R, D) whatever the content's length (M
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,15 +15,14 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from metaembed_lite import backbones, checkpoints
+from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.scoring import at_least_float32
-
-logger = logging.getLogger(__name__)
 
 Layout = Literal["joint", "separate"]
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 
 
-class MetaTokenTransformer(Transformer):
+class MetaTokenTransformer(ItemTransformer):
     """A backbone that reads meta tokens after the content and returns only their hidden states.
 
     A query is read as [content; M_q]. A candidate is read as [content; M_q; M_c] in the ``joint``
@@ -76,7 +74,6 @@ class MetaTokenTransformer(Transformer):
         self.r_q, self.r_c, self.layout = r_q, r_c, layout
         ids = claim_vocabulary(self.tokenizer, self.model, r_q, r_c)
         self.meta_ids = {"query": ids[:r_q], "document": ids[r_q:]}
-        self._told_of_cuts = False
         self.read_q = r_q  # assign less than r_q, and queries are encoded with so many tokens only
 
     def appended_ids(self, task: str | None) -> list[int]:
@@ -88,43 +85,11 @@ class MetaTokenTransformer(Transformer):
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Features of the inputs with the task's meta tokens appended to each row."""
-        appended = self.appended_ids(kwargs.get("task"))
-        limit = self.content_limit(kwargs.get("task"), kwargs.get("max_length"))
-        if limit is not None:
-            kwargs["max_length"] = limit
         features = super().preprocess(inputs, prompt=prompt, **kwargs)
         if not features:
             return features
-        if limit is not None:
-            full = int((features["attention_mask"].sum(dim=1) >= limit).sum())
-            if full and not self._told_of_cuts:
-                self._told_of_cuts = True
-                logger.warning(
-                    "%d of %d inputs reach %d tokens, all that leaves room for the %d meta tokens: "
-                    "content beyond that is cut. Shorten the input or raise max_seq_length. (This "
-                    "is said once.)",
-                    full, len(features["attention_mask"]), limit, len(appended),
-                )  # fmt: skip
+        appended = self.appended_ids(kwargs.get("task"))
         return append_tokens(backbones.complete(features, self.config.model_type), appended)
-
-    def content_limit(self, task: str | None, max_length: int | None = None) -> int | None:
-        """The most content tokens that leave room for a task's meta tokens; None: no limit.
-
-        Raises:
-            ValueError: if there is no room for content.
-        """
-        reserve = len(self.appended_ids(task))
-        own = self.query_length if task == "query" else self.document_length
-        asked = max_length if max_length is not None else own
-        room = self.max_seq_length
-        if room is None or room > 10**9:  # tokenizers without a limit say 10**30
-            return asked
-        if room - reserve < 1:
-            raise ValueError(
-                f"max_seq_length {room} leaves no room for content beside {reserve} meta tokens; "
-                "raise it, or build with fewer meta tokens"
-            )
-        return min(room - reserve, asked) if asked is not None else room - reserve
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds ``token_embeddings`` (B, R, H) and a mask (B, R) of ones: R_q or R_c by task."""

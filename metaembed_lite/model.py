@@ -106,8 +106,9 @@ def assemble(
 
     Args are those of ``build``; ``pooling`` holds modules on the token embeddings (B, T, D).
     """
-    from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Dense, Normalize
+
+    from metaembed_lite.encoder import MultiVectorEncoder
 
     if max_seq_length is not None:
         text = transformer.model.config.get_text_config()
@@ -201,9 +202,9 @@ def load(
         OSError: if the name is no folder, ships not, and the hub cannot be reached.
         ValueError: if the model asks for classes from anywhere else.
     """
-    from sentence_transformers import MultiVectorEncoder
-
     from metaembed_lite import baselines, budget
+    from metaembed_lite.encoder import MultiVectorEncoder
+    from metaembed_lite.item_transformer import ItemTransformer
 
     path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)
     if not path.exists():
@@ -223,6 +224,8 @@ def load(
             )
     own = {  # handed over, so that trust_remote_code stays False for all that is read
         "metaembed_lite.meta_tokens.MetaTokenTransformer": MetaTokenTransformer,
+        "metaembed_lite.item_transformer.ItemTransformer": ItemTransformer,
+        "sentence_transformers.base.modules.transformer.Transformer": ItemTransformer,
         "metaembed_lite.budget.PrefixPooling": budget.PrefixPooling,
         "metaembed_lite.baselines.SingleVector": baselines.SingleVector,
     }
