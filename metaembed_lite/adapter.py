@@ -6,11 +6,13 @@ which layers are adapted is read from the weights, so no pattern of a checkpoint
 
 from __future__ import annotations
 
+import json
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from sentence_transformers.base.modules import Transformer
 
 from metaembed_lite import checkpoints, hub
 from metaembed_lite.model_folder import read_json
@@ -23,6 +25,70 @@ IGNORED = {  # says nothing about the vectors, or is read from the weights inste
     "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
     "target_modules", "task_type",
 }  # fmt: skip
+
+
+class AdapterTransformer(Transformer):
+    """sentence-transformers' ``Transformer``, which reads adapters and saved models as data.
+
+    An adapter names its backbone: a bundled one, a folder, or a hub id, which is fetched without
+    code or pickles. Of a saved model every tensor has to be there.
+
+    Args:
+        model_name_or_path: a hub id, a folder, or a bundled backbone ("tiny-vlm").
+        backbone: for a saved adapter, its backbone if it is not where it was when it was saved.
+        **kwargs: those of sentence-transformers' ``Transformer``.
+    """
+
+    def __init__(
+        self, model_name_or_path: str, *, backbone: str | None = None, **kwargs: Any
+    ) -> None:
+        folder = str(checkpoints.folder(model_name_or_path) or model_name_or_path)
+        self.backbone_name = backbone  # before the adapter is looked for
+        super().__init__(folder, **kwargs)
+        if self.backbone_name is None:
+            self.backbone_name = checkpoints.portable_name(folder)
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """Save as sentence-transformers does; a bundled backbone is named without its path."""
+        super().save(output_path, *args, **kwargs)
+        config = read_config(output_path)
+        if config is not None:
+            config["base_model_name_or_path"] = self.backbone_name
+            (Path(output_path) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+    # sentence-transformers offers no public way for these two.
+
+    def _load_config(self, model_name_or_path: str, backend: str, config_kwargs: dict) -> Any:
+        described = read_config(model_name_or_path)
+        if described is None:
+            return super()._load_config(model_name_or_path, backend, config_kwargs)
+        self.backbone_name = self.backbone_name or backbone_name(described, model_name_or_path)
+        base = backbone_folder(self.backbone_name)
+        return super()._load_config(base, backend, config_kwargs)[0], True
+
+    def _load_model(
+        self, model_name_or_path: str, transformer_task: Any, config: Any, backend: str,
+        is_peft_model: bool, **model_kwargs: Any,
+    ) -> Any:  # fmt: skip
+        saved = Path(model_name_or_path)
+        if read_config(saved) is not None:
+            base = backbone_folder(str(self.backbone_name))
+            model = super()._load_model(
+                base, transformer_task, config, backend, False, **model_kwargs
+            )
+            load_adapter(model, saved)
+            return model
+        listing = saved / "modules.json"
+        ours = listing.is_file() and '"metaembed_lite.' in listing.read_text(encoding="utf-8")
+        if ours:
+            model_kwargs["output_loading_info"] = True
+        model = super()._load_model(
+            model_name_or_path, transformer_task, config, backend, False, **model_kwargs
+        )
+        if ours:
+            model, report = model
+            check_fit(report, saved / "model.safetensors")
+        return model
 
 
 def read_config(folder: str | Path) -> dict[str, Any] | None:

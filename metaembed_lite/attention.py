@@ -54,7 +54,9 @@ def image_attention(
     inputs = {
         name: tensor.to(model.device)
         for name, tensor in features.items()
-        if isinstance(tensor, torch.Tensor) and not name.startswith("num_") and name != "labels"
+        if isinstance(tensor, torch.Tensor)
+        and not name.startswith("num_")
+        and name not in ("labels", "item_keys")
     }
     model.eval()
     before = config.get_text_config()._attn_implementation

@@ -40,6 +40,17 @@ CHAT_TEMPLATES = {
     ),
 }
 
+# Families whose processor does not take rows with and without an image in one batch. They are
+# processed apart and joined.
+APART = frozenset({"paligemma", "mllama"})
+
+# Mllama's tensors of an image, which have a row per item. In a batch with images, its rows without
+# one would attend to a blank image, so these rows also go through the model apart.
+MLLAMA_IMAGES = (
+    "pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask",
+    "num_images_per_sample",
+)  # fmt: skip
+
 # The linear layers of an attention block, by the last part of their names. They count below a
 # module with "att" in its name, such as self_attn, attention or linear_attn. LoRA adapts every
 # linear layer of the language model; this table only proves that no layer's attention is left out.

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from sentence_transformers.base.modules import Transformer
 from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling, MultiVectorMask
 from torch import Tensor
 
-from metaembed_lite import checkpoints
+from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.model import assemble, check_counts
 
 if TYPE_CHECKING:
@@ -109,6 +108,6 @@ def token_vectors(
     )  # fmt: skip
 
 
-def _transformer(backbone: str, seed: int) -> Transformer:
+def _transformer(backbone: str, seed: int) -> ItemTransformer:
     torch.manual_seed(seed)
-    return Transformer(str(checkpoints.folder(backbone) or backbone))
+    return ItemTransformer(backbone)

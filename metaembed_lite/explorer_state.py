@@ -22,6 +22,7 @@ from metaembed_lite.attention import image_attention
 from metaembed_lite.budget import Budget
 from metaembed_lite.data.task import Item, RetrievalTask
 from metaembed_lite.evaluation import Encoded
+from metaembed_lite.items import read
 from metaembed_lite.scoring import maxsim
 
 if TYPE_CHECKING:
@@ -115,16 +116,15 @@ def explain_gaps(relevance: np.ndarray, pool: np.ndarray | None) -> list[str]:
 
 def shown(item: Item, index: int) -> dict[str, Any]:
     """An item as the page shows it: its index in the task, a snippet, a thumbnail as data URL."""
-    text = item if isinstance(item, str) else item["text"] if isinstance(item, dict) else ""
-    picture = item if isinstance(item, Image.Image) else None
-    picture = item["image"] if isinstance(item, dict) else picture
+    parts = read(item)
+    text, picture = parts.get("text", ""), parts.get("image")
     if len(text) > SNIPPET:
         text = text[:SNIPPET].rstrip() + " …"
     return {"id": index, "text": text, "image": None if picture is None else _data_url(picture)}
 
 
 def _data_url(picture: Image.Image) -> str:
-    small = picture.convert("RGB")
+    small = picture.copy()  # thumbnail() works in place
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     small.save(file, "WEBP", quality=80)

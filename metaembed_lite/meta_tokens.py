@@ -6,25 +6,21 @@ M_c (for a candidate) are the embedding, (R, D) whatever the content's length (M
 
 from __future__ import annotations
 
-import json
-import logging
 from numbers import Integral
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
-from metaembed_lite import adapter, backbones, checkpoints
-
-logger = logging.getLogger(__name__)
+from metaembed_lite import backbones
+from metaembed_lite.item_transformer import ItemTransformer
 
 Layout = Literal["joint", "separate"]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-class MetaTokenTransformer(Transformer):
+class MetaTokenTransformer(ItemTransformer):
     """A backbone that reads meta tokens after the content and returns only their hidden states.
 
     A query is read as [content; M_q]. A candidate is read as [content; M_q; M_c] in the ``joint``
@@ -44,8 +40,7 @@ class MetaTokenTransformer(Transformer):
         r_q: query meta tokens R_q.
         r_c: candidate meta tokens R_c.
         layout: "joint" or "separate".
-        backbone: for a saved adapter, its backbone if it is not where it was when it was saved.
-        **kwargs: those of sentence-transformers' ``Transformer``.
+        **kwargs: those of ``AdapterTransformer`` and of sentence-transformers' ``Transformer``.
 
     Raises:
         ValueError: on an unknown layout, counts that are not whole numbers from 1 up, or a type of
@@ -62,7 +57,6 @@ class MetaTokenTransformer(Transformer):
         r_q: int = 16,
         r_c: int = 64,
         layout: Layout = "joint",
-        backbone: str | None = None,
         **kwargs: Any,
     ) -> None:
         if layout not in ("joint", "separate"):
@@ -73,11 +67,7 @@ class MetaTokenTransformer(Transformer):
                 "whole numbers from 1 up"
             )
         check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
-        folder = str(checkpoints.folder(model_name_or_path) or model_name_or_path)
-        self.backbone_name = backbone  # before the adapter is looked for
-        super().__init__(folder, **kwargs)
-        if self.backbone_name is None:
-            self.backbone_name = checkpoints.portable_name(folder)
+        super().__init__(model_name_or_path, **kwargs)
         if self.tokenizer is None:
             raise ValueError(
                 f"{model_name_or_path!r} has no tokenizer; meta tokens are vocabulary entries, so "
@@ -88,7 +78,6 @@ class MetaTokenTransformer(Transformer):
         self.r_q, self.r_c, self.layout = int(r_q), int(r_c), layout
         ids = claim_vocabulary(self.tokenizer, self.model, r_q, r_c)
         self.meta_ids = {"query": ids[:r_q], "document": ids[r_q:]}
-        self._told_of_cuts = False
         self._read_q = self.r_q
         first = next(self.parameters())  # sentence-transformers casts what follows to its type
         self.register_buffer("precision", first.new_zeros(()), persistent=False)
@@ -147,43 +136,11 @@ class MetaTokenTransformer(Transformer):
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Features of the inputs with the task's meta tokens appended to each row."""
-        appended = self.appended_ids(kwargs.get("task"))
-        limit = self.content_limit(kwargs.get("task"), kwargs.get("max_length"))
-        if limit is not None:
-            kwargs["max_length"] = limit
         features = super().preprocess(inputs, prompt=prompt, **kwargs)
         if not features:
             return features
-        if limit is not None:
-            full = int((features["attention_mask"].sum(dim=1) >= limit).sum())
-            if full and not self._told_of_cuts:
-                self._told_of_cuts = True
-                logger.warning(
-                    "%d of %d inputs reach %d tokens, all that leaves room for the %d meta tokens: "
-                    "content beyond that is cut. Shorten the input or raise max_seq_length. (This "
-                    "is said once.)",
-                    full, len(features["attention_mask"]), limit, len(appended),
-                )  # fmt: skip
+        appended = self.appended_ids(kwargs.get("task"))
         return append_tokens(backbones.complete(features, self.config.model_type), appended)
-
-    def content_limit(self, task: str | None, max_length: int | None = None) -> int | None:
-        """The most content tokens that leave room for a task's meta tokens; None: no limit.
-
-        Raises:
-            ValueError: if there is no room for content.
-        """
-        reserve = len(self.appended_ids(task))
-        own = self.query_length if task == "query" else self.document_length
-        asked = max_length if max_length is not None else own
-        room = self.max_seq_length
-        if room is None or room > 10**9:  # tokenizers without a limit say 10**30
-            return asked
-        if room - reserve < 1:
-            raise ValueError(
-                f"max_seq_length {room} leaves no room for content beside {reserve} meta tokens; "
-                "raise it, or build with fewer meta tokens"
-            )
-        return min(room - reserve, asked) if asked is not None else room - reserve
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds ``token_embeddings`` (B, R, H) and a mask (B, R) of ones: R_q or R_c by task."""
@@ -218,53 +175,12 @@ class MetaTokenTransformer(Transformer):
     def _should_flatten_inputs(self, *args: Any, **kwargs: Any) -> bool:
         return False  # meta tokens are appended to padded rows
 
-    def _load_config(self, model_name_or_path: str, backend: str, config_kwargs: dict) -> Any:
-        described = adapter.read_config(model_name_or_path)
-        if described is None:
-            return super()._load_config(model_name_or_path, backend, config_kwargs)
-        self.backbone_name = self.backbone_name or adapter.backbone_name(
-            described, model_name_or_path
-        )
-        base = adapter.backbone_folder(self.backbone_name)
-        return super()._load_config(base, backend, config_kwargs)[0], True
-
-    def _load_model(
-        self, model_name_or_path: str, transformer_task: Any, config: Any, backend: str,
-        is_peft_model: bool, **model_kwargs: Any,
-    ) -> Any:  # fmt: skip
-        saved = Path(model_name_or_path)
-        if adapter.read_config(saved) is not None:
-            base = adapter.backbone_folder(str(self.backbone_name))
-            model = super()._load_model(
-                base, transformer_task, config, backend, False, **model_kwargs
-            )
-            adapter.load_adapter(model, saved)
-            return model
-        whole = (saved / "modules.json").is_file()  # of a saved model every tensor has to be there
-        if whole:
-            model_kwargs["output_loading_info"] = True
-        model = super()._load_model(
-            model_name_or_path, transformer_task, config, backend, False, **model_kwargs
-        )
-        if whole:
-            model, report = model
-            adapter.check_fit(report, saved / "model.safetensors")
-        return model
-
     def __repr__(self) -> str:
         adapter = backbones.describe_adapter(self.model)
         return (
             f"{type(self).__name__}({type(self.model).__name__}, r_q={self.r_q}, r_c={self.r_c}, "
             f"{self.layout!r}{f', {adapter}' if adapter else ''})"
         )
-
-    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Save as sentence-transformers does; an adapter names a shipped backbone, not its path."""
-        super().save(output_path, *args, **kwargs)
-        config = adapter.read_config(output_path)
-        if config is not None:
-            config["base_model_name_or_path"] = self.backbone_name
-            (Path(output_path) / adapter.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def is_count(value: Any) -> bool:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import MultiVectorEncoder
 from torch import nn
 
 from metaembed_lite import backbones, checkpoints, hub, saved_model
+from metaembed_lite.adapter import AdapterTransformer
 from metaembed_lite.budget import Budget
+from metaembed_lite.encoder import MultiVectorEncoder
+from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.locking import lock
 from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer, check_dtype, is_count
 from metaembed_lite.model_folder import check_output, interrupted, is_finished, replacing
@@ -320,7 +322,7 @@ def load(
     modules = OrderedDict()
     for entry in entries:
         module_class = classes[entry["type"]]
-        takes_backbone = backbone is not None and module_class is MetaTokenTransformer
+        takes_backbone = backbone is not None and issubclass(module_class, AdapterTransformer)
         try:
             modules[entry["name"]] = module_class.load(
                 str(path),
@@ -355,17 +357,18 @@ def load(
 
 def _module_classes() -> dict[str, Any]:
     """The classes that a saved model may name, by the name that it uses."""
-    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.base.modules import Dense, Normalize
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
     from metaembed_lite.baselines import SingleVector
     from metaembed_lite.budget import PrefixPooling
 
     classes = (
-        MetaTokenTransformer, Transformer, Dense, Normalize, MultiVectorMask, PrefixPooling,
+        MetaTokenTransformer, ItemTransformer, Dense, Normalize, MultiVectorMask, PrefixPooling,
         SingleVector,
     )  # fmt: skip
-    return {f"{c.__module__}.{c.__name__}": c for c in classes}
+    named = {f"{c.__module__}.{c.__name__}": c for c in classes}
+    return {**named, "sentence_transformers.base.modules.transformer.Transformer": ItemTransformer}
 
 
 def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:

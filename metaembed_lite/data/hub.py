@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metaembed_lite.data.pictures import lazy_rows, open_image
+from metaembed_lite.data.pictures import lazy_rows, picture_file
 from metaembed_lite.data.task import Item, RetrievalTask, by_meta_task
+from metaembed_lite.items import open_picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,8 @@ def mmeb(
         n_train: 0; training rows come from ``mmeb_train``.
 
     Raises:
-        ValueError: on an unknown task, columns of another schema, or ``n_train`` above 0.
+        ValueError: on an unknown task, columns of another schema, a row without a query or a
+            target, a path that leads out of ``images``, or ``n_train`` above 0.
         FileNotFoundError: if an image is missing.
     """
     if task not in MMEB_TASKS:
@@ -76,21 +78,35 @@ def mmeb(
     rows = _read(path, task, "test", columns)
     rows = rows if n_queries is None else rows.select(range(min(n_queries, len(rows))))
     root = Path(images if images is not None else path)
-    number: dict[tuple[str, str], int] = {}  # (text, image path) -> index among the candidates
-    pools = [
-        [number.setdefault(pair, len(number)) for pair in zip(texts, paths, strict=True)]
-        for texts, paths in zip(rows["tgt_text"], rows["tgt_img_path"], strict=True)
-    ]
+    where = f"{path}, {task}"
+    number: dict[tuple[str, str], int] = {}  # (text, image file) -> index among the candidates
+    pools = []
+    for row, (texts, paths) in enumerate(zip(rows["tgt_text"], rows["tgt_img_path"], strict=True)):
+        if not texts or not paths or len(texts) != len(paths):
+            raise ValueError(
+                f"{where}, row {row}: {len(texts or [])} tgt_text and {len(paths or [])} "
+                "tgt_img_path: expected as many of each, the right answer first"
+            )
+        pairs = [
+            _pair(text, image, root, f"{where}, row {row}, target {place}")
+            for place, (text, image) in enumerate(zip(texts, paths, strict=True))
+        ]
+        pools.append([number.setdefault(pair, len(number)) for pair in pairs])
     relevance = np.zeros((len(rows), len(number)), dtype=np.float32)
     pool = np.zeros((len(rows), len(number)), dtype=bool)
     for query, candidates in enumerate(pools):
         pool[query, candidates] = True
         relevance[query, candidates[0]] = 1
-    queries = zip(rows["qry_text"], rows["qry_img_path"], strict=True)
+    queries = [
+        _pair(text, image, root, f"{where}, row {row}, query")
+        for row, (text, image) in enumerate(
+            zip(rows["qry_text"], rows["qry_img_path"], strict=True)
+        )
+    ]
     return RetrievalTask(
         name=f"MMEB {task}",
-        queries=[_item(text, image, root) for text, image in queries],
-        candidates=[_item(text, image, root) for text, image in number],
+        queries=[_item(text, file) for text, file in queries],
+        candidates=[_item(text, file) for text, file in number],
         relevance=relevance,
         pool=pool,
         about=__doc__ or "",
@@ -113,7 +129,8 @@ def mmeb_train(
         n_train: only the first so many; None: all.
 
     Raises:
-        ValueError: on a task that MMEB does not train on, or columns of another schema.
+        ValueError: on a task that MMEB does not train on, columns of another schema, a row without
+            text and image, or a path that leads out of ``images``.
         FileNotFoundError: if an image is missing, when its row is read.
     """
     trained = [name for name in MMEB_TASKS if name not in OUT_OF_DISTRIBUTION]
@@ -126,7 +143,13 @@ def mmeb_train(
     mined = "neg_text" in rows.column_names
     if mined and (any(rows["neg_text"]) or any(rows["neg_image_path"])):
         sides["negative"] = ("neg_text", "neg_image_path")
-    columns = {name: (list(map(_said, rows[t])), rows[i]) for name, (t, i) in sides.items()}
+    columns = {}
+    for name, (t, i) in sides.items():
+        pairs = [
+            _pair(text, image, root, f"{path}, {task}, row {row}, {name}")
+            for row, (text, image) in enumerate(zip(rows[t], rows[i], strict=True))
+        ]
+        columns[name] = ([text for text, _ in pairs], [file for _, file in pairs])
     return lazy_rows(columns, root)
 
 
@@ -138,8 +161,23 @@ def colpali_train(
     Args:
         path: a hub id, or a folder of parquet files of the same schema: query, image.
         n_train: only the first so many rows; None: all.
+
+    Raises:
+        ValueError: on columns of another schema, or a row that names a file in place of its
+            picture.
     """
+    from pyarrow.compute import struct_field
+
+    from metaembed_lite.data.picture_feature import PictureFeature
+
     rows = _read(path, None, "train", ("query", "image"))
+    rows = rows.cast_column("image", PictureFeature())
+    row = struct_field(rows.data.column("image"), "bytes").is_null().index(True).as_py()
+    if row >= 0:
+        raise ValueError(
+            f"{path}: row {row} has no picture, only a path at most, which is not opened; store "
+            "the picture's bytes"
+        )
     rows = rows if n_train is None else rows.select(range(min(n_train, len(rows))))
     return rows.select_columns(["query", "image"]).rename_column("image", "positive")
 
@@ -166,7 +204,11 @@ def _read(path: str | Path, name: str | None, split: str, columns: tuple[str, ..
         files = next((found for found in map(sorted, named) if found), [])
         if not files:
             raise FileNotFoundError(f"{folder} has no *.parquet")
-        rows = load_dataset("parquet", data_files=list(map(str, files)), split="train")
+        try:
+            rows = load_dataset("parquet", data_files=list(map(str, files)), split="train")
+        except Exception as error:
+            names = ", ".join(file.name for file in files)
+            raise ValueError(f"{folder}: {names}: not parquet of one schema ({error})") from error
     elif Path(path).is_dir():
         raise FileNotFoundError(f"{path} has no folder {name!r}")
     else:
@@ -183,15 +225,19 @@ def _read(path: str | Path, name: str | None, split: str, columns: tuple[str, ..
     return rows
 
 
-def _item(text: str, image: str, root: Path) -> Item:
+def _pair(text: str | None, image: str | None, root: Path, where: str) -> tuple[str, str]:
+    """A row's text and the path of its image, "" where there is none."""
+    if text is None:
+        raise ValueError(f"{where}: the text is None; write an empty string where there is none")
+    text = text.replace(IMAGE_TOKEN, "").strip()  # the mark of where the image goes
+    if not text and not image:
+        raise ValueError(f"{where}: neither a text nor an image")
+    return text, str(picture_file(root, image, where)) if image else ""
+
+
+def _item(text: str, file: str) -> Item:
     """What ``encode_query`` reads: a text, an image, or both."""
-    text = _said(text)
-    if not image:
+    if not file:
         return text
-    picture = open_image(root / image)
+    picture = open_picture(Path(file))
     return {"text": text, "image": picture} if text else picture
-
-
-def _said(text: str) -> str:
-    """A text of MMEB without the mark of where its image goes."""
-    return text.replace(IMAGE_TOKEN, "").strip()

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from metaembed_lite.data.task import Item
+from metaembed_lite.items import read
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,25 +54,32 @@ def table(
 
 
 def rows(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
-    """Rows (query, positive, negative), each column of one kind: text, image, or both.
+    """Rows (query, positive, negative). A column is of one kind: text, image, or both.
 
+    In a column of both, or of items of several kinds, a row has None for the part that it lacks.
     Images are compressed as they come, so that large ones need not all be in memory.
     """
     from datasets import Dataset, Features, Value
-    from datasets import Image as ImageFeature
 
-    text, image = Value("string"), ImageFeature()
-    columns: dict[str, list[Any]] = {"query": [], "positive": [], "negative": []}
-    kinds: dict[str, Any] = {}
+    from metaembed_lite.data.picture_feature import PictureFeature
+
+    image = PictureFeature()
+    columns: dict[str, list[dict[str, Any]]] = {"query": [], "positive": [], "negative": []}
     for example in examples:
         for name, item in zip(columns, example, strict=True):
-            stored: Item = item
-            if isinstance(item, str):
-                kinds[name] = text
-            elif isinstance(item, dict):
-                kinds[name] = {"text": text, "image": image}
-                stored = {"text": item["text"], "image": image.encode_example(item["image"])}
-            else:
-                kinds[name], stored = image, image.encode_example(item)
-            columns[name].append(stored)
-    return Dataset.from_dict(columns, features=Features(kinds))
+            parts = read(item)
+            if "image" in parts:
+                parts["image"] = image.encode_example(parts["image"])
+            columns[name].append(parts)
+    kinds: dict[str, Any] = {}
+    stored: dict[str, list[Any]] = {}
+    for name, column in columns.items():
+        names = {part for parts in column for part in parts}
+        if len(names) == 1:
+            (part,) = names
+            kinds[name] = Value("string") if part == "text" else image
+            stored[name] = [parts[part] for parts in column]
+        else:
+            kinds[name] = {"text": Value("string"), "image": image}
+            stored[name] = [{k: parts.get(k) for k in ("text", "image")} for parts in column]
+    return Dataset.from_dict(stored, features=Features(kinds))

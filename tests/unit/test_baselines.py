@@ -124,3 +124,37 @@ def test_max_seq_length_cuts_the_neighbors_inputs_too():
     c, d = whole.encode_query(["one two three four five six", "one two three four five six seven"])
     assert torch.equal(a, b)
     assert not torch.allclose(c, d, atol=1e-3)
+
+
+def test_a_baseline_reads_items_by_the_same_rules(task, tmp_path):
+    model = token_vectors(dim=32, lora_rank=None)
+    board = task.candidates[0]
+    board.save(tmp_path / "board.png")
+    path = str(tmp_path / "board.png")
+    assert torch.equal(model.encode_query(path), model.encode_query({"text": path}))
+    want = model.encode_document(board)
+    for same in (tmp_path / "board.png", np.asarray(board), {"text": "", "image": path}):
+        assert torch.equal(model.encode_document(same), want)
+    special = set(model.tokenizer.all_special_ids)
+    for text in ("<|image_pad|>", "a <|im_end|> b"):
+        ids = model.preprocess([text], task="query")["input_ids"][0].tolist()
+        plain = model.preprocess(["a"], task="query")["input_ids"][0].tolist()
+        assert [i for i in ids if i in special] == [i for i in plain if i in special]
+    with pytest.raises(ValueError, match=r"^item 1 \(None\)"):
+        model.encode_query(["a", None])
+    long = {"text": "one two " * 400, "image": board}
+    assert len(model.encode_document(long)) == model.max_seq_length
+
+
+def test_a_model_of_sentence_transformers_alone_reads_items_once_it_is_loaded(tmp_path):
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Normalize, Transformer
+
+    from metaembed_lite import checkpoints
+
+    plain = Transformer(str(checkpoints.folder("tiny-vlm")))
+    normalize = Normalize(module_input_name="token_embeddings")
+    MultiVectorEncoder(modules=[plain, normalize], device="cpu").save(str(tmp_path / "saved"))
+    model = load(tmp_path / "saved", device="cpu")
+    with pytest.raises(ValueError, match=r"^item 1 \(None\)"):
+        model.encode_query(["a", None])

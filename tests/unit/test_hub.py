@@ -202,3 +202,164 @@ def test_a_missing_training_picture_is_named_before_training(album):
     (album / "pictures/5.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"5\.png is missing"):
         load_task("folder", path=album, n_queries=1)
+
+
+# A table's paths stay below its folder, and one picture is one picture
+
+
+def captions(folder, *lines, header="image,text"):
+    (folder / "captions.csv").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def walled(tmp_path):
+    """A folder with two pictures, and a picture outside of it."""
+    inside = tmp_path / "album"
+    for name, shade in (("p0.png", 0), ("p1.png", 200), ("sub/p2.png", 90)):
+        picture(inside, name, shade)
+    picture(tmp_path, "secret.png", 50)
+    (inside / "link.png").symlink_to(tmp_path / "secret.png")
+    (inside / "friend.png").symlink_to("p0.png")
+    return inside
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "{}/secret.png", "link.png", "sub/../../secret.png"]
+)
+def test_a_path_that_leads_out_of_the_folder_is_refused_with_its_line(walled, name):
+    name = name.format(walled.parent)
+    captions(walled, "p0.png,a", "p1.png,b", f"{name},c")
+    with pytest.raises(ValueError, match=rf"captions\.csv, line 4: '{name}' leads out of"):
+        load_task("folder", path=walled)
+    row = {"qry_text": "x", "qry_img_path": "", "tgt_text": [""], "tgt_img_path": [name]}
+    write(walled / "CIRR", [row])
+    with pytest.raises(ValueError, match=rf"CIRR, row 0, target 0: '{name}' leads out of"):
+        load_task("mmeb", task="CIRR", path=walled)
+    write(walled / "CIRR", [{**row, "tgt_img_path": ["p0.png"], "qry_img_path": name}])
+    with pytest.raises(ValueError, match=rf"CIRR, row 0, query: '{name}' leads out of"):
+        load_task("mmeb", task="CIRR", path=walled)
+    row = {"qry": "x", "qry_image_path": "", "pos_text": "", "pos_image_path": name}
+    write(walled / "OK-VQA", [row])
+    with pytest.raises(ValueError, match=rf"OK-VQA, row 0, positive: '{name}' leads out of"):
+        hub.mmeb_train("OK-VQA", walled)
+
+
+def test_a_path_that_is_no_path_is_named(walled):
+    captions(walled, "p0.png,a", "p\0.png,b")
+    with pytest.raises(ValueError, match=r"line 3.*(is not a path|is not CSV)"):
+        load_task("folder", path=walled)
+    captions(walled, "p0.png,a", f"{'x' * 999}.png,b")
+    with pytest.raises((ValueError, OSError), match="xxx"):
+        load_task("folder", path=walled)
+
+
+def test_one_picture_in_several_spellings_is_one_picture(walled):
+    spellings = ["p0.png", "./p0.png", "sub/../p0.png", "friend.png"]
+    captions(walled, *(f"{name},red {i}" for i, name in enumerate(spellings)), "p1.png,blue")
+    for seed in range(4):
+        task = load_task("folder", path=walled, n_queries=4, seed=seed)
+        tested = {candidate.tobytes() for candidate in task.candidates}
+        assert len(task.candidates) == 1
+        assert not tested & {row["positive"].tobytes() for row in task.train}
+    whole = load_task("folder", path=walled, n_train=0)
+    assert len(whole.candidates) == 2
+    assert whole.relevance.sum(axis=0).tolist() == [4, 1]
+
+
+def test_the_words_for_nothing_are_captions(walled):
+    words = ["NA", "None", "null", "nan", "N/A", "#N/A", "-"]
+    captions(walled, *(f"p0.png,{word}" for word in words), "p1.png,b")
+    task = load_task("folder", path=walled, n_train=0)
+    assert task.queries == [*words, "b"]
+
+
+def test_a_csv_is_read_as_it_is_written(walled):
+    (walled / "captions.csv").write_bytes(
+        '\ufeffid,image,text\r\n1,p0.png,"a, ""b"""\r\n\r\n2,p1.png,"two\nlines, ü"\r\n'.encode()
+    )
+    assert load_task("folder", path=walled, n_train=0).queries == ['a, "b"', "two\nlines, ü"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"image,text\np0.png,a\np1.png,\xff\xfe\n", "line 3 is not UTF-8"),
+        (b'image,text\np0.png,a\np1.png,"open\nx\n', "the row of line 3 is not CSV"),
+        (b"image,text\np0.png,a\np1.png,b,c\n", "line 3 has 3 cells, and the header 2"),
+        (b'image,text\n"p0.png","two\nlines"\np1.png\n', "line 4 has an empty cell"),
+        (b"image,text\np0.png,a\np1.png,  \n", "line 3 has an empty cell"),
+        (b"", "no column image, text"),
+        (b"image,text\np0.png,a\n", "names 1 picture"),
+        (b"image,text\n", "names 0 picture"),
+    ],
+)
+def test_a_csv_that_is_none_is_named_with_its_line(walled, data, message):
+    (walled / "captions.csv").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"captions\.csv:? .*{message}"):
+        load_task("folder", path=walled)
+
+
+def test_a_broken_picture_is_named_when_its_row_is_read(album):
+    data = (album / "pictures/3.png").read_bytes()
+    for i in range(8):
+        (album / f"pictures/{i}.png").write_bytes(data)
+    task = load_task("folder", path=album, n_queries=1)
+    for i in range(8):
+        (album / f"pictures/{i}.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"pictures/\d\.png cannot be read"):
+        task.train[0]
+    with pytest.raises(ValueError, match=r"pictures/\d\.png cannot be read"):
+        load_task("folder", path=album)
+
+
+def test_rows_of_mmeb_of_which_only_some_have_an_image_train(tmp_path):
+    a = picture(tmp_path, "img/a.png", 0)
+    row = {"qry": "what?", "qry_image_path": a, "pos_text": "red", "pos_image_path": ""}
+    write(tmp_path / "OK-VQA", [row, {**row, "qry_image_path": ""}, {**row, "qry": ""}, row])
+    rows = hub.mmeb_train("OK-VQA", tmp_path)
+    assert rows[1]["query"] == {"text": "what?", "image": None}
+    model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
+    for mini_batch_size in (None, 2):
+        curve = train(model, rows, steps=1, batch_size=4, mini_batch_size=mini_batch_size)
+        assert np.isfinite(curve.loss).all()
+
+
+def test_rows_of_mmeb_without_text_or_target_are_named(tmp_path):
+    row = {"qry": "what?", "qry_image_path": "", "pos_text": "red", "pos_image_path": ""}
+    for bad, message in (
+        ({"pos_text": None}, "row 1, positive: the text is None"),
+        ({"qry": None}, "row 1, query: the text is None"),
+        ({"qry": "<|image_1|>\n"}, "row 1, query: neither a text nor an image"),
+    ):
+        write(tmp_path / "OK-VQA", [row, {**row, **bad}])
+        with pytest.raises(ValueError, match=rf"OK-VQA, {message}"):
+            hub.mmeb_train("OK-VQA", tmp_path)
+    row = {"qry_text": "x", "qry_img_path": "", "tgt_text": ["a"], "tgt_img_path": [""]}
+    for bad, message in (
+        ({"tgt_text": [], "tgt_img_path": []}, "row 1: 0 tgt_text and 0 tgt_img_path"),
+        ({"tgt_text": ["a", "b"]}, "row 1: 2 tgt_text and 1 tgt_img_path"),
+        ({"qry_text": None}, "row 1, query: the text is None"),
+        ({"tgt_text": [None]}, "row 1, target 0: the text is None"),
+    ):
+        write(tmp_path / "CIRR", [row, {**row, **bad}])
+        with pytest.raises(ValueError, match=rf"CIRR, {message}"):
+            load_task("mmeb", task="CIRR", path=tmp_path)
+
+
+def test_a_parquet_file_that_is_none_is_named(tmp_path):
+    (tmp_path / "CIRR").mkdir()
+    (tmp_path / "CIRR" / "part-0.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match=r"CIRR: part-0\.parquet: not parquet"):
+        load_task("mmeb", task="CIRR", path=tmp_path)
+
+
+def test_a_page_that_is_only_a_path_is_not_opened(tmp_path):
+    secret = tmp_path / picture(tmp_path, "secret.png", 3)
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    whole = {"bytes": secret.read_bytes(), "path": "x.png"}
+    table = {"query": ["a", "b"], "image": [whole, {"bytes": None, "path": str(secret)}]}
+    pd.DataFrame(table).to_parquet(pages / "train-0.parquet")
+    with pytest.raises(ValueError, match="row 1 has no picture, only a path"):
+        hub.colpali_train(pages)

@@ -1,0 +1,56 @@
+"""The model that ``build`` and ``load`` return: an encoder whose errors name the item."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import sentence_transformers
+
+from metaembed_lite import items
+from metaembed_lite.item_transformer import ItemTransformer
+from metaembed_lite.items import ItemError
+
+
+class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
+    """sentence-transformers' ``MultiVectorEncoder``, with errors that name an item by its index.
+
+    ``encode`` sorts and batches, so what happens to an item in a batch says nothing about its
+    index in the list that was passed. All items are checked before the first is encoded. The class
+    keeps the name of its parent, and a saved model is an ordinary one that both classes load.
+    """
+
+    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's ``encode``.
+
+        Raises:
+            ItemError: a ValueError that names the first item that cannot be read.
+        """
+        if self.is_singular_input(inputs):
+            self._check([inputs])
+        else:
+            if not isinstance(inputs, list):
+                inputs = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+            self._check(inputs)
+        try:
+            return super().encode(inputs, *args, **kwargs)
+        except ItemError as error:
+            index = items.find([inputs] if self.is_singular_input(inputs) else inputs, error.item)
+            if index is None:
+                raise
+            raise ItemError(index, error.item, error.problem) from error
+
+    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Features of the inputs; the first module alone decides what an item is."""
+        if isinstance(self[0], ItemTransformer):
+            return self[0].preprocess(inputs, prompt=prompt, **kwargs)
+        return super().preprocess(inputs, prompt=prompt, **kwargs)
+
+    def _check(self, inputs: list[Any]) -> None:
+        if not isinstance(self[0], ItemTransformer):
+            return
+        for index, item in enumerate(inputs):
+            try:
+                items.check(item)
+            except ValueError as error:
+                raise ItemError(index, item, str(error)) from error
