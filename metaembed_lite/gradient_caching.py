@@ -7,7 +7,7 @@ Activations of one part are held at a time, and the gradient is that of the whol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from sentence_transformers.multi_vector_encoder.losses import (
 from torch import Tensor
 
 from metaembed_lite.budget import Budget, Budgets, choose_budgets, whole_number
-from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
+from metaembed_lite.mmr import MatryoshkaMultiVectorLoss, item_keys
 from metaembed_lite.model import vectors
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
             gather_across_devices=gather_across_devices,
         )
         self.mmr = mmr
+        self.keys: tuple[Tensor, Tensor] | None = None  # of the batch's items
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -77,6 +78,12 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
     def group_losses(self) -> Tensor:
         """Each budget's own loss on the last batch, (G,), unweighted."""
         return self.mmr.group_losses
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Tensor:
+        """The loss of a batch of tokenized columns, as the trainer calls it; a scalar."""
+        columns = [dict(features) for features in sentence_features]
+        self.keys = item_keys(columns)  # the parts that the base class makes go without
+        return super().forward(columns, labels)
 
     def calculate_loss(
         self,
@@ -92,10 +99,12 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         """
         queries, *columns = [torch.cat(parts) for parts in reps]
         candidates, positives = self.mmr.shared(queries, torch.stack(columns, dim=1))
+        masked = self.mmr.no_negatives(self.keys, positives)
         total = torch.zeros(len(self.budgets), device=queries.device)
         for some in torch.arange(len(queries)).split(self.score_mini_batch_size):
             share = len(some) / len(queries)
-            losses = share * self.mmr.losses(queries[some], candidates, positives[some])
+            rows = None if masked is None else masked[some]
+            losses = share * self.mmr.losses(queries[some], candidates, positives[some], rows)
             if with_backward:
                 (losses * losses.new_tensor(self.mmr.weights)).sum().backward()
                 losses = losses.detach()

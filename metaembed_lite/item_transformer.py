@@ -11,12 +11,10 @@ from torch import Tensor
 
 from metaembed_lite import backbones, items
 from metaembed_lite.adapter import AdapterTransformer
-from metaembed_lite.items import ItemError
+from metaembed_lite.items import ITEM_KEYS, ItemError
 from metaembed_lite.plain_text import PlainText
 
 logger = logging.getLogger(__name__)
-
-ITEM_KEYS = "item_keys"  # feature: one hash per item, for losses; the backbone never gets it
 
 
 class ItemTransformer(AdapterTransformer):

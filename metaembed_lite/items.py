@@ -29,6 +29,7 @@ ITEM_KINDS = (
     "an item is a str (text), a picture (PIL image, pathlib.Path, bytes of an image file, or numpy "
     'array), or a dict with "text", "image" or both'
 )
+ITEM_KEYS = "item_keys"  # feature: one hash per item, for losses; the backbone never gets it
 SNIPPET = 40  # characters of a text in an error message
 
 

@@ -9,7 +9,7 @@ prefix slice of it, a max over the candidates' prefix, a sum over the query's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaembed_lite.budget import PAPER_BUDGETS, Budget, Budgets, choose_budgets, nested
+from metaembed_lite.items import ITEM_KEYS
 from metaembed_lite.scoring import FLOAT_TYPES, at_least_float32, check_finite
 
 if TYPE_CHECKING:
@@ -53,12 +54,49 @@ def group_scores(queries: Tensor, candidates: Tensor, budgets: Sequence[Budget])
     return scores
 
 
+def item_keys(columns: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor] | None:
+    """The keys of a batch's queries (B,) and candidates (B, 1 + n_neg); equal items, equal keys.
+
+    Args:
+        columns: features of the query, the positive and each negative. Without ``item_keys``, which
+            ``ItemTransformer`` adds, there are none: None.
+    """
+    if any(ITEM_KEYS not in features for features in columns):
+        return None
+    queries, *candidates = [features[ITEM_KEYS] for features in columns]
+    return queries, torch.stack(candidates, dim=1)
+
+
+def also_right(
+    query_keys: Tensor, all_query_keys: Tensor, candidate_keys: Tensor, positives: Tensor
+) -> Tensor:
+    """Candidates that are right for a query without being its own positive: no negatives of it.
+
+    Right is what stands next to an equal query, and what equals a positive of it.
+
+    Args:
+        query_keys: (B,) of the queries that are scored.
+        all_query_keys: (W,) of the queries whose candidates they are scored against.
+        candidate_keys: (W, 1 + n_neg), the positive first.
+        positives: (B,) index of each query's own positive among the W (1 + n_neg) candidates.
+
+    Returns:
+        (B, W (1 + n_neg)) bool.
+    """
+    same_query = query_keys[:, None] == all_query_keys  # (B, W)
+    is_positive = candidate_keys[:, :1] == candidate_keys.flatten()  # (W, N)
+    right = same_query.float() @ is_positive.float() > 0  # (B, N)
+    return right.scatter(1, positives[:, None], False)
+
+
 class MatryoshkaMultiVectorLoss(nn.Module):
     """The MMR loss, for ``MultiVectorEncoderTrainer``; one budget alone is plain InfoNCE.
 
     Inputs are columns (query, positive) or (query, positive, negative, ...). Every query is scored
-    against all positives and negatives of the batch. The loss is the plain weighted sum over
-    groups; the official code divides it by their number, which only scales the learning rate.
+    against all positives and negatives of the batch, except those that are right for it as well:
+    where a batch holds equal queries or equal candidates, they are not each other's negatives. The
+    loss is the plain weighted sum over groups; the official code divides it by their number, which
+    only scales the learning rate.
 
     Args:
         model: the ``MultiVectorEncoder`` to train; None to use ``score_loss`` alone.
@@ -104,17 +142,22 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         """The loss of a batch of tokenized columns, as the trainer calls it; a scalar."""
         if self.model is None:
             raise ValueError("this loss has no model: pass one, or call score_loss on embeddings")
-        query, *columns = [dict(features) for features in sentence_features]
-        queries = self.model(query, task="query")["token_embeddings"]
-        candidates = [self.model(c, task="document")["token_embeddings"] for c in columns]
-        return self.score_loss(queries, torch.stack(candidates, dim=1))
+        columns = [dict(features) for features in sentence_features]
+        keys = item_keys(columns)
+        queries = self.model(columns[0], task="query")["token_embeddings"]
+        candidates = [self.model(c, task="document")["token_embeddings"] for c in columns[1:]]
+        return self.score_loss(queries, torch.stack(candidates, dim=1), keys)
 
-    def score_loss(self, queries: Tensor, candidates: Tensor) -> Tensor:
+    def score_loss(
+        self, queries: Tensor, candidates: Tensor, keys: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """The loss on ready embeddings.
 
         Args:
             queries: (B, R_q, D), L2-normalized.
             candidates: (B, 1 + n_neg, R_c, D), each query's positive first.
+            keys: integers (B,) and (B, 1 + n_neg) that are equal where two queries, or two
+                candidates, are the same item. Defaults to all different.
 
         Returns:
             Scalar: sum over g of w_g CE(S_g / tau), S_g of shape (B, B (1 + n_neg)), or that many
@@ -125,13 +168,32 @@ class MatryoshkaMultiVectorLoss(nn.Module):
                 embeddings that are not finite or not of a floating type, or a loss that overflows.
         """
         candidates, positives = self.shared(queries, candidates)
-        return self.weigh(self.losses(queries, candidates, positives))
+        masked = self.no_negatives(keys, positives)
+        return self.weigh(self.losses(queries, candidates, positives, masked))
+
+    def no_negatives(self, keys: tuple[Tensor, Tensor] | None, positives: Tensor) -> Tensor | None:
+        """(B, N) bool: candidates that are right for a query too, ``also_right``; None: no keys."""
+        if keys is None:
+            return None
+        query_keys, candidate_keys = keys
+        shapes = tuple(query_keys.shape), tuple(candidate_keys.shape)
+        if shapes[0] != positives.shape or shapes[1][:1] != positives.shape or len(shapes[1]) != 2:
+            raise ValueError(
+                f"keys of shapes {shapes[0]} and {shapes[1]}: expected (B,) and (B, 1 + n_neg) for "
+                f"B = {len(positives)} queries"
+            )
+        all_query_keys = query_keys
+        if self.gather_across_devices:
+            from sentence_transformers.util.distributed import all_gather
+
+            all_query_keys, candidate_keys = all_gather(query_keys), all_gather(candidate_keys)
+        return also_right(query_keys, all_query_keys, candidate_keys, positives)
 
     def shared(self, queries: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """The candidates (N, R_c, D) that every query is scored against, and whose is whose.
+        """The candidates (N, R_c, D) that every query is scored against, and the index of each
+        query's positive among them, (B,).
 
-        Checks what ``score_loss`` promises to check, gathers over processes if asked to, and gives
-        beside the candidates the index of each query's positive among them, (B,).
+        Checks what ``score_loss`` promises to check, and gathers over processes if asked to.
         """
         for name, side in (("queries", queries), ("candidates", candidates)):
             if not isinstance(side, Tensor) or side.dtype not in FLOAT_TYPES:
@@ -165,10 +227,18 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             positives = positives + get_rank() * len(queries) * per_query
         return candidates.flatten(0, 1), positives
 
-    def losses(self, queries: Tensor, candidates: Tensor, positives: Tensor) -> Tensor:
-        """InfoNCE at each of the G budgets, (G,): mean over the queries, not yet weighted."""
+    def losses(
+        self, queries: Tensor, candidates: Tensor, positives: Tensor, masked: Tensor | None = None
+    ) -> Tensor:
+        """InfoNCE at each of the G budgets, (G,): mean over the queries, not yet weighted.
+
+        ``masked`` (B, N) takes candidates out of the negatives.
+        """
         scores = group_scores(queries, candidates, self.budgets)
-        losses = torch.stack([F.cross_entropy(s / self.temperature, positives) for s in scores])
+        logits = [s / self.temperature for s in scores]
+        if masked is not None:
+            logits = [each.masked_fill(masked, -torch.inf) for each in logits]
+        losses = torch.stack([F.cross_entropy(each, positives) for each in logits])
         if not losses.isfinite().all():
             raise ValueError(self._overflow(scores, losses))
         return losses

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 
 from metaembed_lite import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss, build, train
 from metaembed_lite.budget import up_to
@@ -46,6 +47,40 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(rows, encoded, scored):
     scale = max(g.abs().max() for g in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(cached_gradients[name], gradient, atol=1e-5 * scale, rtol=1e-4)
+
+
+def rows_with_equal_items():
+    """Six rows: rows 0 and 3 ask the same, rows 1 and 4 have the same picture, 5 equals 2."""
+    rows = training_rows(6, 0).to_list()
+    rows[3]["query"] = rows[0]["query"]
+    rows[4]["positive"] = rows[1]["positive"]
+    rows[5] = rows[2]
+    return Dataset.from_list(rows, features=training_rows(1, 0).features)
+
+
+@pytest.mark.parametrize(("encoded", "scored"), [(2, 4), (4, None), (64, 5)])
+def test_equal_items_are_masked_as_in_the_whole_batch(encoded, scored):
+    rows, model = rows_with_equal_items(), tiny()
+    settings = {"budgets": BUDGETS, "weights": WEIGHTS, "temperature": 0.1}
+    whole = MatryoshkaMultiVectorLoss(model, **settings)
+    cached = CachedMatryoshkaMultiVectorLoss(
+        model, **settings, mini_batch_size=encoded, score_mini_batch_size=scored
+    )
+    want, gradients = loss_and_gradients(model, whole, rows)
+    have, cached_gradients = loss_and_gradients(model, cached, rows)
+    torch.testing.assert_close(have, want, atol=1e-5, rtol=1e-5)
+    scale = max(g.abs().max() for g in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(cached_gradients[name], gradient, atol=1e-5 * scale, rtol=1e-4)
+    columns = [
+        torch.stack(encode(rows[name]))
+        for name, encode in (
+            ("query", model.encode_query), ("positive", model.encode_document),
+            ("negative", model.encode_document),
+        )
+    ]  # fmt: skip
+    unmasked = whole.score_loss(columns[0], torch.stack(columns[1:], dim=1))
+    assert have < unmasked - 0.05, "the equal items were negatives"
 
 
 def one_rank(rank, store, out):

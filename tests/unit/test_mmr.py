@@ -312,3 +312,117 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_a_loss_without_a_model_says_what_to_call():
     with pytest.raises(ValueError, match="score_loss"):
         MatryoshkaMultiVectorLoss()([])
+
+
+def loop_with_keys(queries, candidates, query_keys, candidate_keys, budget, temperature):
+    """InfoNCE in plain Python: a candidate is a negative unless it is right for an equal query."""
+    total = 0.0
+    rows = range(len(queries))
+    for u in rows:
+        right = {candidate_keys[w][0] for w in rows if query_keys[w] == query_keys[u]}
+        logits = []
+        for w in rows:
+            for place, candidate in enumerate(candidates[w]):
+                own = w == u and place == 0
+                if candidate_keys[w][place] in right and not own:
+                    continue
+                score = sum(
+                    max(float(q @ c) for c in candidate[: budget[1]])
+                    for q in queries[u][: budget[0]]
+                )
+                logits.append((score / temperature, own))
+        peak = max(value for value, _ in logits)
+        normalizer = peak + np.log(sum(np.exp(value - peak) for value, _ in logits))
+        total += normalizer - next(value for value, own in logits if own)
+    return total / len(queries)
+
+
+EQUAL = {  # name -> keys of queries, keys of candidates (positive, negative)
+    "all different": ([0, 1, 2, 3], [[10, 11], [20, 21], [30, 31], [40, 41]]),
+    "two equal queries": ([0, 1, 0, 3], [[10, 11], [20, 21], [30, 31], [40, 41]]),
+    "two equal positives": ([0, 1, 2, 3], [[10, 11], [20, 21], [10, 31], [40, 41]]),
+    "a negative that is a positive elsewhere": (
+        [0, 1, 2, 3],
+        [[10, 20], [20, 21], [30, 31], [40, 41]],
+    ),
+    "a negative that is right for an equal query": (
+        [0, 0, 2, 3],
+        [[10, 20], [20, 21], [30, 31], [40, 41]],
+    ),
+    "one row, four times": ([0] * 4, [[10, 11]] * 4),
+    "everything equal": ([0] * 4, [[10, 10]] * 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_queries_and_candidates_are_not_each_others_negatives(name):
+    query_keys, candidate_keys = EQUAL[name]
+    queries, candidates = batch(size=4, negatives=1)
+    keys = torch.tensor(query_keys), torch.tensor(candidate_keys)
+    loss = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=0.1)
+    result = loss.score_loss(queries, candidates, keys)
+    values = queries.detach().numpy(), candidates.detach().numpy()
+    expected = [loop_with_keys(*values, query_keys, candidate_keys, b, 0.1) for b in BUDGETS]
+    np.testing.assert_allclose(loss.group_losses, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(result.item(), sum(expected), rtol=1e-9, atol=1e-12)
+    if name == "all different":
+        assert torch.equal(result, loss.score_loss(queries, candidates))
+    result.backward()
+    assert queries.grad.isfinite().all()
+
+
+def test_keys_that_do_not_fit_are_named():
+    queries, candidates = batch(size=4, negatives=1)
+    loss = MatryoshkaMultiVectorLoss(None, BUDGETS)
+    for keys in (
+        (torch.zeros(3), torch.zeros(4, 2)), (torch.zeros(4), torch.zeros(3, 2)),
+        (torch.zeros(4), torch.zeros(4)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="keys of shapes"):
+            loss.score_loss(queries, candidates, keys)
+
+
+def one_rank_with_keys(rank, store, out):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    query_keys, candidate_keys = EQUAL["a negative that is right for an equal query"]
+    own = slice(2 * rank, 2 * rank + 2)
+    mixed = [0, 2, 1, 3]  # the equal queries are on different processes
+    queries, candidates = (x.detach()[mixed][own] for x in batch(size=4, negatives=1))
+    keys = torch.tensor(query_keys)[mixed][own], torch.tensor(candidate_keys)[mixed][own]
+    loss = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=0.1, gather_across_devices=True)
+    torch.save(loss.score_loss(queries, candidates, keys), f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_equal_items_of_two_processes_are_not_each_others_negatives(tmp_path):
+    torch.multiprocessing.spawn(one_rank_with_keys, (tmp_path / "store", tmp_path), nprocs=2)
+    losses = torch.stack([torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)])
+    query_keys, candidate_keys = EQUAL["a negative that is right for an equal query"]
+    values = (x.detach().numpy() for x in batch(size=4, negatives=1))
+    values = list(values)
+    expected = sum(loop_with_keys(*values, query_keys, candidate_keys, b, 0.1) for b in BUDGETS)
+    np.testing.assert_allclose(losses.mean().item(), expected, rtol=1e-9)
+
+
+def test_the_trainer_leaves_equal_captions_out_of_the_negatives():
+    """Through the collator: four rows with one caption have nothing to tell apart, so loss 0."""
+    from datasets import Dataset
+    from PIL import Image
+
+    from metaembed_lite import build, train
+
+    pictures = [Image.effect_noise((48, 48), 20 + 20 * i).convert("RGB") for i in range(4)]
+    rows = Dataset.from_dict({"query": ["a cat"] * 4, "positive": pictures})
+    for mini_batch_size in (None, 2):
+        model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
+        curve = train(
+            model, rows, steps=1, batch_size=4, log_steps=1, mini_batch_size=mini_batch_size
+        )
+        assert curve.loss.tolist() == [0.0]
+    other = rows.remove_columns("query").add_column("query", ["a cat", "a dog", "a cat", "a cow"])
+    curve = train(build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu"), other, steps=1,
+                  batch_size=4, log_steps=1)  # fmt: skip
+    assert curve.loss.item() > 0.1
