@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from metaembed_lite.items import describe, read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,10 +48,7 @@ def _checked(name: str, rows: Any, batch: int) -> Dataset:
             f"{batch}: give more rows or a smaller batch_size"
         )
     columns = list(rows.column_names)
-    strange = [column for column in columns if not COLUMN.fullmatch(column)]
-    if strange or not {"query", "positive"} <= set(columns):
-        remedy = f"; leave out {', '.join(strange)}" if strange else ""
-        raise ValueError(f"{name}: training columns {columns}: {EXPECTED}{remedy}")
+    _check_columns(name, columns)
     for column in columns:
         kind = rows.features[column]
         if isinstance(kind, list) or type(kind).__name__ in ("List", "LargeList", "Sequence"):
@@ -85,19 +84,59 @@ def _as_dataset(name: str, rows: Any) -> Dataset | None:
             f"{name}: training rows are a {type(rows).__name__}: give a Dataset, a DataFrame or a "
             "list of dicts"
         )
+    for index, row in enumerate(rows):
+        _check_columns(f"{name}, row {index}", list(row) if isinstance(row, Mapping) else [])
     return from_records(rows)
 
 
-def from_records(records: Sequence[Mapping[str, Any]]) -> Dataset:
-    """A Dataset from dicts with the same keys; each column holds texts, images, or both.
+def _check_columns(where: str, columns: Sequence[str]) -> None:
+    strange = [column for column in columns if not COLUMN.fullmatch(str(column))]
+    if strange or not {"query", "positive"} <= set(columns):
+        remedy = f"; leave out {', '.join(map(str, strange))}" if strange else ""
+        raise ValueError(f"{where}: training columns {list(columns)}: {EXPECTED}{remedy}")
+
+
+def from_records(records: Iterable[Mapping[str, Any]]) -> Dataset:
+    """A Dataset from dicts with the same keys. A column is of one kind: text, image, or both.
+
+    In a column of both, or of items of several kinds, a row has None for the part that it lacks.
+    Images are compressed as they come, so that large ones need not all be in memory.
 
     Raises:
-        ValueError: if a row has other keys than the first.
+        ValueError: naming the row and the column of an item that cannot be read, or a row that has
+            other keys than the first.
     """
-    from datasets import Dataset
+    from datasets import Dataset, Features, Value
 
-    columns = list(records[0]) if records else []
+    from metaembed_lite.data.picture_feature import PictureFeature
+
+    image = PictureFeature()
+    columns: dict[str, list[dict[str, Any]]] = {}
     for index, record in enumerate(records):
-        if list(record) != columns:
-            raise ValueError(f"row {index} has the columns {list(record)}, the first {columns}")
-    return Dataset.from_list([dict(record) for record in records])
+        columns = columns or {name: [] for name in record}
+        if record.keys() != columns.keys():
+            raise ValueError(
+                f"row {index} has the columns {list(record)}, the first row {list(columns)}"
+            )
+        for name, item in record.items():
+            try:
+                parts = read(item)
+            except (ValueError, OSError) as error:
+                raise ValueError(
+                    f"row {index}, column {name!r} ({describe(item)}): {error}"
+                ) from error
+            if "image" in parts:
+                parts["image"] = image.encode_example(parts["image"])
+            columns[name].append(parts)
+    kinds: dict[str, Any] = {}
+    stored: dict[str, list[Any]] = {}
+    for name, column in columns.items():
+        names = {part for parts in column for part in parts}
+        if len(names) == 1:
+            (part,) = names
+            kinds[name] = Value("string") if part == "text" else image
+            stored[name] = [parts[part] for parts in column]
+        else:
+            kinds[name] = {"text": Value("string"), "image": image}
+            stored[name] = [{k: parts.get(k) for k in ("text", "image")} for parts in column]
+    return Dataset.from_dict(stored, features=Features(kinds))

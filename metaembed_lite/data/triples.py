@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from metaembed_lite.data.rows import from_records
 from metaembed_lite.data.task import Item
-from metaembed_lite.items import read
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,32 +54,6 @@ def table(
 
 
 def rows(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
-    """Rows (query, positive, negative). A column is of one kind: text, image, or both.
-
-    In a column of both, or of items of several kinds, a row has None for the part that it lacks.
-    Images are compressed as they come, so that large ones need not all be in memory.
-    """
-    from datasets import Dataset, Features, Value
-
-    from metaembed_lite.data.picture_feature import PictureFeature
-
-    image = PictureFeature()
-    columns: dict[str, list[dict[str, Any]]] = {"query": [], "positive": [], "negative": []}
-    for example in examples:
-        for name, item in zip(columns, example, strict=True):
-            parts = read(item)
-            if "image" in parts:
-                parts["image"] = image.encode_example(parts["image"])
-            columns[name].append(parts)
-    kinds: dict[str, Any] = {}
-    stored: dict[str, list[Any]] = {}
-    for name, column in columns.items():
-        names = {part for parts in column for part in parts}
-        if len(names) == 1:
-            (part,) = names
-            kinds[name] = Value("string") if part == "text" else image
-            stored[name] = [parts[part] for parts in column]
-        else:
-            kinds[name] = {"text": Value("string"), "image": image}
-            stored[name] = [{k: parts.get(k) for k in ("text", "image")} for parts in column]
-    return Dataset.from_dict(stored, features=Features(kinds))
+    """Rows (query, positive, negative), as ``from_records`` makes them."""
+    names = ("query", "positive", "negative")
+    return from_records(dict(zip(names, example, strict=True)) for example in examples)

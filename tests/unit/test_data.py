@@ -10,7 +10,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from metaembed_lite.data import RetrievalTask, codesearch, handwriting, load_task, scenes
+# meta_tasks is imported here, before a test replaces what it draws with.
+from metaembed_lite.data import (
+    RetrievalTask,
+    codesearch,
+    handwriting,
+    load_task,
+    scenes,
+)
 from metaembed_lite.data.handwriting import PLACES
 from metaembed_lite.data.task import by_meta_task
 
