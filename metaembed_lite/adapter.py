@@ -120,8 +120,7 @@ def backbone_folder(name: str) -> str:
     if Path(name).is_absolute() or name.count("/") != 1 or name.startswith("."):
         raise FileNotFoundError(
             f"the model's backbone was the folder {name!r}, which is not there: say where it is "
-            "now, with "
-            "load(path, backbone=...)"
+            "now, with load(path, backbone=...)"
         )
     return str(hub.fetch(name, "backbone", checkpoints.BACKBONES))
 
@@ -140,8 +139,11 @@ def load_adapter(backbone: Any, folder: str | Path) -> None:
     weights = read_weights(Path(folder) / WEIGHTS)
     lora_config = checked_config(config, weights, file)
     tokens = lora_config.trainable_token_indices or {}
-    rows = 1 + max((i for indices in tokens.values() for i in indices), default=0)
-    if rows > backbone.get_input_embeddings().weight.shape[0]:  # the adapter's meta tokens are new
+    indices = [i for listed in tokens.values() for i in listed]
+    rows, there = 1 + max(indices, default=0), backbone.get_input_embeddings().weight.shape[0]
+    if rows > there + len(indices):
+        raise ValueError(f"{file}: token {rows - 1} is far beyond the vocabulary of {there:,}")
+    if rows > there:  # the adapter's meta tokens are new
         backbone.resize_token_embeddings(rows, mean_resizing=False)
     try:
         report = backbone.load_adapter(

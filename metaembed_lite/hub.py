@@ -62,8 +62,7 @@ def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[
     if hashes is None:
         raise ValueError(
             f"{folder} was not written by metaembed_lite.save, so it is not known which of its "
-            "files belong to the "
-            "model: load it and save it to a new folder"
+            "files belong to the model: load it and save it to a new folder"
         )
     check_hashes(folder)
     if backbone is None and (folder / ADAPTER_CONFIG).is_file():
@@ -71,8 +70,7 @@ def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[
         if Path(base).is_absolute():
             raise ValueError(
                 f"{folder}: the backbone is the folder {base!r} of this machine, where nobody else "
-                "can load it: say "
-                "what it is on the hub with --backbone owner/name"
+                "can load it: say what it is on the hub with --backbone owner/name"
             )
     return sorted([*hashes, *(note for note in NOTES if (folder / note).is_file())])
 

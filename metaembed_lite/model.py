@@ -312,8 +312,8 @@ def load(
         if entry["type"] not in classes:
             raise ValueError(
                 f"{path} asks for the class {entry['type']!r}: only classes of "
-                "sentence-transformers and metaembed_lite "
-                f"are loaded, none that a checkpoint brings along: {', '.join(sorted(classes))}"
+                "sentence-transformers and metaembed_lite are loaded, none that a checkpoint "
+                f"brings along: {', '.join(sorted(classes))}"
             )
     saved_model.check(path, entries)
     model_kwargs: dict[str, Any] = {"use_safetensors": True, "weights_only": True}
@@ -388,8 +388,7 @@ def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:
     if f"<|meta_q_{first.r_q}|>" in vocabulary or f"<|meta_c_{first.r_c}|>" in vocabulary:
         raise ValueError(
             f"{path / saved_model.TRANSFORMER} says {full}, and the tokenizer has more meta "
-            "tokens: the model was "
-            "trained with other numbers"
+            "tokens: the model was trained with other numbers"
         )
     wanted = sorted(first.meta_ids["query"] + first.meta_ids["document"])
     for config in getattr(first.model, "peft_config", {}).values():
@@ -397,8 +396,7 @@ def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:
         if trained != wanted:
             raise ValueError(
                 f"{path / saved_model.TRANSFORMER} says {full}, and the adapter was trained with "
-                f"{len(trained)} meta "
-                f"tokens, not {len(wanted)}"
+                f"{len(trained)} meta tokens, not {len(wanted)}"
             )
 
 
@@ -437,8 +435,7 @@ def write_model(
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise ValueError(
                 f"the weights {name} hold NaN or infinity, so the model is not saved; {folder} is "
-                "as it was. Lower the "
-                "learning rate, or go on from an earlier checkpoint"
+                "as it was. Lower the learning rate, or go on from an earlier checkpoint"
             )
     with replacing(folder) as new:
         model.save_pretrained(str(new))

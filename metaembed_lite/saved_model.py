@@ -69,8 +69,7 @@ def read_modules(folder: Path) -> list[dict[str, str]]:
     if not file.is_file():
         raise FileNotFoundError(
             f"{folder} has no {MODULES}: not a saved model. Save one with "
-            "metaembed_lite.save(model, folder); to "
-            "start from a backbone use build()"
+            "metaembed_lite.save(model, folder); to start from a backbone use build()"
         )
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
@@ -93,8 +92,7 @@ def _check_transformer(config: dict[str, Any], file: Path) -> None:
         if key not in TRANSFORMER_KEYS:
             raise ValueError(
                 f"{file} sets {key!r}: a saved model may not, because such settings can run code, "
-                "write files or "
-                f"fetch others. It may set {', '.join(sorted(TRANSFORMER_KEYS))}"
+                f"write files or fetch others. It may set {', '.join(sorted(TRANSFORMER_KEYS))}"
             )
     modalities = config.get("modality_config", {})
     methods = (m.get("method") if isinstance(m, dict) else m for m in dict(modalities).values())
@@ -151,8 +149,8 @@ def check_template(template: str, file: Path) -> None:
         if _can_fill_memory(node):
             raise ValueError(
                 f"{file}, line {node.lineno}: the chat template multiplies, counts or pads, which "
-                "can fill memory: "
-                "refused. If you trust it, use MultiVectorEncoder(path, trust_remote_code=True)"
+                "can fill memory: refused. If you trust it, use MultiVectorEncoder(path, "
+                "trust_remote_code=True)"
             )
 
 

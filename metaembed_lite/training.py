@@ -239,8 +239,7 @@ def check_settings(
     if devices == 1 and model.device.type == "cuda" and torch.cuda.device_count() > 1:
         raise ValueError(
             f"{torch.cuda.device_count()} GPUs are visible to one process: start one process per "
-            "GPU "
-            "with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
+            "GPU with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
         )
     if precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
@@ -368,8 +367,8 @@ def describe_trained(model: MultiVectorEncoder) -> str:
     if frozen_adapter or not sum(kinds.values()):
         raise ValueError(
             f"the model's {'adapter is' if frozen_adapter else 'weights are all'} frozen, so "
-            "training would not move "
-            "it: load it with metaembed_lite.load, or set requires_grad_(True) on what should train"
+            "training would not move it: load it with metaembed_lite.load, or set "
+            "requires_grad_(True) on what should train"
         )
     parts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items() if count)
     total = sum(p.numel() for p in model.parameters())

@@ -79,14 +79,13 @@ def _check_free(output: Path, run: dict[str, Any] | None, restart: bool, overwri
     if unfinished and steps and not restart:
         raise ValueError(
             f"{output} holds the checkpoints of a run that was cut off after step {max(steps)}: "
-            "resume=True (--resume) "
-            "goes on from there, restart=True (--restart) deletes them and starts again"
+            "resume=True (--resume) goes on from there, restart=True (--restart) deletes them and "
+            "starts again"
         )
     if is_finished(output) and not overwrite:
         raise ValueError(
             f"{output} holds a finished model: overwrite=True (--overwrite) replaces it when the "
-            "new one is trained, "
-            "resume=True (--resume) with more steps lengthens its training"
+            "new one is trained, resume=True (--resume) with more steps lengthens its training"
         )
 
 
@@ -95,8 +94,7 @@ def _resumed(output: Path, run: dict[str, Any] | None, settings: dict[str, Any])
         if is_finished(output):
             raise ValueError(
                 f"{output} holds a finished model and no checkpoint of its training: there is "
-                "nothing to resume. "
-                "train(load(...), ...) trains it further"
+                "nothing to resume. train(load(...), ...) trains it further"
             )
         return None
     refuse_other_settings(run["settings"], settings, output)
@@ -105,14 +103,12 @@ def _resumed(output: Path, run: dict[str, Any] | None, settings: dict[str, Any])
     if run["finished"] is not None and checkpoint is None:
         raise ValueError(
             f"{output} holds a finished model, and none of its checkpoints is whole: it cannot be "
-            "lengthened. "
-            "train(load(...), ...) trains it further"
+            "lengthened. train(load(...), ...) trains it further"
         )
     if run["finished"] is not None and settings["steps"] <= done:
         raise ValueError(
             f"{output} finished at step {done}: there is nothing to resume. Give more steps than "
-            "that to lengthen the "
-            f"run (now steps={settings['steps']})"
+            f"that to lengthen the run (now steps={settings['steps']})"
         )
     if settings["steps"] < done:
         raise ValueError(
@@ -131,8 +127,7 @@ def refuse_other_settings(before: dict[str, Any], now: dict[str, Any], output: P
     if differ:
         raise ValueError(
             f"the run in {output} cannot be resumed with other settings ({'; '.join(differ)}). Use "
-            "the same, or start "
-            "again with restart=True (--restart)"
+            "the same, or start again with restart=True (--restart)"
         )
 
 

@@ -54,8 +54,7 @@ def _checked(name: str, rows: Any, batch: int) -> Dataset:
         if isinstance(kind, list) or type(kind).__name__ in ("List", "LargeList", "Sequence"):
             raise ValueError(
                 f"{name}: column {column!r} holds lists: spread them over columns such as "
-                "negative_1, negative_2, with "
-                "one item per row in each"
+                "negative_1, negative_2, with one item per row in each"
             )
     ordered = ["query", "positive", *(c for c in columns if c not in ("query", "positive"))]
     return rows if ordered == columns else rows.select_columns(ordered)
@@ -69,8 +68,7 @@ def _as_dataset(name: str, rows: Any) -> Dataset | None:
     if isinstance(rows, IterableDataset):
         raise ValueError(
             f"{name}: an IterableDataset has no length, which a batch needs: make it a Dataset, "
-            "for example with "
-            "Dataset.from_generator"
+            "for example with Dataset.from_generator"
         )
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a DataFrame
         rows = rows.to_dict("records")
