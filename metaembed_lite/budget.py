@@ -198,8 +198,9 @@ def __getattr__(name: str) -> Any:
     class PrefixPooling(BaseTokenPooling):
         """Keeps the first ``r`` vectors: a budget as sentence-transformers' ``token_pooling``.
 
-        ``model.encode_document(x, token_pooling=PrefixPooling(8))`` gives (8, D) a candidate;
-        ``tasks=("query",)`` cuts queries instead.
+        ``model.encode_document(x, token_pooling=PrefixPooling(8))`` gives (8, D) per candidate,
+        and ``model.encode_query(x, token_pooling=PrefixPooling(4))`` (4, D) per query. Where it is
+        a module of the model, ``tasks=("document",)`` leaves queries alone.
 
         Raises:
             ValueError: if ``r < 1``, or an embedding has fewer than ``r`` vectors.
@@ -209,9 +210,8 @@ def __getattr__(name: str) -> Any:
 
         def __init__(self, r: int, *, tasks: str | Iterable[str] | None = None) -> None:
             self.r = whole_number(r, "r")
-            super().__init__(
-                tasks=tasks if tasks is None or isinstance(tasks, str) else list(tasks)
-            )
+            both = ("query", "document") if tasks is None else tasks
+            super().__init__(tasks=both if isinstance(both, str) else list(both))
 
         def pool_one(self, embedding: Tensor) -> Tensor:
             if len(embedding) < self.r:

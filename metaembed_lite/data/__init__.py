@@ -15,23 +15,16 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
         name: "handwriting", "scenes", "codesearch", "pages", "folder" (your own pictures and
             captions), "mmeb", one of ``meta_tasks.TASKS``, such as "scenes/vqa", or a collection
             of pages, such as "pages/bars".
-        **sizes: passed to the suite's function: ``n_queries``, ``n_train``, and what it has of
-            its own, such as ``seed``, ``split``, ``collection`` or ``path``.
+        **sizes: arguments of the suite's function: ``n_queries``, ``n_train``, and others such as
+            ``seed``, ``split``, ``collection`` or ``path``.
 
     Raises:
-        ValueError: on an unknown name, a setting that the suite has not, or one that it needs.
+        ValueError: on an unknown suite or setting, a missing setting, or a value of another type.
     """
-    import inspect
+    from metaembed_lite.settings import check
 
     function = suite(name)
-    settings = inspect.signature(function)
-    try:
-        settings.bind(**sizes)
-    except TypeError as error:
-        raise ValueError(
-            f"suite {name!r}: {error}; its settings are {', '.join(settings.parameters)}"
-        ) from error
-    return function(**sizes)
+    return function(**check(function, sizes, f"suite {name!r}"))
 
 
 def suite(name: str) -> Callable[..., RetrievalTask]:

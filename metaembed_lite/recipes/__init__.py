@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metaembed_lite.recipes.settings import check, parse
+from metaembed_lite.settings import check, parse
 
 FOLDER = Path(__file__).parent
 SECTIONS = ("model", "data", "train")

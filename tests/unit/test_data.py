@@ -375,3 +375,24 @@ def test_queries_that_are_no_list_are_refused(queries):
 def test_an_average_over_tasks_needs_finite_values(bad):
     with pytest.raises(ValueError, match=f"p_at_1 of b is {bad}"):
         by_meta_task({"a": 0.5, "b": bad}, {"all": ["a", "b"]}, [])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"n_queries": 2.5}, "n_queries is 2.5, a number; expected a whole number"),
+        ({"n_queries": "ten"}, "n_queries is 'ten', a text; expected a whole number"),
+        ({"n_train": True}, "n_train is True, a boolean"),
+        ({"seed": None}, "seed is null"),
+        ({"split": 3}, "split is 3"),
+        ({"querys": 3}, "has no 'querys'"),
+    ],
+)
+def test_a_size_of_another_type_is_named(sizes, message):
+    with pytest.raises(ValueError, match=f"suite 'handwriting'.*{message}"):
+        load_task("handwriting", **sizes)
+
+
+def test_whole_numbers_of_every_kind_are_sizes():
+    for two in (2, 2.0, np.int64(2)):
+        assert len(load_task("handwriting", n_queries=two, n_train=0).queries) == 2

@@ -90,11 +90,15 @@ def test_meta_tokens_start_at_the_words_that_are_given():
     assert torch.equal(rows[model[0].meta_ids["document"]], rows[[words[2], words[3], words[2]]])
 
 
-def test_prefix_pooling_cuts_a_candidate_to_the_budget():
+def test_prefix_pooling_cuts_the_side_that_it_is_given_to():
     model = build(r_q=2, r_c=4, dim=8, device="cpu").eval()
     full = model.encode_document([BOARD])[0]
     cut = model.encode_document([BOARD], token_pooling=PrefixPooling(3))[0]
     assert torch.equal(cut, full[:3])
+    query = model.encode_query("7 center")
+    assert torch.equal(model.encode_query("7 center", token_pooling=PrefixPooling(1)), query[:1])
+    documents_only = PrefixPooling(1, tasks=("document",))
+    assert torch.equal(model.encode_query("7 center", token_pooling=documents_only), query)
     with pytest.raises(ValueError, match=r"PrefixPooling\(5\): the embedding has 4 vectors"):
         model.encode_document([BOARD], token_pooling=PrefixPooling(5))
 

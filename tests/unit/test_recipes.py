@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from metaembed_lite import Budget, build, checkpoints, load, recipes
 from metaembed_lite.budget import nested
 from metaembed_lite.cli import app
-from metaembed_lite.recipes.settings import check
+from metaembed_lite.settings import check
 
 SMALL = [
     "model.r_q=2", "model.r_c=4", "model.lora_rank=2", "model.dim=8", "data.n_queries=10",

@@ -1,4 +1,4 @@
-"""Settings that were read as YAML, checked against the function that takes them.
+"""Settings of a recipe or a suite, checked against the function that takes them.
 
 Names, types and defaults come from the function's signature, so a mistake is found by name before
 any data or model is loaded.
@@ -14,6 +14,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -159,7 +160,7 @@ def _as(value: Any, hint: Any) -> Any:
     elif hint in (int, float):
         return _as_number(value, hint)
     elif hint in (bool, str, Path):
-        if isinstance(value, str if hint is Path else hint):
+        if isinstance(value, (str, Path) if hint is Path else hint):
             return value
     elif inspect.isclass(origin) and issubclass(origin, Mapping):
         if isinstance(value, dict):
@@ -189,11 +190,13 @@ def _as_budget(value: Any) -> Any:
 
 
 def _as_number(value: Any, hint: type) -> int | float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if hint is float and abs(value) <= sys.float_info.max:
-            return float(value)
-        if hint is int and (isinstance(value, int) or value.is_integer()):
-            return int(value)
+    if isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are Real too
+        raise _Misfit
+    number: Any = value
+    if hint is float and abs(number) <= sys.float_info.max:
+        return float(number)
+    if hint is int and (isinstance(number, Integral) or float(number).is_integer()):
+        return int(number)
     raise _Misfit
 
 
