@@ -48,6 +48,7 @@ from metaembed_lite.data.pages import COLLECTIONS
 from metaembed_lite.evaluation import encode, mrr_at_10, ndcg_at_5, precision_at_1
 from metaembed_lite.locking import lock
 from metaembed_lite.model import save
+from metaembed_lite.model_folder import check_output, is_finished
 from metaembed_lite.training import add_to_card
 
 SEEDS = (0, 1, 2)
@@ -318,7 +319,7 @@ def measured_cells(path: Path) -> dict[str, Any]:
 
 
 def add_cell(name: str, cell: str, record: dict[str, Any]) -> None:
-    """Add a record to a result file; no record that another process adds meanwhile is lost."""
+    """Add a record to a result file without losing records that other processes add."""
     path = RESULTS / f"{name}.json"
     matrix = MATRIX if name == "findings" else {}
     with lock(path, f"writing {cell}", wait=WRITING_SECONDS):
@@ -355,6 +356,10 @@ def main(
                     f"--keep {keep}: {cell} is not run; add --again, or --name for other results"
                 )
             continue
+        if keep is not None:  # before the training, not after it
+            check_output(keep)
+            if is_finished(keep):
+                raise typer.BadParameter(f"--keep {keep} holds a saved model: name a new folder")
         running = RESULTS / f"{name}-{cell.replace('/', '-')}"
         try:
             with lock(running, f"measuring {cell} for {path.name}"):

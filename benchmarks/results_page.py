@@ -51,7 +51,7 @@ def plain(text: Any) -> str:
 
 
 def check_quality(where: str, name: str, value: Any) -> None:
-    """Stop at a number that is no quality.
+    """Check that a value is a quality, a number from 0 to 1.
 
     Raises:
         ValueError: naming where it stands, unless the value is a number from 0 to 1.
@@ -63,7 +63,7 @@ def check_quality(where: str, name: str, value: Any) -> None:
 
 
 def check_cell(name: str, cell: Mapping[str, Any], measure: str = "p_at_1") -> None:
-    """Stop at a cell whose points lack the measure, or have one that is no quality.
+    """Check that every point of a cell has the measure, from 0 to 1.
 
     Raises:
         ValueError: naming the cell, the budget and the measure.
@@ -364,7 +364,7 @@ def sentences() -> dict[str, str]:
             )
         steps = span(run["train"]["steps"] for run in runs)
         blocks["mmr"] = (
-            f"{seeds}, {steps} steps each, {minutes:.1f} minutes a run; mean, and range over "
+            f"{seeds}, {steps} steps each, {minutes:.1f} minutes per run; mean, and range over "
             f"the seeds.\n\n{mmr_markdown(table)}\n\n"
             "```{image} results/mmr.png\n:alt: P at 1 against index bytes per board, with and "
             f"without MMR, mean of the seeds\n```\n\n{measured_on(runs[0])}"

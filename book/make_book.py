@@ -106,7 +106,7 @@ def read_stamp(stamp: Path, words: int) -> list[str]:
         found = []
     if len(found) == words and len(found[0]) == 64:
         return found
-    print(f"   {stamp.name}: the record of its last run is not whole and is ignored", flush=True)
+    print(f"   {stamp.name}: the record of its last run is damaged and is ignored", flush=True)
     return [""] * words
 
 

@@ -1,6 +1,6 @@
 """A LoRA adapter on disk: what its configuration may say, and how it is put on a backbone.
 
-A configuration is data from somebody else. Only the settings that ``build`` makes are read from it;
+A configuration is untrusted data. Only the settings that ``build`` makes are read from it;
 which layers are adapted is read from the weights, so no pattern of a checkpoint is ever run.
 """
 
@@ -13,12 +13,14 @@ from typing import Any
 
 from safetensors.torch import load_file
 from sentence_transformers.base.modules import Transformer
+from torch import nn
 
 from metaembed_lite import checkpoints, hub
-from metaembed_lite.model_folder import read_json
+from metaembed_lite.model_folder import ADAPTER_CONFIG as CONFIG
+from metaembed_lite.model_folder import MODULES, read_json
+from metaembed_lite.scoring import at_least_float32
 
-CONFIG = "adapter_config.json"  # peft's names
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"  # peft's name
 PREFIX = "base_model.model."
 READ = {"r", "lora_alpha", "lora_dropout", "trainable_token_indices"}
 IGNORED = {  # says nothing about the vectors, or is read from the weights instead
@@ -31,11 +33,11 @@ class AdapterTransformer(Transformer):
     """sentence-transformers' ``Transformer``, which reads adapters and saved models as data.
 
     An adapter names its backbone: a bundled one, a folder, or a hub id, which is fetched without
-    code or pickles. Of a saved model every tensor has to be there.
+    code or pickles. Every tensor of a saved model must be present.
 
     Args:
         model_name_or_path: a hub id, a folder, or a bundled backbone ("tiny-vlm").
-        backbone: for a saved adapter, its backbone if it is not where it was when it was saved.
+        backbone: for a saved adapter, where its backbone is now, if it has moved.
         **kwargs: those of sentence-transformers' ``Transformer``.
     """
 
@@ -71,14 +73,15 @@ class AdapterTransformer(Transformer):
         is_peft_model: bool, **model_kwargs: Any,
     ) -> Any:  # fmt: skip
         saved = Path(model_name_or_path)
-        if read_config(saved) is not None:
+        adapter_config = read_config(saved)
+        if adapter_config is not None:
             base = backbone_folder(str(self.backbone_name))
             model = super()._load_model(
                 base, transformer_task, config, backend, False, **model_kwargs
             )
-            load_adapter(model, saved)
+            load_adapter(model, saved, adapter_config)
             return model
-        listing = saved / "modules.json"
+        listing = saved / MODULES
         ours = listing.is_file() and '"metaembed_lite.' in listing.read_text(encoding="utf-8")
         if ours:
             model_kwargs["output_loading_info"] = True
@@ -108,10 +111,10 @@ def backbone_name(config: dict[str, Any], folder: str | Path) -> str:
 
 
 def backbone_folder(name: str) -> str:
-    """The folder of an adapter's backbone, fetched from the hub if need be.
+    """The folder of an adapter's backbone, fetched from the hub if it is not local.
 
     Raises:
-        FileNotFoundError: if it was a local folder and is not there any more.
+        FileNotFoundError: if it was a local folder and no longer exists.
         OSError: if it cannot be fetched.
     """
     bundled = checkpoints.folder(name)
@@ -125,7 +128,7 @@ def backbone_folder(name: str) -> str:
     return str(hub.fetch(name, "backbone", checkpoints.BACKBONES))
 
 
-def load_adapter(backbone: Any, folder: str | Path) -> None:
+def load_adapter(backbone: Any, folder: Path, config: dict[str, Any]) -> None:
     """Put the adapter of a folder on a backbone, ready to train further.
 
     Raises:
@@ -133,17 +136,18 @@ def load_adapter(backbone: Any, folder: str | Path) -> None:
         ValueError: on a setting that ``build`` does not make, or weights that do not fit the
             backbone or the configuration.
     """
-    config = read_config(folder)
-    assert config is not None
-    file = Path(folder) / CONFIG
-    weights = read_weights(Path(folder) / WEIGHTS)
+    file = folder / CONFIG
+    weights = read_weights(folder / WEIGHTS)
     lora_config = checked_config(config, weights, file)
     tokens = lora_config.trainable_token_indices or {}
     indices = [i for listed in tokens.values() for i in listed]
-    rows, there = 1 + max(indices, default=0), backbone.get_input_embeddings().weight.shape[0]
-    if rows > there + len(indices):
-        raise ValueError(f"{file}: token {rows - 1} is far beyond the vocabulary of {there:,}")
-    if rows > there:  # the adapter's meta tokens are new
+    rows = 1 + max(indices, default=0)
+    vocabulary_size = backbone.get_input_embeddings().weight.shape[0]
+    if rows > vocabulary_size + len(indices):
+        raise ValueError(
+            f"{file}: token {rows - 1} is far beyond the vocabulary of {vocabulary_size:,}"
+        )
+    if rows > vocabulary_size:  # the adapter's meta tokens are new
         backbone.resize_token_embeddings(rows, mean_resizing=False)
     try:
         report = backbone.load_adapter(
@@ -151,13 +155,18 @@ def load_adapter(backbone: Any, folder: str | Path) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{Path(folder) / WEIGHTS} does not fit {type(backbone).__name__}, or is damaged: "
+            f"{folder / WEIGHTS} does not fit {type(backbone).__name__}, or is damaged: "
             f"{str(error)[:300]}"
         ) from error
-    check_fit(report.to_dict(), Path(folder) / WEIGHTS)
-    for parameter in backbone.parameters():  # small steps round away in half precision
+    check_fit(report.to_dict(), folder / WEIGHTS)
+    keep_trained_exact(backbone)
+
+
+def keep_trained_exact(module: nn.Module) -> None:
+    """Bring what trains to at least float32: small steps round away in half precision."""
+    for parameter in module.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = at_least_float32(parameter.data)
 
 
 def read_weights(file: Path) -> dict[str, Any]:

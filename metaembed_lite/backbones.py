@@ -68,7 +68,7 @@ REMEDIES = (
 )
 
 # What a pattern of layer names may hold: names, ".", "\.", ".*", "\d+" and plain groups such as
-# (q|k|v). Without repeated groups a match takes no long time.
+# (q|k|v). Without repeated groups a match is fast.
 PLAIN_PATTERN = re.compile(r"(?:\.\*|\\d\+|\\\.|[\w.]|\((?:\w|\\\.|\|)+\))+")
 
 # Vocabulary entries that a backbone leaves untrained for its users: BERT, PaliGemma, Llama 3.

@@ -130,7 +130,7 @@ def as_budgets(budgets: Budgets) -> tuple[Budget, ...]:
     So ``"4x8"``, ``(4, 8)`` and ``Budget(4, 8)`` mean the same as ``[(4, 8)]``.
 
     Raises:
-        ValueError: if there is none, one is no budget, or they come as a set, a dict or bytes.
+        ValueError: if there is none, one is not a budget, or they come as a set, a dict or bytes.
     """
     several: Any = budgets
     if isinstance(several, Budget | str) or _are_numbers(_items(several)):

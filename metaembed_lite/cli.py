@@ -22,7 +22,7 @@ from metaembed_lite.model_folder import files
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether an error names what a user can mend, and not a mistake in this package."""
+    """Whether the user can fix an error; if not, it is a bug in this package."""
     from PIL.Image import DecompressionBombError
     from safetensors import SafetensorError
 

@@ -15,9 +15,9 @@ from metaembed_lite.items import ItemError
 class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
     """sentence-transformers' ``MultiVectorEncoder``, with errors that name an item by its index.
 
-    ``encode`` sorts and batches, so what happens to an item in a batch says nothing about its
-    index in the list that was passed. All items are checked before the first is encoded. The class
-    keeps the name of its parent, and a saved model is an ordinary one that both classes load.
+    ``encode`` sorts and batches items, so an index within a batch is not the index in the list that
+    was passed. All items are checked before the first is encoded. The class keeps its parent's
+    name, so both classes load a saved model.
     """
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:

@@ -151,8 +151,8 @@ def _mrr_at_10(scores: np.ndarray, grades: np.ndarray, pool: np.ndarray | None) 
 
 
 def _ndcg_at_5(scores: np.ndarray, grades: np.ndarray, pool: np.ndarray | None) -> float:
-    # Counts, for each relevant candidate, who is before it: no ranking is sorted, so that a
-    # thousand budgets can be judged.
+    # Count the candidates ranked before each relevant one. Nothing is sorted, so a thousand
+    # budgets can be evaluated.
     k = min(5, grades.shape[1])
     gains = 1 / np.log2(np.arange(k) + 2)
     total = np.concatenate([[0.0], np.cumsum(gains)])  # total[i]: of the first i places

@@ -99,11 +99,11 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         """
         queries, *columns = [torch.cat(parts) for parts in reps]
         candidates, positives = self.mmr.shared(queries, torch.stack(columns, dim=1))
-        masked = self.mmr.no_negatives(self.keys, positives)
+        false_negatives = self.mmr.false_negatives(self.keys, positives)
         total = torch.zeros(len(self.budgets), device=queries.device)
         for some in torch.arange(len(queries)).split(self.score_mini_batch_size):
             share = len(some) / len(queries)
-            rows = None if masked is None else masked[some]
+            rows = None if false_negatives is None else false_negatives[some]
             losses = share * self.mmr.losses(queries[some], candidates, positives[some], rows)
             if with_backward:
                 (losses * losses.new_tensor(self.mmr.weights)).sum().backward()

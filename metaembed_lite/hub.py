@@ -8,9 +8,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from metaembed_lite.model_folder import NOTES, check_hashes, read_json, read_marker, write_marker
+from metaembed_lite.model_folder import (
+    ADAPTER_CONFIG,
+    NOTES,
+    check_hashes,
+    is_finished,
+    read_json,
+    read_marker,
+    write_marker,
+)
 
-ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 # No code, no pickle: what a saved model or a backbone in safetensors consists of.
 FETCHED = (
     "*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "recipe.yaml",
@@ -38,10 +45,10 @@ def fetch(name: str, kind: str, bundled: tuple[str, ...]) -> Path:
 
 
 def unreachable(name: str, kind: str, bundled: tuple[str, ...]) -> str:
-    """What to say of a name that is neither here nor on the hub."""
+    """The error message for a name that is neither local, bundled nor on the hub."""
     return (
-        f"{kind} {name!r}: there is no such folder, it does not ship with metaembed_lite "
-        f"(these do: {', '.join(bundled)}), and it could not be fetched from the hub. "
+        f"{kind} {name!r} is neither a local folder nor bundled ({', '.join(bundled)}), and it "
+        "could not be downloaded from the hub. "
         "Check the spelling and the connection, or give the path of a local copy"
     )
 
@@ -56,7 +63,7 @@ def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name!r}: name the repository as owner/name")
-    if not (folder / "modules.json").is_file():
+    if not is_finished(folder):
         raise FileNotFoundError(f"{folder} has no modules.json: not a saved model")
     hashes = read_marker(folder)
     if hashes is None:
@@ -65,7 +72,12 @@ def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[
             "files belong to the model: load it and save it to a new folder"
         )
     check_hashes(folder)
-    if backbone is None and (folder / ADAPTER_CONFIG).is_file():
+    has_adapter = (folder / ADAPTER_CONFIG).is_file()
+    if backbone is not None and not has_adapter:
+        raise ValueError(
+            f"{folder} holds all its weights and names no backbone: leave --backbone out"
+        )
+    if backbone is None and has_adapter:
         base = read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"]
         if Path(base).is_absolute():
             raise ValueError(

@@ -56,7 +56,7 @@ class ItemTransformer(AdapterTransformer):
                     self._tell_of_cuts(full, len(rows), limit, kwargs.get("task"))
         except ItemError:
             raise
-        except Exception:  # the processors of all families, each with errors of its own
+        except Exception:  # each family's processor raises different errors
             self._blame(inputs, rows, prompt, kwargs)
             raise
         features[ITEM_KEYS] = torch.tensor([items.key(row) for row in rows])
@@ -235,7 +235,7 @@ class ItemTransformer(AdapterTransformer):
             logger.warning(
                 "%d of %d inputs reach %d tokens, all that leaves room for the %d meta tokens: "
                 "content beyond that is cut. Shorten the input or raise max_seq_length. (This "
-                "is said once.)",
+                "warning appears once per model.)",
                 full, total, limit, appended,
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What an item means: a text is text, a picture is one picture, and errors name the item.
+"""Reads items: decides what is text and what is a picture, and names the item in errors.
 
 Everything that takes items (``encode_query`` and ``encode_document``, training rows, suites, the
 explorer) reads them here, so that one item has one meaning everywhere.
@@ -148,7 +148,7 @@ def key(parts: Mapping[str, Any]) -> int:
 
 
 def open_picture(source: Any) -> Image.Image:
-    """A picture in RGB, upright and whole, from any of the forms in which people hold one.
+    """A picture in RGB, upright and whole, from any supported form.
 
     Transparency is laid on white. The EXIF orientation is applied. Pictures of more than 8 bits are
     scaled: 16 bits by their upper byte; integers and floats (modes I and F) as 8 bits up to a
@@ -163,8 +163,8 @@ def open_picture(source: Any) -> Image.Image:
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: that names the file, if it is no picture, broken, empty, beyond ``PIXEL_LIMIT``,
-            or of values that have no meaning as a picture.
+        ValueError: that names the file, if it is not a picture, is broken, empty or beyond
+            ``PIXEL_LIMIT``, or its values have no meaning as a picture.
     """
     if isinstance(source, Mapping) and source and FILE_KEYS.issuperset(source):
         data, path = source.get("bytes"), source.get("path")
@@ -289,9 +289,15 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def find(items: Sequence[Any], item: Any) -> int | None:
-    """The index of an item: of the same object or, after a trip to another process, a like one."""
-    for same in (lambda other: other is item, lambda other: describe(other) == describe(item)):
-        index = next((i for i, other in enumerate(items) if same(other)), None)
-        if index is not None:
+    """The index of the same object or, if it was copied from another process, of an equal item.
+
+    None if it is not there, or if several items look the same.
+    """
+    for index, other in enumerate(items):
+        if other is item:
             return index
-    return None
+    if isinstance(item, str | bytes | Path):
+        alike = [i for i, other in enumerate(items) if type(other) is type(item) and other == item]
+    else:
+        alike = [i for i, other in enumerate(items) if describe(other) == describe(item)]
+    return alike[0] if len(alike) == 1 else None

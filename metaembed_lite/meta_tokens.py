@@ -88,7 +88,7 @@ class MetaTokenTransformer(ItemTransformer):
 
         Raises:
             ValueError: when set to anything but a whole number from 1 to R_q, or to less than R_q
-                in a backbone whose attention is not causal: its vectors would be other ones.
+                in a backbone whose attention is not causal, because the vectors would differ.
         """
         return self._read_q
 
@@ -207,8 +207,15 @@ def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int
     """
     vocabulary = tokenizer.get_vocab()
     names = [f"<|meta_q_{i}|>" for i in range(r_q)] + [f"<|meta_c_{i}|>" for i in range(r_c)]
-    if all(name in vocabulary for name in names):
+    known = [name for name in names if name in vocabulary]
+    if len(known) == len(names):
         return [vocabulary[name] for name in names]
+    if known:
+        missing = next(name for name in names if name not in vocabulary)
+        raise ValueError(
+            f"the tokenizer has {known[-1]} and not {missing}: it belongs to a model of other "
+            f"numbers than r_q={r_q}, r_c={r_c}"
+        )
     reserved = sorted(i for token, i in vocabulary.items() if backbones.RESERVED.fullmatch(token))
     if len(reserved) >= len(names):
         return reserved[: len(names)]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from metaembed_lite.budget import PAPER_BUDGETS, Budget, Budgets, choose_budgets, nested
 from metaembed_lite.items import ITEM_KEYS
+from metaembed_lite.model import vectors
 from metaembed_lite.scoring import FLOAT_TYPES, at_least_float32, check_finite
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ def item_keys(columns: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor] | N
     return queries, torch.stack(candidates, dim=1)
 
 
-def also_right(
+def find_false_negatives(
     query_keys: Tensor, all_query_keys: Tensor, candidate_keys: Tensor, positives: Tensor
 ) -> Tensor:
-    """Candidates that are right for a query without being its own positive: no negatives of it.
+    """Candidates that answer a query but are not its own positive: false negatives.
 
-    Right is what stands next to an equal query, and what equals a positive of it.
+    A candidate answers a query if it equals the positive of that query or of an equal query.
 
     Args:
         query_keys: (B,) of the queries that are scored.
@@ -124,8 +125,6 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         super().__init__()
         self.model = model
         if model is not None:
-            from metaembed_lite.model import vectors
-
             full = vectors(model)
             budgets = choose_budgets(budgets, full.r_q, full.r_c)
         self.budgets = nested(PAPER_BUDGETS if budgets is None else budgets)
@@ -168,11 +167,13 @@ class MatryoshkaMultiVectorLoss(nn.Module):
                 embeddings that are not finite or not of a floating type, or a loss that overflows.
         """
         candidates, positives = self.shared(queries, candidates)
-        masked = self.no_negatives(keys, positives)
-        return self.weigh(self.losses(queries, candidates, positives, masked))
+        false_negatives = self.false_negatives(keys, positives)
+        return self.weigh(self.losses(queries, candidates, positives, false_negatives))
 
-    def no_negatives(self, keys: tuple[Tensor, Tensor] | None, positives: Tensor) -> Tensor | None:
-        """(B, N) bool: candidates that are right for a query too, ``also_right``; None: no keys."""
+    def false_negatives(
+        self, keys: tuple[Tensor, Tensor] | None, positives: Tensor
+    ) -> Tensor | None:
+        """(B, N) bool: the false negatives of each query; None without keys."""
         if keys is None:
             return None
         query_keys, candidate_keys = keys
@@ -187,7 +188,7 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             from sentence_transformers.util.distributed import all_gather
 
             all_query_keys, candidate_keys = all_gather(query_keys), all_gather(candidate_keys)
-        return also_right(query_keys, all_query_keys, candidate_keys, positives)
+        return find_false_negatives(query_keys, all_query_keys, candidate_keys, positives)
 
     def shared(self, queries: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """The candidates (N, R_c, D) that every query is scored against, and the index of each
@@ -228,16 +229,20 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         return candidates.flatten(0, 1), positives
 
     def losses(
-        self, queries: Tensor, candidates: Tensor, positives: Tensor, masked: Tensor | None = None
+        self,
+        queries: Tensor,
+        candidates: Tensor,
+        positives: Tensor,
+        false_negatives: Tensor | None = None,
     ) -> Tensor:
         """InfoNCE at each of the G budgets, (G,): mean over the queries, not yet weighted.
 
-        ``masked`` (B, N) takes candidates out of the negatives.
+        ``false_negatives`` (B, N) are left out.
         """
         scores = group_scores(queries, candidates, self.budgets)
         logits = [s / self.temperature for s in scores]
-        if masked is not None:
-            logits = [each.masked_fill(masked, -torch.inf) for each in logits]
+        if false_negatives is not None:
+            logits = [each.masked_fill(false_negatives, -torch.inf) for each in logits]
         losses = torch.stack([F.cross_entropy(each, positives) for each in logits])
         if not losses.isfinite().all():
             raise ValueError(self._overflow(scores, losses))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from metaembed_lite import backbones, checkpoints, hub, saved_model
-from metaembed_lite.adapter import AdapterTransformer
+from metaembed_lite.adapter import AdapterTransformer, keep_trained_exact
 from metaembed_lite.budget import Budget
 from metaembed_lite.encoder import MultiVectorEncoder
 from metaembed_lite.item_transformer import ItemTransformer
@@ -78,7 +78,8 @@ def build(
         ValueError: on an argument of a wrong type or out of range, a limit beyond the backbone's
             positions or without room for content, or a backbone in which some layer's attention
             is not found (see ``lora_targets``).
-        OSError: if the backbone is no folder, ships not, and the hub cannot be reached.
+        OSError: if the backbone is neither a local folder nor a bundled checkpoint and cannot be
+            downloaded.
     """
     Budget(r_q, r_c)
     check_counts(lora_rank=lora_rank, dim=dim, max_seq_length=max_seq_length)
@@ -87,11 +88,14 @@ def build(
     check_device(device)
     _check_start(backbone, init_text, seed)
     torch.manual_seed(int(seed))
+    is_local = checkpoints.folder(str(backbone)) is not None or Path(backbone).is_dir()
     try:
         transformer = MetaTokenTransformer(
             backbone, r_q=r_q, r_c=r_c, layout=layout, model_kwargs={"dtype": dtype}
         )
     except OSError as error:
+        if is_local:
+            raise
         raise OSError(hub.unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
     _start_meta_tokens(transformer, init_text)
     model = assemble(
@@ -269,9 +273,7 @@ def _add_lora(
             trainable_token_indices=tokens,
         )
     )
-    for parameter in model[0].parameters():  # small steps round away in bfloat16
-        if parameter.requires_grad:
-            parameter.data = at_least_float32(parameter.data)
+    keep_trained_exact(model[0])
 
 
 def load(
@@ -290,8 +292,7 @@ def load(
         name_or_path: a bundled name ("tiny", "tiny-scenes"), a folder, or a hub id.
         device: "cpu", "cuda", ... Defaults to the best one there is.
         dtype: the backbone's type, "bfloat16", ... Defaults to the checkpoint's.
-        backbone: where the backbone of a LoRA model is, if it is not where it was: a folder or a
-            hub id.
+        backbone: where the backbone of a LoRA model is now, if it has moved: a folder or a hub id.
 
     Raises:
         FileNotFoundError: if a folder holds no saved model, or a file or the backbone is missing.
@@ -306,16 +307,8 @@ def load(
                 "train(..., resume=True), to repair it"
             )
         path = hub.fetch(str(name_or_path), "model", tuple(checkpoints.MODELS))
-    entries = saved_model.read_modules(path)
     classes = _module_classes()
-    for entry in entries:
-        if entry["type"] not in classes:
-            raise ValueError(
-                f"{path} asks for the class {entry['type']!r}: only classes of "
-                "sentence-transformers and metaembed_lite are loaded, none that a checkpoint "
-                f"brings along: {', '.join(sorted(classes))}"
-            )
-    saved_model.check(path, entries)
+    entries = saved_model.check(path, classes)
     model_kwargs: dict[str, Any] = {"use_safetensors": True, "weights_only": True}
     if dtype is not None:
         model_kwargs["dtype"] = dtype
@@ -372,7 +365,7 @@ def _module_classes() -> dict[str, Any]:
 
 
 def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:
-    """Check that weights are finite, and that as many meta tokens were trained as there are."""
+    """Check that weights are finite and that the trained meta tokens match r_q and r_c."""
     whole = (path / "config.json").is_file()
     for name, parameter in model.named_parameters():
         read_here = whole or parameter.requires_grad
@@ -429,7 +422,7 @@ def write_model(
     """``save`` for a caller that has the folder's lock and may replace the model in it.
 
     Args:
-        notes: texts of further files, by name.
+        notes: contents of further text files, by file name.
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
@@ -440,7 +433,9 @@ def write_model(
     with replacing(folder) as new:
         model.save_pretrained(str(new))
         card = getattr(model, "loaded_card", "")
-        if card and "generated_from_trainer" not in model.model_card_data.tags:  # still true of it
+        if (
+            card and "generated_from_trainer" not in model.model_card_data.tags
+        ):  # not trained since: its card still holds
             (new / "README.md").write_text(card, encoding="utf-8")
         for name, text in (notes or {}).items():
             (new / name).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The folder of a saved model: what lies in it, and how it is written whole or not at all.
+"""The folder of a saved model: its files, and how it is written whole or not at all.
 
 A saved model's folder holds a marker file with the SHA-256 of every file that ``load`` reads. With
 it, damage is found before anything is loaded, and a folder is replaced only if nothing else is in
@@ -16,11 +16,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 MARKER = "metaembed_lite.json"
+MODULES = "modules.json"  # sentence-transformers' name
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 CHECKPOINTS = "checkpoints"  # of training, below the folder of the model that it makes
 RUN = "run.json"  # in CHECKPOINTS: the settings of the run that wrote them
-# Written or changed after the model is saved: known, and not hashed.
+# These are written or changed after the model is saved, so they are not hashed.
 NOTES = frozenset({MARKER, "README.md", "recipe.yaml", "training_curve.csv"})
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 
@@ -71,11 +74,11 @@ def read_marker(folder: Path) -> dict[str, str] | None:
     return hashes
 
 
-def read_json(file: Path) -> dict:
-    """A JSON object from a file.
+def read_json(file: Path, kind: type = dict) -> Any:
+    """A JSON object, or a value of another kind, from a file.
 
     Raises:
-        FileNotFoundError, ValueError: that name the file, if it is missing or no JSON object.
+        FileNotFoundError, ValueError: that name the file, if it is missing or holds something else.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -83,8 +86,10 @@ def read_json(file: Path) -> dict:
         raise FileNotFoundError(f"{file} is missing: the saved model is not whole") from error
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
         raise ValueError(f"{file} is not JSON ({error}): it is damaged") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, not an object: it is damaged")
+    if not isinstance(content, kind):
+        raise ValueError(
+            f"{file} holds a {type(content).__name__}, not a {kind.__name__}: it is damaged"
+        )
     return content
 
 
@@ -173,7 +178,8 @@ def check_output(folder: Path) -> None:
     strange = strange_entry(folder)
     if strange is not None:
         raise ValueError(
-            f"{refused} holds files of something else, which would be lost: {strange}; {remedy}"
+            f"{refused} holds {strange}, which metaembed_lite did not write and which would be "
+            f"lost: {remedy}"
         )
 
 
@@ -188,7 +194,7 @@ def _kind(path: Path) -> str:
 
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a saved model."""
-    return (folder / "modules.json").is_file()
+    return (folder / MODULES).is_file()
 
 
 @contextmanager

@@ -179,8 +179,8 @@ def evaluate(
     collections) of all tasks. Both are given, named. Papers may average over other sets still: for
     ViDoRe v2, MetaEmbed's counts 7 where mteb has 4 tasks. Compare like with like.
 
-    With ``output``, tasks that are finished there are read and not run again, so a run that was cut
-    off goes on. To measure them again, delete the folder or name another.
+    With ``output``, finished tasks are read from there, so a run that was cut off continues. To
+    measure them again, delete the folder or name another.
 
     Memory holds the embeddings of one task at the full budget, ``4 N R_c D`` bytes for N
     documents, unless there is only one budget.
@@ -244,19 +244,19 @@ def _mteb() -> Any:
 
 
 def _strategy(cache: Any, task: Any, meta: Any) -> str:
-    """Whether mteb may use the results that are there: "only-missing" does, "always" does not."""
+    """mteb's overwrite strategy: "only-missing" keeps stored results, "always" ignores them."""
     if cache is None:
         return "always"
     try:
         there = cache.load_task_result(task.metadata.name, meta)
-    except Exception:  # whatever mteb makes of a file that a crash has cut
+    except Exception:  # mteb raises various errors for a truncated file
         return "always"
     same = there is None or there.is_mergeable(task)  # False: of another revision of the data
     return "only-missing" if same else "always"
 
 
 def _rows(results: Any, task: Any) -> list[dict[str, Any]]:
-    """The main score of each subset; of those asked for, if older results hold more.
+    """The main score of each requested subset; stored results may hold more.
 
     Raises:
         OSError: if mteb could not run the task.

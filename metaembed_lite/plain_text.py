@@ -13,7 +13,7 @@ from typing import Any
 
 from metaembed_lite import backbones
 
-# What may break a string: word joiners, a soft hyphen and, visible but always safe, a space.
+# What may break a string: a zero-width joiner, a word joiner, a soft hyphen or, visible, a space.
 BREAKS = ("\u200d", "\u2060", "\u00ad", " ")
 
 
@@ -34,7 +34,6 @@ class PlainText:
         longest_first = sorted(strings, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if strings else None
         self._normalize = _normalizer(tokenizer, strings)
-        self._break = BREAKS[-1]
         ids = set(tokenizer.convert_tokens_to_ids(longest_first)) - {tokenizer.unk_token_id}
         for character in BREAKS:
             self._break = character

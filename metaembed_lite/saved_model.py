@@ -1,22 +1,20 @@
-"""What a saved model's files may say: checked before anything of them is loaded.
+"""Checks a saved model's files before any of them is loaded.
 
 A checkpoint is data, never code. Settings that would reach ``from_pretrained`` are refused, module
-classes come from a list, and a chat template may not count or multiply, so that no file makes
-``load`` run, write or hang.
+classes come from a list, and a chat template may not multiply, count or recur.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from metaembed_lite import adapter
-from metaembed_lite.model_folder import check_hashes, read_json
+from metaembed_lite.model_folder import MODULES, check_hashes, read_json
 
-MODULES = "modules.json"
 MODEL = "config_sentence_transformers.json"
 TRANSFORMER = "sentence_bert_config.json"
 TRANSFORMER_KEYS = {
@@ -25,18 +23,33 @@ TRANSFORMER_KEYS = {
 }  # fmt: skip
 FORWARD = re.compile(r"forward|get_(text|image|audio|video|multimodal)_features")
 LONGEST_TEMPLATE = 100_000  # characters; the longest known ones have 20,000
+DEEPEST_LOOP = 3  # over messages, their parts, and the tools or calls of a part
+GROWING = frozenset(
+    {"range", "format", "center", "ljust", "rjust", "zfill", "expandtabs", "indent"}
+)
 
 
-def check(folder: Path, entries: Sequence[Mapping[str, str]]) -> None:
+def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
     """Check every file that ``load`` will read.
 
     Args:
         folder: of the saved model.
-        entries: its modules, from ``read_modules``.
+        classes: the names of the module classes that may be loaded.
+
+    Returns:
+        Its modules in order: ``name``, ``path`` below the folder, and ``type``.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, what it says, and what is expected.
     """
+    entries = read_modules(folder)
+    for entry in entries:
+        if entry["type"] not in classes:
+            raise ValueError(
+                f"{folder} asks for the class {entry['type']!r}: only classes of "
+                "sentence-transformers and metaembed_lite are loaded, none that a checkpoint "
+                f"brings along: {', '.join(sorted(classes))}"
+            )
     check_hashes(folder)
     read_json(folder / MODEL)
     for entry in entries:
@@ -56,6 +69,7 @@ def check(folder: Path, entries: Sequence[Mapping[str, str]]) -> None:
             _check_no_kernels(read_json(file), file)
     for file, template in _templates(folder):
         check_template(template, file)
+    return entries
 
 
 def read_modules(folder: Path) -> list[dict[str, str]]:
@@ -71,12 +85,9 @@ def read_modules(folder: Path) -> list[dict[str, str]]:
             f"{folder} has no {MODULES}: not a saved model. Save one with "
             "metaembed_lite.save(model, folder); to start from a backbone use build()"
         )
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON ({error}): it is damaged") from error
+    entries = read_json(file, list)
     keys = ("name", "path", "type")
-    if not isinstance(entries, list) or not entries:
+    if not entries:
         raise ValueError(f"{file} lists no modules: it is damaged")
     for entry in entries:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in keys):
@@ -98,7 +109,9 @@ def _check_transformer(config: dict[str, Any], file: Path) -> None:
     methods = (m.get("method") if isinstance(m, dict) else m for m in dict(modalities).values())
     for method in methods:
         if not isinstance(method, str) or not FORWARD.fullmatch(method):
-            raise ValueError(f"{file}: modality_config calls {method!r}, which is no forward pass")
+            raise ValueError(
+                f"{file}: modality_config calls {method!r}, which is not a forward pass"
+            )
 
 
 def _check_no_kernels(config: Any, file: Path) -> None:
@@ -131,10 +144,14 @@ def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def check_template(template: str, file: Path) -> None:
-    """Refuse a chat template that can fill memory or never end.
+    """Refuse a chat template that multiplies, counts or recurs.
 
-    Templates run in a sandbox, which stops code and not arithmetic. Those in use copy texts; they
-    neither multiply nor count.
+    Templates run in a sandbox, which stops code but not arithmetic: a short one can fill memory.
+    Those in use copy texts. The plain ways to grow a text are refused here; a template can still
+    be written to take long on a long input.
+
+    Raises:
+        ValueError: naming the file and the line.
     """
     from jinja2 import Environment, TemplateSyntaxError, nodes
 
@@ -145,23 +162,52 @@ def check_template(template: str, file: Path) -> None:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
     except TemplateSyntaxError as error:
         raise ValueError(f"{file}: the chat template does not parse ({error})") from error
+    macros = {macro.name for macro in tree.find_all(nodes.Macro)}
     for node in tree.find_all(nodes.Node):
-        if _can_fill_memory(node):
+        if _grows(node) or _recurs(node, macros) or _loops(node) > DEEPEST_LOOP:
             raise ValueError(
-                f"{file}, line {node.lineno}: the chat template multiplies, counts or pads, which "
-                "can fill memory: refused. If you trust it, use MultiVectorEncoder(path, "
+                f"{file}, line {node.lineno}: the chat template multiplies, counts or recurs, "
+                "which can fill memory: refused. If you trust it, use MultiVectorEncoder(path, "
                 "trust_remote_code=True)"
             )
 
 
-def _can_fill_memory(node: Any) -> bool:
+def _grows(node: Any) -> bool:
+    """Whether a node of a template makes a text longer than what it is given."""
     from jinja2 import nodes
 
     if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name | nodes.Getattr):
         called = node.node.name if isinstance(node.node, nodes.Name) else node.node.attr
-        return called in {"range", "format", "center", "ljust", "rjust", "zfill", "expandtabs"}
+        return called in GROWING or (called == "replace" and _lengthens(node.args))
     if isinstance(node, nodes.Mod):  # of a text: "%9999999s" % x
         return not isinstance(node.left, nodes.Getattr | nodes.Name)
     if isinstance(node, nodes.Filter):
-        return node.name in {"format", "center", "indent"}
+        return node.name in GROWING or (node.name == "replace" and _lengthens(node.args))
     return isinstance(node, nodes.Mul | nodes.Pow)
+
+
+def _lengthens(arguments: list[Any]) -> bool:
+    """Whether replacing the first text by the second may make the whole longer."""
+    texts = [getattr(argument, "value", None) for argument in arguments[:2]]
+    match texts:
+        case [str(old), str(new)]:
+            return len(new) > len(old)
+    return True
+
+
+def _recurs(node: Any, macros: set[str]) -> bool:
+    """Whether a node is a macro that calls a macro, or a recursive loop."""
+    from jinja2 import nodes
+
+    if isinstance(node, nodes.Macro):
+        return any(getattr(call.node, "name", None) in macros for call in node.find_all(nodes.Call))
+    return isinstance(node, nodes.For) and (node.recursive or isinstance(node.iter, nodes.Const))
+
+
+def _loops(node: Any) -> int:
+    """How many loops lie in each other, from a loop on."""
+    from jinja2 import nodes
+
+    if not isinstance(node, nodes.For):
+        return 0
+    return 1 + max((_loops(inner) for inner in node.find_all(nodes.For)), default=0)

@@ -124,7 +124,7 @@ def maxsim(
     Returns:
         (Q, N) scores, float32 for half-precision input: bf16 sums between 8 and 16 have steps of
         1/16 and make ties. Whole numbers on both sides, such as int8, are scored exactly, in
-        float64. Beside the result, memory holds O(Q R_q R_c) similarities at a time,
+        float64. In addition to the result, memory holds O(Q R_q R_c) similarities at a time,
         whatever N is; with gradients, autograd keeps O(Q R_q N) indices.
 
     Raises:

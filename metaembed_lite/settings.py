@@ -32,7 +32,7 @@ class Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is there twice", key.start_mark
+                        None, None, f"the key {key.value!r} appears twice", key.start_mark
                     )
                 seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
@@ -66,10 +66,10 @@ def check(
     """The values as ``function`` takes them; whole numbers that were written as 1e3 are int.
 
     Args:
-        function: that the values are keyword arguments of.
+        function: takes the values as keyword arguments.
         values: by name, as read from YAML.
         owner: what errors call the place of the values, such as "recipe tiny: train".
-        leave_out: parameters that somebody else gives.
+        leave_out: parameters that a recipe may not set.
 
     Raises:
         ValueError: on an unknown or a missing name, or a value of another type.

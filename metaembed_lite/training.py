@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,13 +24,13 @@ from torch import nn
 from transformers import TrainerCallback
 
 from metaembed_lite import memory, training_run
-from metaembed_lite.budget import Budget, up_to
+from metaembed_lite.budget import Budget, whole_number
 from metaembed_lite.data.rows import training_rows
 from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
-from metaembed_lite.locking import lock
+from metaembed_lite.locking import lock, write_whole
 from metaembed_lite.meta_tokens import MetaTokenTransformer
 from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
-from metaembed_lite.model import load, vectors, write_model
+from metaembed_lite.model import check_counts, load, write_model
 from metaembed_lite.model_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -79,9 +81,9 @@ def train(
 
     Args:
         model: from ``build``, or from ``load`` to train it further.
-        rows: columns query, positive and any number of negatives (negative, negative_1, ...), as in
-            ``RetrievalTask.train``: a Dataset, a DataFrame or a list of dicts. Or several Datasets
-            by name, each batch then from one of them, in proportion to their size.
+        rows: columns query, positive and any number of negatives (negative, negative_1, ...): a
+            Dataset, a DataFrame, a list of dicts or a dict of lists. A dict of Datasets trains on
+            several sets; each batch then comes from one of them, in proportion to their size.
         budgets: nested budgets. Defaults to the paper's that the model can meet. A single one, the
             full budget, trains without MMR.
         weights: w_g, one per budget. Defaults to 1 for all.
@@ -126,7 +128,13 @@ def train(
         BlockingIOError: if another process trains into ``output``.
     """
     devices = int(os.environ.get("WORLD_SIZE", 1))
-    check_settings(model, steps, batch_size, log_steps, save_steps, precision, devices)
+    check_counts(steps=steps, batch_size=batch_size, log_steps=log_steps, save_steps=save_steps)
+    whole_number(warmup_steps, "warmup_steps", least=0)
+    whole_number(seed, "seed", least=0)
+    check_rates(learning_rate=learning_rate, fresh_learning_rate=fresh_learning_rate)
+    check_device(model, devices)
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
     for name, value in (("resume", resume), ("restart", restart), ("overwrite", overwrite)):
         if value and output is None:
             raise ValueError(
@@ -144,7 +152,7 @@ def train(
         sizes = (mmr.budgets, batch_size, mini_batch_size, gradient_checkpointing, devices)
         parts = [memory.estimate(model, part, *sizes) for part in several.values()]
         logger.info(memory.check(max(parts, key=lambda part: sum(part.values())), model.device))
-    elif settings_of_mmr != (None, None, None, None):
+    elif any(value is not None for value in settings_of_mmr):
         raise ValueError(
             "budgets, weights, temperature and mini_batch_size are settings of MMR: with a loss of "
             "your own, set them there"
@@ -153,7 +161,7 @@ def train(
     freeze_dropout(model)
     target = Path(output) if output is not None else None
     first = int(os.environ.get("RANK", 0)) == 0
-    with _scratch(target, first) as checkpoints:
+    with _reserve_checkpoints(target, first) as checkpoints:
         arguments = training_arguments(
             checkpoints,
             steps=steps,
@@ -191,7 +199,7 @@ def train(
         trainer = MultiVectorEncoderTrainer(
             model=model,
             args=arguments,
-            train_dataset=several if isinstance(rows, Mapping) else next(iter(several.values())),
+            train_dataset=several if len(several) > 1 else next(iter(several.values())),
             loss=loss if mmr is None else mmr,
             callbacks=[by_budget, MarkWhole(model, devices)],
         )
@@ -222,27 +230,21 @@ def _curve(history: Iterable[Mapping[str, Any]], budgets: Sequence[str]) -> pd.D
     return rows.reindex(columns=["step", "loss", "grad_norm", *budgets]).astype(float)
 
 
-def check_settings(
-    model: MultiVectorEncoder, steps: int, batch_size: int, log_steps: int, save_steps: int,
-    precision: str, devices: int,
-) -> None:  # fmt: skip
-    """Raises ValueError on settings that no run can have."""
-    counts = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "log_steps": log_steps,
-        "save_steps": save_steps,
-    }
-    for name, count in counts.items():
-        if isinstance(count, bool) or int(count) != count or count < 1:
-            raise ValueError(f"{name}={count!r}: use a whole number from 1 up")
+def check_rates(**rates: Any) -> None:
+    """Raises ValueError unless each learning rate is a positive, finite number, or None."""
+    for name, rate in rates.items():
+        is_number = isinstance(rate, Real) and not isinstance(rate, bool)
+        if rate is not None and not (is_number and 0 < rate < math.inf):
+            raise ValueError(f"{name}={rate!r}: use a positive, finite number such as 1e-4")
+
+
+def check_device(model: MultiVectorEncoder, devices: int) -> None:
+    """Raises ValueError if one process would spread its batch over several GPUs."""
     if devices == 1 and model.device.type == "cuda" and torch.cuda.device_count() > 1:
         raise ValueError(
             f"{torch.cuda.device_count()} GPUs are visible to one process: start one process per "
             "GPU with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
         )
-    if precision not in ("fp32", "bf16", "fp16"):
-        raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
 
 
 def training_arguments(
@@ -294,7 +296,7 @@ def training_arguments(
 
 
 @contextmanager
-def _scratch(target: Path | None, first: bool) -> Iterator[Path]:
+def _reserve_checkpoints(target: Path | None, first: bool) -> Iterator[Path]:
     """The folder of the checkpoints, reserved for this run; a temporary one without a target."""
     if target is not None:
         with lock(target, "training a model") if first else nullcontext():
@@ -376,7 +378,7 @@ def describe_trained(model: MultiVectorEncoder) -> str:
 
 
 def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
-    """What has to be the same for a run to be resumed: a JSON-ready record of the model."""
+    """A JSON-ready record of the model, which must be equal for a run to be resumed."""
     parameters = [
         f"{name} {tuple(p.shape)} {p.dtype} {p.requires_grad}"
         for name, p in model.named_parameters()
@@ -403,7 +405,7 @@ def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
 
 
 def describe_loss(loss: nn.Module) -> dict[str, Any]:
-    """The loss and its settings, as JSON has them."""
+    """The class and settings of the loss, ready for JSON."""
     settings = loss.get_config_dict() if hasattr(loss, "get_config_dict") else {}
     return {"class": type(loss).__name__, **json.loads(json.dumps(settings, default=str))}
 
@@ -417,7 +419,7 @@ def freeze_dropout(model: MultiVectorEncoder) -> None:
 
 
 def drop_examples(model: MultiVectorEncoder) -> None:
-    """Take the captions and pictures of the training rows out of what the model's card will say."""
+    """Remove captions and pictures of the training rows from the model's card."""
     card = model.model_card_data
     card.widget, card.usage_examples, card.usage_examples_display = [], None, None
     for described in [*card.train_datasets, *card.eval_datasets]:
@@ -433,9 +435,7 @@ def _mmr_loss(
     mini_batch_size: int | None,
     gather: bool,
 ) -> MatryoshkaMultiVectorLoss | CachedMatryoshkaMultiVectorLoss:
-    full = vectors(model)
-    nested = up_to(full.r_q, full.r_c) if budgets is None else budgets
-    settings = (model, nested, weights, 0.03 if temperature is None else temperature, gather)
+    settings = (model, budgets, weights, 0.03 if temperature is None else temperature, gather)
     if mini_batch_size is None:
         return MatryoshkaMultiVectorLoss(*settings)
     return CachedMatryoshkaMultiVectorLoss(*settings, mini_batch_size=mini_batch_size)
@@ -459,4 +459,4 @@ def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) ->
     block = f"## Quality at every budget\n\n{task!r}\n\n" + "\n".join(lines) + "\n\n"
     before, _, rest = card.read_text(encoding="utf-8").partition("## Architecture\n")
     before = before.partition("## Quality at every budget\n")[0]
-    card.write_text(f"{before}{block}## Architecture\n{rest}", encoding="utf-8")
+    write_whole(card, f"{before}{block}## Architecture\n{rest}")

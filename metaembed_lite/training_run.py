@@ -1,4 +1,4 @@
-"""A training run on disk: its settings, which of its checkpoints are whole, and how it may go on.
+"""A training run on disk: its settings, its whole checkpoints, and where it resumes.
 
 Checkpoints lie in ``output/checkpoints`` while a model is trained, and the last one stays there,
 so that the run can be lengthened. ``run.json`` next to them holds the settings of the run.
@@ -32,20 +32,22 @@ logger = logging.getLogger(__name__)
 
 WHOLE = "whole.json"  # in a checkpoint: the size of each of its files, written last
 MAY_CHANGE = {"steps", "save_steps", "log_steps"}
-SAMPLED_ROWS = 64  # rows that tell one training set from another of the same length
+SAMPLED_ROWS = (
+    64  # at least as many evenly spaced rows are compared; changes elsewhere go unnoticed
+)
 
 
 def begin(
     output: Path, settings: dict[str, Any], *, resume: bool, restart: bool, overwrite: bool
 ) -> Path | None:
-    """Prepare a folder for a run, and say where the run goes on.
+    """Prepare a folder for a run, and return the checkpoint to resume from.
 
     Returns:
         The checkpoint to go on from; None to start at step 0.
 
     Raises:
-        ValueError: if something would be lost that was not given up by name, or the run that is
-            resumed had other settings.
+        ValueError: if files would be lost without ``restart`` or ``overwrite``, or the resumed run
+            had other settings.
     """
     recover(output)
     check_output(output)

@@ -97,7 +97,7 @@ def read_captions(file: Path, image: str, text: str) -> pd.DataFrame:
     """The two columns of a CSV, as they are written: "NA" is a caption. Indexed by line.
 
     Raises:
-        ValueError: that names the file and the line, if it is no CSV in UTF-8, has other columns
+        ValueError: that names the file and the line, if it is not a CSV in UTF-8, has other columns
             or an empty cell.
     """
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Training rows in every form that people have them in, checked before anything is trained."""
+"""Training rows from a Dataset, a DataFrame, dicts or columns, checked before training."""
 
 from __future__ import annotations
 

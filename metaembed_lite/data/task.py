@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LARGEST_GRADE = 1e300  # NDCG adds grades up, and the sum must not overflow
 
-Item = Any  # a str, a PIL image, or {"text": str, "image": PIL image}: what encode_query accepts
+Item = Any  # a str, a picture (PIL image, Path, bytes, array) or {"text", "image"}: see items.py
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RetrievalTask:
 
     Attributes:
         name: shown in tables and figures.
-        queries: Q items (str, PIL image, or ``{"text", "image"}``).
+        queries: Q items: a str, a picture, or ``{"text", "image"}`` (see ``items.read``).
         candidates: N items of the same kinds.
         relevance: (Q, N) grades, finite and at least 0, of any real type; kept as float64. 0 is
             not relevant, larger is better. A query may have several relevant candidates.
@@ -147,7 +147,7 @@ def by_meta_task(
         there are says so in the column ``tasks``, such as "3 of 12".
 
     Raises:
-        ValueError: on a name that is no task, or a value that is not finite.
+        ValueError: on a name that is not a task, or a value that is not finite.
     """
     import pandas as pd
 

@@ -111,7 +111,8 @@ def _sections(file: Path) -> dict[str, dict[Any, Any]]:
         raise ValueError(f"{file} is a folder: name the recipe's file in it")
     if not file.is_file():
         raise ValueError(
-            f"no recipe {str(file)!r}: it is no file, and these ship: {', '.join(names())}"
+            f"no recipe {str(file)!r}: there is no such file; the bundled recipes are "
+            f"{', '.join(names())}"
         )
     try:
         text = file.read_text(encoding="utf-8")
@@ -166,7 +167,10 @@ def held_out(
         return {"name": name, **chosen}, "the test split of the model's training"
     chosen = suite_settings(name, given, n_queries=500, n_train=0)
     if trained_on is None:
-        return {"name": name, **chosen}, "the model has no recipe.yaml that says if it saw these"
+        return {
+            "name": name,
+            **chosen,
+        }, "the model has no recipe.yaml, so it may have been trained on these items"
     return {"name": name, **chosen}, "other data than the model was trained on"
 
 

@@ -84,7 +84,7 @@ def test_a_damaged_stamp_is_one_line_and_a_new_build(executed, monkeypatch, caps
     assert main(monkeypatch) == 0
     assert executed.count("site" if name == "site" else "notebook") == 2
     output = capsys.readouterr()
-    assert len(re.findall(rf"{name}: .*not whole", output.out)) == 1
+    assert len(re.findall(rf"{name}: .*damaged", output.out)) == 1
     assert output.err == ""
     main(monkeypatch)
     assert executed.count("notebook") + executed.count("site") == 3, "rebuilt once"

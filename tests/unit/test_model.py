@@ -117,9 +117,9 @@ def test_load_refuses_classes_that_a_checkpoint_brings_along(tmp_path):
 def test_load_says_what_a_folder_lacks_and_what_a_name_could_be(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no modules\.json: not a saved model"):
         load(tmp_path)
-    with pytest.raises(OSError, match=r"'nobody/nothing'.*does not ship.*tiny.*hub"):
+    with pytest.raises(OSError, match=r"'nobody/nothing' is neither.*tiny.*hub"):
         load("nobody/nothing")
-    with pytest.raises(OSError, match=r"'nobody/nothing'.*does not ship.*tiny-vlm.*hub"):
+    with pytest.raises(OSError, match=r"'nobody/nothing' is neither.*tiny-vlm.*hub"):
         build("nobody/nothing")
 
 

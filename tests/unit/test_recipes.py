@@ -170,7 +170,7 @@ def test_a_section_that_is_no_section_is_named(written, data):
 
 def test_a_key_that_is_there_twice_is_an_error(written):
     with pytest.raises(
-        ValueError, match=r"mine.yaml is not YAML: .*'steps' is there twice\n.*line 5"
+        ValueError, match=r"mine.yaml is not YAML: .*'steps' appears twice\n.*line 5"
     ):
         written(["steps: 3", "steps: 4"])
 

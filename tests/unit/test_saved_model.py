@@ -160,9 +160,10 @@ def test_nothing_but_data_comes_from_a_hub(hostile, tmp_path, monkeypatch):
     (evil / "modeling_evil.py").write_text(f"open({str(marker)!r}, 'w')")
     edit(hostile / "adapter" / "adapter_config.json", base_model_name_or_path="evil/base")
     served = {"evil/full": evil, "evil/base": evil, "good/adapter": hostile / "adapter"}
-    fetched = []
+    fetched, names = [], []
 
     def snapshot_download(name, *, allow_patterns):
+        names.append(name)
         copy = tmp_path / "cache" / name
         for file in sorted(served[name].rglob("*")):
             relative = file.relative_to(served[name]).as_posix()
@@ -177,7 +178,7 @@ def test_nothing_but_data_comes_from_a_hub(hostile, tmp_path, monkeypatch):
         with pytest.raises((ValueError, OSError)):
             load(name, device="cpu")
     assert not marker.exists()
-    assert fetched
+    assert names == ["evil/full", "good/adapter", "evil/base"]
     assert not [name for name in fetched if name.endswith((".dat", ".bin", ".py"))]
 
 
@@ -219,7 +220,7 @@ def test_configurations_that_name_code_are_refused(file, values, hostile):
 def test_modality_config_calls_nothing_but_a_forward_pass(hostile):
     call = {"method": "save_pretrained", "method_output_name": None}
     edit(hostile / "whole" / "sentence_bert_config.json", modality_config={"text": call})
-    with pytest.raises(ValueError, match="calls 'save_pretrained', which is no forward pass"):
+    with pytest.raises(ValueError, match="calls 'save_pretrained', which is not a forward pass"):
         load(hostile / "whole")
 
 
@@ -264,8 +265,10 @@ def test_no_pattern_of_a_checkpoint_is_run(hostile, saved):
     [
         "{{ 'A' * 10**9 }}", "{{ 2 ** 10**9 }}", "{% for i in range(99999999) %}a{% endfor %}",
         "{{ '%999999999s' % 'a' }}", "{{ '%999999999s'|format('a') }}", "{{ 'a'.ljust(10000000) }}",
-        "{{ 'a'|center(999999999) }}", "{{ '{:999999999}'.format('a') }}", "{% if %}", "a" *
-        200_000,
+        "{{ 'a'|center(999999999) }}", "{{ '{:999999999}'.format('a') }}", "{% if %}",
+        "a" * 200_000, "{{ 'a'" + ".replace('a', 'aaaaaaaaaa')" * 12 + " }}",
+        "{% for a in 'xxxxxxxxxx' %}a{% endfor %}", "{% for a in m %}" * 4 + "{% endfor %}" * 4,
+        "{% macro a(n) %}{{ a(n) }}{{ a(n) }}{% endmacro %}{{ a(1) }}",
     ],
     ids=lambda text: text[:30],
 )  # fmt: skip
@@ -406,9 +409,7 @@ def test_other_meta_tokens_than_were_trained_are_refused(name, change, saved, ho
     if "layout" in change:
         return  # nothing but the marker can tell
     edit(hostile / name / "sentence_bert_config.json", **change)
-    if name == "whole" and max(change.get("r_q", 0) - 2, change.get("r_c", 0) - 4) > 0:
-        return  # more tokens than there are: fresh rows, as in build
-    with pytest.raises(ValueError, match=r"sentence_bert_config\.json says r_q"):
+    with pytest.raises(ValueError, match=r"sentence_bert_config\.json says r_q|of other numbers"):
         load(hostile / name, device="cpu")
 
 

@@ -157,9 +157,11 @@ def test_a_run_killed_after_its_last_step_is_finished_without_another_step(
     rows, tmp_path, whole, monkeypatch
 ):
     with monkeypatch.context() as patched:
-        patched.setattr(
-            "metaembed_lite.training.write_model", lambda *args: (_ for _ in ()).throw(Killed)
-        )
+
+        def die(*arguments):
+            raise Killed
+
+        patched.setattr("metaembed_lite.training.write_model", die)
         with pytest.raises(Killed):
             train(tiny(), rows, steps=6, output=tmp_path / "run", save_steps=1, **SETTINGS)
     assert newest_whole(tmp_path / "run").name == "checkpoint-6"
@@ -311,9 +313,6 @@ except BlockingIOError as error:
     print("refused:", error)
 """
     answers = []
-
-    class AskInTheSecondStep(torch.nn.Module):
-        pass
 
     model = tiny()
 
