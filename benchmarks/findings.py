@@ -177,9 +177,11 @@ class NestedDimensions(MatryoshkaMultiVectorLoss):
         super().__init__(*args, **kwargs)
         self.dims = list(dims)
 
-    def score_loss(self, queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    def score_loss(
+        self, queries: torch.Tensor, candidates: torch.Tensor, keys: Any = None
+    ) -> torch.Tensor:
         loss_at = super().score_loss
-        losses = [loss_at(shrink(queries, d), shrink(candidates, d)) for d in self.dims]
+        losses = [loss_at(shrink(queries, d), shrink(candidates, d), keys) for d in self.dims]
         return torch.stack(losses).sum()
 
 

@@ -66,6 +66,9 @@ class AdapterTransformer(Transformer):
             return super()._load_config(model_name_or_path, backend, config_kwargs)
         self.backbone_name = self.backbone_name or backbone_name(described, model_name_or_path)
         base = backbone_folder(self.backbone_name)
+        if (Path(base) / CONFIG).is_file():
+            raise ValueError(f"the backbone {base} is itself an adapter: it holds {CONFIG}")
+        check_no_code(Path(base), auto_map=False)
         return super()._load_config(base, backend, config_kwargs)[0], True
 
     def _load_model(
@@ -126,6 +129,35 @@ def backbone_folder(name: str) -> str:
             "now, with load(path, backbone=...)"
         )
     return str(hub.fetch(name, "backbone", checkpoints.BACKBONES))
+
+
+def check_no_code(folder: Path, auto_map: bool = True) -> None:
+    """Refuse configurations of a model that name code or other configuration files.
+
+    Args:
+        folder: of the model.
+        auto_map: refuse classes of a repository too. A backbone may name them, for they are not
+            used without ``trust_remote_code``.
+
+    Raises:
+        ValueError: naming the file and the setting.
+    """
+    for file in (folder / "config.json", folder / CONFIG):
+        if file.is_file():
+            _check_no_code(read_json(file), file, auto_map)
+
+
+def _check_no_code(config: Any, file: Path, auto_map: bool) -> None:
+    nested = list(config.values()) if isinstance(config, dict) else config
+    if isinstance(config, dict):
+        for key, value in config.items():
+            kernel = key.endswith("_implementation") and "/" in str(value)
+            classes = auto_map and key in ("auto_map", "auto_mapping") and value
+            if kernel or classes or key == "configuration_files":
+                raise ValueError(f"{file}: {key} is {value!r}, which names code or files: refused")
+    for value in nested:
+        if isinstance(value, dict | list):
+            _check_no_code(value, file, auto_map)
 
 
 def load_adapter(backbone: Any, folder: Path, config: dict[str, Any]) -> None:

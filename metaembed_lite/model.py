@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -408,12 +409,28 @@ def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = Fal
             this project did not write; if a weight is not finite.
         BlockingIOError: if another process writes to the folder.
     """
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))
     check_output(folder)
+    check_not_backbone(model, folder)
     if is_finished(folder) and not overwrite:
         raise ValueError(f"{folder} holds a saved model: pass overwrite=True to replace it")
     with lock(folder, "saving a model"):
         write_model(model, folder)
+
+
+def check_not_backbone(model: MultiVectorEncoder, folder: Path) -> None:
+    """Raises ValueError if a model would replace its own backbone, or lie in its folder."""
+    if not any("lora_" in name for name, _ in model.named_parameters()):
+        return  # it holds all its weights
+    backbone = Path(getattr(model[0], "backbone_name", None) or "")
+    if not backbone.is_absolute() or not backbone.is_dir():
+        return
+    here, base = folder.resolve(), backbone.resolve()
+    if here == base or here in base.parents or base in here.parents:
+        raise ValueError(
+            f"output {str(folder)!r} overlaps {str(backbone)!r}, the backbone of this model, which "
+            "it needs: name a new folder for the model"
+        )
 
 
 def write_model(

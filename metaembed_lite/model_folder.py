@@ -22,6 +22,7 @@ MARKER = "metaembed_lite.json"
 MODULES = "modules.json"  # sentence-transformers' name
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 CHECKPOINTS = "checkpoints"  # of training, below the folder of the model that it makes
+WHOLE = "whole.json"  # in a checkpoint: the size of each of its files, written last
 RUN = "run.json"  # in CHECKPOINTS: the settings of the run that wrote them
 # These are written or changed after the model is saved, so they are not hashed.
 NOTES = frozenset({MARKER, "README.md", "recipe.yaml", "training_curve.csv"})
@@ -147,14 +148,29 @@ def strange_checkpoint(checkpoints: Path) -> str | None:
         return None
     if checkpoints.is_symlink() or not checkpoints.is_dir():
         return CHECKPOINTS
-    if not (checkpoints / RUN).is_file():
-        return f"{CHECKPOINTS} (without the {RUN} that train writes)"
+    marked = (checkpoints / RUN).is_file()
     for path in sorted(checkpoints.iterdir()):
-        a_checkpoint = CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-        unfinished_note = path.name.startswith(f".{RUN}.")  # of a process that was killed
-        if path.name != RUN and not a_checkpoint and not unfinished_note:
+        if path.name == RUN or path.name.startswith(f".{RUN}."):  # the latter of a killed process
+            continue
+        if not (CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()):
             return f"{CHECKPOINTS}/{path.name}"
+        if not marked:
+            return f"{CHECKPOINTS} (without the {RUN} that train writes)"
+        strange = _strange_in_checkpoint(path)
+        if strange is not None:
+            return f"{CHECKPOINTS}/{path.name}/{strange}"
     return None
+
+
+def _strange_in_checkpoint(checkpoint: Path) -> str | None:
+    """The first file that was put into a whole checkpoint later, if there is one."""
+    try:
+        sizes = read_json(checkpoint / WHOLE)
+    except (OSError, ValueError):
+        return None  # it is not whole, and nothing says what was written
+    listed = {*sizes, WHOLE}
+    names = (path.as_posix() for path in files(checkpoint))
+    return next((name for name in names if name not in listed), None)
 
 
 def check_output(folder: Path) -> None:
@@ -235,8 +251,10 @@ def interrupted(folder: Path) -> bool:
 def recover(folder: Path) -> None:
     """Finish or undo a save that was cut off, and remove what it left behind."""
     stage = staging(folder)
-    if not stage.is_dir() or stage.is_symlink():
+    if not os.path.lexists(stage):
         return
+    if not stage.is_dir() or stage.is_symlink():
+        raise ValueError(f"{stage} is in the way of saving {folder}: move it away")
     new, old = stage / "new", stage / "old"
     if not folder.exists() and (new / MARKER).is_file():  # cut off before the last rename
         os.replace(new, folder)
@@ -244,6 +262,11 @@ def recover(folder: Path) -> None:
         os.replace(old, folder)
     if (old / CHECKPOINTS).is_dir() and not (folder / CHECKPOINTS).exists():
         os.replace(old / CHECKPOINTS, folder / CHECKPOINTS)
+    unknown = {path.name for path in stage.iterdir()} - {"new", "old"}
+    if unknown:
+        raise ValueError(
+            f"{stage} holds {sorted(unknown)[0]}, which metaembed_lite did not write: move it away"
+        )
     if old.is_dir() and strange_entry(old) is not None:  # it came while the model was written
         raise ValueError(
             f"{old} holds {strange_entry(old)}, which appeared while the model was saved: move it "

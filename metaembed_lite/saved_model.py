@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from metaembed_lite import adapter
@@ -22,11 +22,18 @@ TRANSFORMER_KEYS = {
     "max_seq_length", "unpad_inputs", "r_q", "r_c", "layout",
 }  # fmt: skip
 FORWARD = re.compile(r"forward|get_(text|image|audio|video|multimodal)_features")
+ACTIVATIONS = tuple(
+    f"torch.nn.modules.{name}"
+    for name in ("linear.Identity", "activation.Tanh", "activation.ReLU", "activation.GELU")
+)
 LONGEST_TEMPLATE = 100_000  # characters; the longest known ones have 20,000
 DEEPEST_LOOP = 3  # over messages, their parts, and the tools or calls of a part
 GROWING = frozenset(
-    {"range", "format", "center", "ljust", "rjust", "zfill", "expandtabs", "indent"}
-)
+    {
+        "range", "lipsum", "format", "center", "ljust", "rjust", "zfill", "expandtabs", "indent",
+        "batch", "slice", "map", "attr", "wordwrap", "xmlattr",
+    }
+)  # fmt: skip
 
 
 def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
@@ -51,10 +58,15 @@ def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
                 f"brings along: {', '.join(sorted(classes))}"
             )
     check_hashes(folder)
-    read_json(folder / MODEL)
+    _check_model(read_json(folder / MODEL), folder / MODEL)
     for entry in entries:
-        name = TRANSFORMER if entry["path"] in ("", ".") else "config.json"
+        name = "config.json" if entry["path"] else TRANSFORMER
         config = read_json(folder / entry["path"] / name)
+        if config.get("activation_function", ACTIVATIONS[0]) not in ACTIVATIONS:
+            raise ValueError(
+                f"{folder / entry['path'] / name}: activation_function is "
+                f"{config['activation_function']!r}; expected one of {', '.join(ACTIVATIONS)}"
+            )
         weights = folder / entry["path"] / "model.safetensors"
         if (weights.parent / "pytorch_model.bin").exists() and not weights.exists():
             raise FileNotFoundError(f"{weights} is missing: pickled weights are not loaded")
@@ -64,9 +76,7 @@ def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
         raise FileNotFoundError(
             f"{folder} has neither {adapter.CONFIG} nor config.json: the saved model is not whole"
         )
-    for file in (folder / "config.json", folder / adapter.CONFIG):
-        if file.is_file():
-            _check_no_kernels(read_json(file), file)
+    adapter.check_no_code(folder)
     for file, template in _templates(folder):
         check_template(template, file)
     return entries
@@ -92,13 +102,41 @@ def read_modules(folder: Path) -> list[dict[str, str]]:
     for entry in entries:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in keys):
             raise ValueError(f"{file}: {entry!r} needs the texts {', '.join(keys)}: it is damaged")
-        path = PurePosixPath(entry["path"])
-        if path.is_absolute() or ".." in path.parts or not re.fullmatch(r"\w*", entry["path"]):
+        if not re.fullmatch(r"\w*", entry["path"]):
             raise ValueError(f"{file}: path {entry['path']!r} is not a folder of the saved model")
+    names, paths = [e["name"] for e in entries], [e["path"] for e in entries]
+    if len(set(names)) < len(names) or not all(re.fullmatch(r"\d+", name) for name in names):
+        raise ValueError(f"{file}: the names {names} are not different numbers: it is damaged")
+    if paths[0] or not all(paths[1:]):
+        raise ValueError(
+            f"{file}: the paths {paths} are not '' for the backbone and then a folder per module"
+        )
     return entries
 
 
+def _check_model(config: dict[str, Any], file: Path) -> None:
+    prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+        raise ValueError(f"{file}: prompts is {prompts!r:.80}; expected texts by name")
+
+
 def _check_transformer(config: dict[str, Any], file: Path) -> None:
+    others = {path.name for path in file.parent.glob("sentence_*_config.json")} - {file.name}
+    if (
+        others or not config
+    ):  # sentence-transformers reads the first of its names that says something
+        raise ValueError(
+            f"{file} says nothing, or {', '.join(sorted(others)) or 'no other file'} would be read "
+            "in its place: it is damaged"
+        )
+    expected = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    for key, text in expected.items():
+        if config.get(key, text) != text:
+            raise ValueError(f"{file}: {key} is {config[key]!r}; expected {text!r}")
+    for key in ("query_length", "document_length", "max_seq_length", "r_q", "r_c"):
+        value = config.get(key)
+        if value is not None and (type(value) is not int or not 0 < value < 10**6):
+            raise ValueError(f"{file}: {key} is {value!r}; expected a whole number from 1 up")
     for key in config:
         if key not in TRANSFORMER_KEYS:
             raise ValueError(
@@ -106,41 +144,28 @@ def _check_transformer(config: dict[str, Any], file: Path) -> None:
                 f"write files or fetch others. It may set {', '.join(sorted(TRANSFORMER_KEYS))}"
             )
     modalities = config.get("modality_config", {})
-    methods = (m.get("method") if isinstance(m, dict) else m for m in dict(modalities).values())
-    for method in methods:
+    if not isinstance(modalities, dict):
+        raise ValueError(f"{file}: modality_config is {modalities!r:.80}; expected an object")
+    for modality in modalities.values():
+        method = modality.get("method") if isinstance(modality, dict) else modality
         if not isinstance(method, str) or not FORWARD.fullmatch(method):
             raise ValueError(
                 f"{file}: modality_config calls {method!r}, which is not a forward pass"
             )
 
 
-def _check_no_kernels(config: Any, file: Path) -> None:
-    """Refuse an implementation of attention (or the like) that would be code from a hub."""
-    nested = list(config.values()) if isinstance(config, dict) else config
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if key.endswith("_implementation") and "/" in str(value):
-                raise ValueError(f"{file}: {key} is {value!r}, which is code from a hub: refused")
-            if key in ("auto_map", "auto_mapping") and value:
-                raise ValueError(f"{file}: {key} is {value!r}, which names code: refused")
-    for value in nested:
-        if isinstance(value, dict | list):
-            _check_no_kernels(value, file)
-
-
 def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
     """Every chat template of a saved model, and the file that it comes from."""
     for file in sorted(folder.glob("**/*.jinja")):
         yield file, file.read_text(encoding="utf-8", errors="replace")
-    for name in ("tokenizer_config.json", "processor_config.json", "chat_template.json"):
-        if (folder / name).is_file():
-            config = read_json(folder / name)
-            templates = config.get("chat_template")
+    for file in sorted(folder.glob("*.json")):
+        if file.name not in ("modules.json", "tokenizer.json", "vocab.json"):
+            templates = read_json(file).get("chat_template")
             if isinstance(templates, str):
-                yield folder / name, templates
+                yield file, templates
             elif templates:  # a list of {"name", "template"}, or a dict of them
                 for template in re.findall(r'"(?:[^"\\]|\\.)*"', json.dumps(templates)):
-                    yield folder / name, json.loads(template)
+                    yield file, json.loads(template)
 
 
 def check_template(template: str, file: Path) -> None:
@@ -176,14 +201,26 @@ def _grows(node: Any) -> bool:
     """Whether a node of a template makes a text longer than what it is given."""
     from jinja2 import nodes
 
-    if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name | nodes.Getattr):
+    if isinstance(node, nodes.Call):
+        if not isinstance(node.node, nodes.Name | nodes.Getattr):
+            return True
         called = node.node.name if isinstance(node.node, nodes.Name) else node.node.attr
         return called in GROWING or (called == "replace" and _lengthens(node.args))
+    if isinstance(node, nodes.Filter):
+        grows = node.name == "replace" and _lengthens(node.args)
+        return node.name in GROWING or grows or (node.name == "tojson" and _indents(node))
+    if isinstance(node, nodes.Name | nodes.Getattr):  # also under another name
+        return getattr(node, "name", None) in GROWING or getattr(node, "attr", None) in GROWING
+    if isinstance(node, nodes.Const) and isinstance(node.value, str):
+        return node.value in GROWING or re.search(r"%[-0# +]*\d", node.value) is not None
     if isinstance(node, nodes.Mod):  # of a text: "%9999999s" % x
         return not isinstance(node.left, nodes.Getattr | nodes.Name)
-    if isinstance(node, nodes.Filter):
-        return node.name in GROWING or (node.name == "replace" and _lengthens(node.args))
     return isinstance(node, nodes.Mul | nodes.Pow)
+
+
+def _indents(node: Any) -> bool:
+    values = [*node.args, *(pair.value for pair in node.kwargs)]
+    return any(not isinstance(getattr(v, "value", v), bool | int) or v.value > 16 for v in values)
 
 
 def _lengthens(arguments: list[Any]) -> bool:

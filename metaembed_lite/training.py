@@ -24,13 +24,14 @@ from torch import nn
 from transformers import TrainerCallback
 
 from metaembed_lite import memory, training_run
+from metaembed_lite.adapter import AdapterTransformer
 from metaembed_lite.budget import Budget, whole_number
 from metaembed_lite.data.rows import training_rows
 from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
 from metaembed_lite.locking import lock, write_whole
 from metaembed_lite.meta_tokens import MetaTokenTransformer
 from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
-from metaembed_lite.model import check_counts, load, write_model
+from metaembed_lite.model import check_not_backbone, load, write_model
 from metaembed_lite.model_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -128,7 +129,11 @@ def train(
         BlockingIOError: if another process trains into ``output``.
     """
     devices = int(os.environ.get("WORLD_SIZE", 1))
-    check_counts(steps=steps, batch_size=batch_size, log_steps=log_steps, save_steps=save_steps)
+    for count, name in (
+        (steps, "steps"), (batch_size, "batch_size"), (log_steps, "log_steps"),
+        (save_steps, "save_steps"),
+    ):  # fmt: skip
+        whole_number(count, name)
     whole_number(warmup_steps, "warmup_steps", least=0)
     whole_number(seed, "seed", least=0)
     check_rates(learning_rate=learning_rate, fresh_learning_rate=fresh_learning_rate)
@@ -157,9 +162,14 @@ def train(
             "budgets, weights, temperature and mini_batch_size are settings of MMR: with a loss of "
             "your own, set them there"
         )
+    elif getattr(loss, "model", model) is not model:
+        raise ValueError("the loss was made for another model: make it with the one that trains")
     described = describe_trained(model)
     freeze_dropout(model)
-    target = Path(output) if output is not None else None
+    target = Path(os.path.abspath(output)) if output is not None else None
+    if target is not None:
+        check_not_backbone(model, target)
+    notes = {} if recipe is None else {"recipe.yaml": yaml.safe_dump(dict(recipe), sort_keys=False)}
     first = int(os.environ.get("RANK", 0)) == 0
     with _reserve_checkpoints(target, first) as checkpoints:
         arguments = training_arguments(
@@ -215,9 +225,7 @@ def train(
         model.eval()
         curve = _curve(history, [] if mmr is None else list(map(str, mmr.budgets)))
         if target is not None and first:
-            notes = {"training_curve.csv": curve.round(4).to_csv(index=False)}
-            if recipe is not None:
-                notes["recipe.yaml"] = yaml.safe_dump(dict(recipe), sort_keys=False)
+            notes["training_curve.csv"] = curve.round(4).to_csv(index=False)
             write_model(model, target, notes)
             training_run.keep_newest(target)
             training_run.write_run(target, settings, finished=steps)
@@ -332,7 +340,7 @@ class LossByBudget(TrainerCallback):
 
 
 class MarkWhole(TrainerCallback):
-    """Marks a checkpoint as whole once every process has written its part and all is finite."""
+    """Marks a checkpoint as whole once every process has written its part; stops at NaN."""
 
     def __init__(self, model: MultiVectorEncoder, devices: int) -> None:
         self.model, self.devices = model, devices
@@ -340,9 +348,17 @@ class MarkWhole(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.devices > 1:
             torch.distributed.barrier()
-        trained = (p for p in self.model.parameters() if p.requires_grad)
-        if state.is_world_process_zero and all(p.isfinite().all() for p in trained):
-            training_run.mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                if state.is_world_process_zero:
+                    shutil.rmtree(checkpoint)  # and the good one before it stays
+                raise ValueError(
+                    f"the weights {name} hold NaN or infinity at step {state.global_step}: lower "
+                    "the learning rate and start again from an earlier state"
+                )
+        if state.is_world_process_zero:
+            training_run.mark_whole(checkpoint)
 
 
 def describe_trained(model: MultiVectorEncoder) -> str:
@@ -389,6 +405,8 @@ def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "max_seq_length": model.max_seq_length,
     }
+    if isinstance(model[0], AdapterTransformer):
+        record["backbone"] = model[0].backbone_name
     if isinstance(model[0], MetaTokenTransformer):
         first = model[0]
         record |= {

@@ -19,6 +19,7 @@ from metaembed_lite.model_folder import (
     CHECKPOINT,
     CHECKPOINTS,
     RUN,
+    WHOLE,
     check_output,
     is_finished,
     read_json,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WHOLE = "whole.json"  # in a checkpoint: the size of each of its files, written last
 MAY_CHANGE = {"steps", "save_steps", "log_steps"}
 SAMPLED_ROWS = (
     64  # at least as many evenly spaced rows are compared; changes elsewhere go unnoticed
@@ -51,22 +51,37 @@ def begin(
     """
     recover(output)
     check_output(output)
-    run = read_run(output)
+    run = read_run(output, tolerate_damage=restart)
     if resume:
         checkpoint = _resumed(output, run, settings)
     else:
         _check_free(output, run, restart, overwrite)
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        for old in checkpoints(output):  # one by one: run.json stays, so a crash here is no harm
+            shutil.rmtree(old)
         checkpoint = None
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     write_run(output, settings, finished=None)
     return checkpoint
 
 
-def read_run(output: Path) -> dict[str, Any] | None:
-    """What ``run.json`` says of the run in a folder; None if there is none."""
+def read_run(output: Path, tolerate_damage: bool = False) -> dict[str, Any] | None:
+    """What ``run.json`` says of the run in a folder; None if there is none.
+
+    Raises:
+        ValueError: if it is damaged, unless that is to be tolerated.
+    """
     file = output / CHECKPOINTS / RUN
-    return read_json(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        run = read_json(file)
+        if not isinstance(run.get("settings"), dict) or "finished" not in run:
+            raise ValueError(f"{file} does not hold a run's settings: it is damaged")
+    except ValueError as error:
+        if tolerate_damage:
+            return {"finished": None, "settings": {}}
+        raise ValueError(f"{error}. restart=True (--restart) starts again") from error
+    return run
 
 
 def write_run(output: Path, settings: dict[str, Any], finished: int | None) -> None:
@@ -193,9 +208,9 @@ def keep_newest(output: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
-def describe_rows(several: Mapping[str, Dataset]) -> dict[str, Any]:
+def describe_rows(several: Mapping[str, Dataset]) -> list[list[Any]]:
     """What tells training sets apart: names, columns, lengths and the hash of some rows."""
-    return {name: _describe(rows) for name, rows in several.items()}
+    return [[name, _describe(rows)] for name, rows in several.items()]
 
 
 def _describe(rows: Dataset) -> dict[str, Any]:

@@ -29,15 +29,19 @@ def training_rows(
     Raises:
         ValueError: naming the set, and the column or the number of rows that does not fit.
     """
-    from datasets import Dataset
 
-    if isinstance(rows, Mapping) and all(
-        isinstance(part, Dataset | None) for part in rows.values()
-    ):
+    if isinstance(rows, Mapping) and all(map(_is_set, rows.values())):
         if not rows:
             raise ValueError("no training sets: the mapping of names to Datasets is empty")
         return {str(name): _checked(str(name), part, batch) for name, part in rows.items()}
     return {"the task": _checked("the task", rows, batch)}
+
+
+def _is_set(part: Any) -> bool:
+    """Whether a value of a mapping is a training set, and not a column of one."""
+    records = isinstance(part, list) and part and all(isinstance(r, Mapping) for r in part)
+    is_column = isinstance(part, list | tuple) and not (records and "query" in part[0])
+    return not is_column
 
 
 def _checked(name: str, rows: Any, batch: int) -> Dataset:
@@ -63,8 +67,10 @@ def _checked(name: str, rows: Any, batch: int) -> Dataset:
 def _as_dataset(name: str, rows: Any) -> Dataset | None:
     from datasets import Dataset, IterableDataset
 
-    if rows is None or isinstance(rows, Dataset):
-        return rows
+    if rows is None:
+        return None
+    if isinstance(rows, Dataset):
+        return rows.with_format(None)
     if isinstance(rows, IterableDataset):
         raise ValueError(
             f"{name}: an IterableDataset has no length, which a batch needs: make it a Dataset, "

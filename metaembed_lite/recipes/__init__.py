@@ -159,7 +159,12 @@ def held_out(
     trained_on = data.pop("name", None)
     name = name or trained_on or "handwriting"
     given = [*assignments, *([] if n_queries is None else [f"n_queries={n_queries}"])]
-    path = dict(map(assignment, assignments)).get("path", data.get("path"))
+    path = dict(map(assignment, assignments)).get("path")
+    if name == trained_on and path is None and "path" in data:
+        raise ValueError(
+            f"{file} says that the model was trained on path={data['path']}. A recipe does not "
+            f"choose what is read: add path={data['path']}, or another path"
+        )
     if name == trained_on and _same_path(path, data.get("path")):
         # In a folder the split depends on whether there are training rows at all; one is enough.
         n_train = 1 if name == "folder" and data.get("n_train") != 0 else 0

@@ -286,3 +286,32 @@ def test_a_new_an_empty_and_an_own_folder_are_free(model, tmp_path):
     check_output(tmp_path / "empty")
     assert (tmp_path / "empty" / MARKER).is_file()
     assert model_module.load(tmp_path / "empty", device="cpu")
+
+
+def test_a_model_does_not_replace_its_own_backbone(tmp_path):
+    save(build(r_q=1, r_c=2, lora_rank=None, device="cpu"), tmp_path / "full")
+    model = build(str(tmp_path / "full"), r_q=1, r_c=2, lora_rank=1, device="cpu")
+    before = snapshot(tmp_path)
+    for output in (tmp_path / "full", tmp_path / "full" / "lora", tmp_path):
+        with pytest.raises(
+            ValueError, match=r"backbone of this model|metaembed_lite did not write"
+        ):
+            save(model, output, overwrite=True)
+        assert snapshot(tmp_path) == before
+    save(model, tmp_path / "lora")
+    assert load(tmp_path / "lora", device="cpu")
+
+
+def test_a_users_file_where_a_model_is_staged_is_kept(model, tmp_path):
+    staging(tmp_path / "model").mkdir()
+    (staging(tmp_path / "model") / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"thesis\.tex, which metaembed_lite did not write"):
+        save(model, tmp_path / "model")
+    assert (staging(tmp_path / "model") / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_path_through_the_folder_itself_is_the_folder(model, other, tmp_path):
+    save(model, tmp_path / "model")
+    save(other, tmp_path / "model" / ".." / "model", overwrite=True)
+    again = load(tmp_path / "model", device="cpu")
+    assert torch.equal(again.encode_query("a"), other.encode_query("a"))

@@ -44,7 +44,16 @@ def test_columns_are_put_in_order():
 
 def test_several_sets_by_name_stay_several():
     part = Dataset.from_list([{"query": "a", "positive": "b"}] * 4)
-    assert list(training_rows({"one": part, "two": part}, 4)) == ["one", "two"]
+    sets = {"one": part, "two": pd.DataFrame([{"query": "a", "positive": "b"}] * 4)}
+    sets["three"] = [{"query": "a", "positive": "b"}] * 4
+    assert list(training_rows(sets, 4)) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("form", ["numpy", "pandas", "torch"])
+def test_the_format_of_a_dataset_does_not_matter(form):
+    rows = Dataset.from_list([{"query": "a", "positive": "b"}] * 4)
+    (plain,) = training_rows(rows.with_format(form), 4).values()
+    assert plain[0] == {"query": "a", "positive": "b"}
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_nothing_but_data_comes_from_a_hub(hostile, tmp_path, monkeypatch):
         with pytest.raises((ValueError, OSError)):
             load(name, device="cpu")
     assert not marker.exists()
-    assert names == ["evil/full", "good/adapter", "evil/base"]
+    assert set(names) == {"evil/full", "good/adapter", "evil/base"}
     assert not [name for name in fetched if name.endswith((".dat", ".bin", ".py"))]
 
 
@@ -199,6 +199,96 @@ def test_settings_that_reach_from_pretrained_are_refused(key, hostile, tmp_path)
     assert not target.exists()
 
 
+def under_another_name(folder, settings):
+    """The settings in a file that sentence-transformers reads if the first one says nothing."""
+    config = json.loads((folder / "sentence_bert_config.json").read_text())
+    (folder / "sentence_bert_config.json").write_text("{}")
+    (folder / "sentence_roberta_config.json").write_text(json.dumps({**config, **settings}))
+
+
+def next_to_the_file(folder, settings):
+    (folder / "sentence_xlnet_config.json").write_text(json.dumps(settings))
+
+
+def in_a_folder_of_the_backbone(folder, settings):
+    listing = json.loads((folder / "modules.json").read_text())
+    listing[0]["path"] = "T"
+    (folder / "modules.json").write_text(json.dumps(listing))
+    (folder / "T").mkdir()
+    for file in folder.glob("*.*"):
+        shutil.copy(file, folder / "T")
+    edit(folder / "T" / "sentence_bert_config.json", **settings)
+
+
+@pytest.mark.parametrize(
+    "hide", [under_another_name, next_to_the_file, in_a_folder_of_the_backbone]
+)
+@pytest.mark.parametrize("name", ["whole", "adapter"])
+def test_settings_are_refused_wherever_they_are_hidden(hide, name, hostile, tmp_path):
+    target = tmp_path / "written by a checkpoint"
+    offload = {"device_map": {"": "disk"}, "offload_folder": str(target)}
+    hide(hostile / name, {"model_kwargs": offload})
+    write_marker(hostile / name)  # an attacker can write one too
+    with pytest.raises(ValueError, match=r"sentence_bert_config\.json says nothing|modules\.json"):
+        load(hostile / name, device="cpu")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"transformer_task": "retrieval"}, "transformer_task is 'retrieval'; expected 'feature"),
+        ({"module_output_name": "x"}, "module_output_name is 'x'"),
+        ({"query_length": -3}, "query_length is -3"),
+        ({"max_seq_length": "a"}, "max_seq_length is 'a'"),
+        ({"r_q": 10**7}, "r_q is 10000000"),
+        ({"modality_config": 3}, "modality_config is 3"),
+    ],
+    ids=str,
+)
+def test_values_of_the_backbones_settings_are_checked(values, message, hostile):
+    edit(hostile / "whole" / "sentence_bert_config.json", **values)
+    write_marker(hostile / "whole")
+    with pytest.raises(ValueError, match=message):
+        load(hostile / "whole", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "values", [{"attn_implementation": "evil/kernel"}, {"configuration_files": ["x"]}]
+)
+def test_the_backbone_of_an_adapter_is_checked_too(values, hostile):
+    edit(hostile / "whole" / "config.json", **values)
+    edit(
+        hostile / "adapter" / "adapter_config.json", base_model_name_or_path=str(hostile / "whole")
+    )
+    with pytest.raises(ValueError, match=r"config\.json: .*refused"):
+        load(hostile / "adapter", device="cpu")
+
+
+@pytest.mark.parametrize("base", ["metaembed_lite/tiny", "another"])
+def test_an_adapter_is_no_backbone(base, hostile):
+    shutil.copytree(hostile / "adapter", hostile / "another")
+    name = base if "/" in base else str(hostile / base)
+    edit(hostile / "adapter" / "adapter_config.json", base_model_name_or_path=name)
+    with pytest.raises(ValueError, match="is itself an adapter"):
+        load(hostile / "adapter", device="cpu")
+
+
+def test_odd_modules_and_activations_are_refused(hostile):
+    file = hostile / "whole" / "modules.json"
+    listing = json.loads(file.read_text())
+    for change in ({"name": "0"}, {"name": "a.b"}, {"name": "forward"}, {"path": ""}):
+        file.write_text(json.dumps([listing[0], {**listing[1], **change}, listing[2]]))
+        with pytest.raises(ValueError, match=r"modules\.json"):
+            load(hostile / "whole", device="cpu")
+    file.write_text(json.dumps(listing))
+    edit(
+        hostile / "whole" / "1_Dense" / "config.json", activation_function="sentence_transformers.x"
+    )
+    with pytest.raises(ValueError, match=r"1_Dense/config\.json: activation_function"):
+        load(hostile / "whole", device="cpu")
+
+
 @pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])
 @pytest.mark.parametrize(
     "values",
@@ -207,6 +297,7 @@ def test_settings_that_reach_from_pretrained_are_refused(key, hostile, tmp_path)
         {"text_config": {"_attn_implementation": "evil/kernel"}},
         {"auto_map": {"AutoModel": "modeling_evil.Model"}},
         {"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil"}},
+        {"configuration_files": ["config.evil.json"]},
     ],
     ids=str,
 )
@@ -269,6 +360,11 @@ def test_no_pattern_of_a_checkpoint_is_run(hostile, saved):
         "a" * 200_000, "{{ 'a'" + ".replace('a', 'aaaaaaaaaa')" * 12 + " }}",
         "{% for a in 'xxxxxxxxxx' %}a{% endfor %}", "{% for a in m %}" * 4 + "{% endfor %}" * 4,
         "{% macro a(n) %}{{ a(n) }}{{ a(n) }}{% endmacro %}{{ a(1) }}",
+        "{{ 'a'['ljust'](50000000) }}", "{{ ('a'|attr('ljust'))(50000000) }}",
+        "{% set r = range %}{{ r(99999) }}", "{% set f='%50000000s' %}{{ f % 'a' }}",
+        "{{ lipsum(n=1000000) }}", "{{ ['a']|batch(500000000, 'x')|list }}",
+        "{{ ['a']|map('center', 50000000)|list }}", "{{ 'a'|tojson(indent=50000000) }}",
+        "{{ 'a'|slice(500000000)|list }}",
     ],
     ids=lambda text: text[:30],
 )  # fmt: skip

@@ -12,12 +12,18 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from sentence_transformers.multi_vector_encoder.losses import (
+    MultiVectorMultipleNegativesRankingLoss,
+)
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from typer.testing import CliRunner
 
 from metaembed_lite import MatryoshkaMultiVectorLoss, build, load, save, train
+from metaembed_lite.baselines import token_vectors
 from metaembed_lite.cli import app
 from metaembed_lite.data.handwriting import training_rows
-from metaembed_lite.training_run import WHOLE, newest_whole, read_run
+from metaembed_lite.model_folder import WHOLE
+from metaembed_lite.training_run import newest_whole, read_run
 
 SETTINGS = {"batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 0, "log_steps": 1}
 ROOT = Path(__file__).parents[2]
@@ -294,6 +300,82 @@ def test_a_checkpoint_of_weights_that_are_not_finite_is_not_whole(rows, tmp_path
     assert newest_whole(tmp_path / "run") is None
 
 
+def test_a_run_that_turns_nan_keeps_its_last_good_checkpoint(rows, tmp_path):
+    """With a loss that does not look, the weights are seen to at the next checkpoint."""
+    model = token_vectors(dim=8, lora_rank=2, device="cpu")
+    loss = MultiVectorMultipleNegativesRankingLoss(model)
+    done = []
+
+    def spoil(optimizer, args, kwargs):
+        done.append(1)
+        if len(done) == 4:
+            with torch.no_grad():
+                model[1].linear.weight[0, 0] = float("nan")
+
+    hook = register_optimizer_step_post_hook(spoil)
+    with pytest.raises(ValueError, match="NaN or infinity at step 4"):
+        train(
+            model, rows, loss=loss, steps=8, output=tmp_path / "run", save_steps=1, **SETTINGS
+        )  # fmt: skip
+    hook.remove()
+    assert newest_whole(tmp_path / "run").name == "checkpoint-3"
+
+
+def test_a_crash_while_old_checkpoints_are_cleared_is_no_harm(finished, rows, whole, monkeypatch):
+    with monkeypatch.context() as patched:
+
+        def die(*arguments, **settings):
+            raise Killed
+
+        patched.setattr("metaembed_lite.training_run.write_run", die)
+        with pytest.raises(Killed):
+            train(tiny(), rows, steps=6, output=finished, overwrite=True, **SETTINGS)
+    model = tiny()
+    train(model, rows, steps=6, output=finished, overwrite=True, **SETTINGS)
+    assert torch.equal(trained_weights(model), whole[0])
+
+
+@pytest.mark.parametrize("content", ["", "[", "null", "{}", '{"finished": null, "settings": []}'])
+def test_a_damaged_record_of_a_run_is_named_and_can_be_overcome(content, run, rows, whole):
+    (run / "checkpoints" / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json.*damaged.*restart=True"):
+        resume(rows, run)
+    model = tiny()
+    train(model, rows, steps=6, output=run, restart=True, **SETTINGS)
+    assert torch.equal(trained_weights(model), whole[0])
+
+
+def test_a_users_file_in_a_checkpoint_is_kept(run, rows):
+    note = run / "checkpoints" / "checkpoint-3" / "my_eval.txt"
+    note.write_text("0.9")
+    for flags in ({"restart": True}, {"resume": True}):
+        with pytest.raises(ValueError, match=r"my_eval\.txt, which metaembed_lite did not write"):
+            train(tiny(), rows, steps=6, output=run, **SETTINGS, **flags)
+    assert note.read_text() == "0.9"
+
+
+def test_a_loss_of_another_model_is_refused(rows):
+    model, another = (token_vectors(dim=8, lora_rank=2, device="cpu") for _ in range(2))
+    loss = MultiVectorMultipleNegativesRankingLoss(another)
+    with pytest.raises(ValueError, match="loss was made for another model"):
+        train(model, rows, loss=loss, steps=1, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 2.0}, {"steps": None}, {"batch_size": "x"}, {"save_steps": 0},
+        {"warmup_steps": -1}, {"seed": "a"}, {"learning_rate": "1e-4"}, {"learning_rate": 0},
+        {"fresh_learning_rate": float("nan")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_of_another_type_are_named_before_anything_is_trained(settings, rows):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name}="):
+        train(tiny(), rows, **{"steps": 1, **SETTINGS, **settings})
+
+
 @pytest.mark.parametrize("flag", ["resume", "restart", "overwrite"])
 def test_flags_about_a_folder_need_one(flag, rows):
     with pytest.raises(ValueError, match=f"{flag}=True needs output"):
@@ -465,7 +547,10 @@ def test_evaluate_uses_the_pictures_that_training_held_out(tmp_path):
     )  # fmt: skip
     assert run.exit_code == 0, run.output
     table = run.output.split("r_q", 1)[1].split("saved:")[0]
-    for more in ([], ["--suite", "folder", f"path={data}"]):
+    refused = invoke("evaluate", tmp_path / "model")
+    assert refused.exit_code == 2
+    assert f"path={data}" in refused.output, "a recipe does not choose what is read"
+    for more in ([f"path={data}"], ["--suite", "folder", f"path={data}"]):
         evaluated = invoke("evaluate", tmp_path / "model", *more)
         assert evaluated.exit_code == 0, evaluated.output
         assert "4 queries, 4 candidates" in evaluated.output
