@@ -161,13 +161,15 @@ def _check_no_code(config: Any, file: Path, auto_map: bool) -> None:
 
 
 def load_adapter(backbone: Any, folder: Path, config: dict[str, Any]) -> None:
-    """Put the adapter of a folder on a backbone, ready to train further.
+    """Put the adapter of a folder on a backbone, ready to train further, in float32.
 
     Raises:
         FileNotFoundError: if the adapter has no safetensors file.
         ValueError: on a setting that ``build`` does not make, or weights that do not fit the
             backbone or the configuration.
     """
+    from peft import set_peft_model_state_dict
+
     file = folder / CONFIG
     weights = read_weights(folder / WEIGHTS)
     lora_config = checked_config(config, weights, file)
@@ -192,6 +194,10 @@ def load_adapter(backbone: Any, folder: Path, config: dict[str, Any]) -> None:
         ) from error
     check_fit(report.to_dict(), folder / WEIGHTS)
     keep_trained_exact(backbone)
+    exact = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+    set_peft_model_state_dict(
+        backbone, exact
+    )  # again: the first time rounded to the backbone's type
 
 
 def keep_trained_exact(module: nn.Module) -> None:

@@ -55,7 +55,7 @@ class Killed(BaseException):
     pass
 
 
-def cut_off(rows, output, after, steps=6, **settings):
+def cut_off(rows, output, after, steps=6, model=None, **settings):
     """A run that dies in the step after ``after``; a checkpoint is written at each step."""
     forward = MatryoshkaMultiVectorLoss.forward
     done = []
@@ -69,7 +69,10 @@ def cut_off(rows, output, after, steps=6, **settings):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MatryoshkaMultiVectorLoss, "forward", count)
         with pytest.raises(Killed):
-            train(tiny(), rows, steps=steps, output=output, save_steps=1, **SETTINGS | settings)
+            train(
+                model or tiny(), rows, steps=steps, output=output, save_steps=1,
+                **SETTINGS | settings,
+            )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,14 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights_and_the_same_curve(ru
     assert curve.notna().all().all(), "the losses by budget from before the cut are kept"
     saved = pd.read_csv(run / "training_curve.csv")
     pd.testing.assert_frame_equal(saved, curve.round(4), check_dtype=False)
+
+
+def test_a_run_on_a_half_precision_backbone_resumes_to_the_same_weights(rows, tmp_path):
+    uninterrupted = tiny(dtype="bfloat16")
+    train(uninterrupted, rows, steps=4, **SETTINGS)
+    cut_off(rows, tmp_path / "run", after=2, steps=4, model=tiny(dtype="bfloat16"))
+    resumed, _ = resume(rows, tmp_path / "run", steps=4, model=tiny(dtype="bfloat16"))
+    assert torch.equal(trained_weights(resumed), trained_weights(uninterrupted))
 
 
 def damage_trainer_state(at):
