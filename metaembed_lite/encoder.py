@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import sentence_transformers
 from metaembed_lite import items
 from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.items import ItemError
+
+ONE_ITEM = (str, bytes, bytearray, Mapping, np.ndarray)  # and yet can be iterated over
 
 
 class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
@@ -26,6 +29,8 @@ class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
         Raises:
             ItemError: a ValueError that names the first item that cannot be read.
         """
+        if isinstance(inputs, Iterable) and not isinstance(inputs, ONE_ITEM):
+            inputs = list(inputs)  # also a generator, or a column of a DataFrame
         if self.is_singular_input(inputs):
             self._check([inputs])
         else:

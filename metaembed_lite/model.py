@@ -325,7 +325,9 @@ def load(
                 model_kwargs=dict(model_kwargs),
                 init_defaults={"backbone": str(backbone)} if takes_backbone else None,
             )
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # what transformers makes of odd configurations
             raise ValueError(
                 f"{path / entry['path']}: {entry['type']} cannot be made from its files "
                 f"({type(error).__name__}: {error}): they are damaged, or of another version"

@@ -26,6 +26,7 @@ WHOLE = "whole.json"  # in a checkpoint: the size of each of its files, written 
 RUN = "run.json"  # in CHECKPOINTS: the settings of the run that wrote them
 # These are written or changed after the model is saved, so they are not hashed.
 NOTES = frozenset({MARKER, "README.md", "recipe.yaml", "training_curve.csv"})
+LARGEST_JSON = 64 * 2**20  # bytes; tokenizers have up to 35 million
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -81,6 +82,8 @@ def read_json(file: Path, kind: type = dict) -> Any:
     Raises:
         FileNotFoundError, ValueError: that name the file, if it is missing or holds something else.
     """
+    if file.exists() and not (file.is_file() and file.stat().st_size <= LARGEST_JSON):
+        raise ValueError(f"{file} is not a file of at most {LARGEST_JSON:,} bytes: it is refused")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -157,6 +157,8 @@ def _check_transformer(config: dict[str, Any], file: Path) -> None:
 def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
     """Every chat template of a saved model, and the file that it comes from."""
     for file in sorted(folder.glob("**/*.jinja")):
+        if not file.is_file() or file.stat().st_size > LONGEST_TEMPLATE * 4:
+            raise ValueError(f"{file}: a chat template of that size or kind is refused")
         yield file, file.read_text(encoding="utf-8", errors="replace")
     for file in sorted(folder.glob("*.json")):
         if file.name not in ("modules.json", "tokenizer.json", "vocab.json"):

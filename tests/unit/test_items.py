@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, Features, Value
@@ -477,6 +478,16 @@ def test_an_error_has_the_items_index_in_the_users_list(item, message, tiny):
         tiny.encode_document(batch, batch_size=3)
     with pytest.raises(ValueError, match=rf"^item 7 of the batch \(.*{message}"):
         tiny[0].preprocess(batch, task="document")
+
+
+@pytest.mark.parametrize(
+    "form", [pd.Series, pd.Index, iter, tuple, lambda texts: dict.fromkeys(texts).keys()]
+)
+def test_texts_in_every_form_of_a_list_are_encoded(form, tiny):
+    texts = ["7 center", "4 top-left"]
+    expected = tiny.encode_query(texts)
+    for vectors, right in zip(tiny.encode_query(form(texts)), expected, strict=True):
+        assert torch.equal(vectors, right)
 
 
 def test_types_are_checked_before_anything_is_encoded(tiny, monkeypatch):

@@ -408,6 +408,16 @@ def test_a_list_of_modules_that_is_none_is_named(text, hostile):
         load(hostile / "whole")
 
 
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "chat_template.jinja"])
+def test_files_of_another_kind_are_not_read(name, hostile):
+    """A link to a device or a pipe, as an archive can bring along, would hang or fill memory."""
+    for make in (lambda file: file.symlink_to("/dev/zero"), os.mkfifo):
+        (hostile / "whole" / name).unlink()
+        make(hostile / "whole" / name)
+        with pytest.raises(ValueError, match=name):
+            load(hostile / "whole")
+
+
 # Damage
 
 
