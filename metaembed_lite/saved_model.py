@@ -122,9 +122,8 @@ def _check_model(config: dict[str, Any], file: Path) -> None:
 
 def _check_transformer(config: dict[str, Any], file: Path) -> None:
     others = {path.name for path in file.parent.glob("sentence_*_config.json")} - {file.name}
-    if (
-        others or not config
-    ):  # sentence-transformers reads the first of its names that says something
+    # sentence-transformers reads the first of its file names that says something.
+    if others or not config:
         raise ValueError(
             f"{file} says nothing, or {', '.join(sorted(others)) or 'no other file'} would be read "
             "in its place: it is damaged"

@@ -104,7 +104,7 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> Dataset:
     """A Dataset from dicts with the same keys. A column is of one kind: text, image, or both.
 
     In a column of both, or of items of several kinds, a row has None for the part that it lacks.
-    Images are compressed as they come, so that large ones need not all be in memory.
+    Images are compressed one by one, so large ones are not all in memory at once.
 
     Raises:
         ValueError: naming the row and the column of an item that cannot be read, or a row that has

@@ -32,6 +32,14 @@ def loss_and_gradients(model, loss_function, rows):
     return loss.detach(), found
 
 
+def check_gradients(made, expected):
+    """Equal by name, within rounding at the size of the largest gradient."""
+    assert made.keys() == expected.keys()
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(made[name], gradient, atol=1e-5 * scale, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("encoded", "scored"), [(1, 1), (2, 4), (4, None), (64, 5)])
 def test_loss_and_gradients_are_those_of_the_whole_batch(rows, encoded, scored):
     model, settings = tiny(), {"budgets": BUDGETS, "weights": WEIGHTS, "temperature": 0.1}
@@ -43,10 +51,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(rows, encoded, scored):
     have, cached_gradients = loss_and_gradients(model, cached, rows)
     torch.testing.assert_close(have, want, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(cached.group_losses, whole.group_losses, atol=1e-5, rtol=1e-5)
-    assert gradients.keys() == cached_gradients.keys()
-    scale = max(g.abs().max() for g in gradients.values())
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(cached_gradients[name], gradient, atol=1e-5 * scale, rtol=1e-4)
+    check_gradients(cached_gradients, gradients)
 
 
 def rows_with_equal_items():
@@ -69,9 +74,7 @@ def test_equal_items_are_masked_as_in_the_whole_batch(encoded, scored):
     want, gradients = loss_and_gradients(model, whole, rows)
     have, cached_gradients = loss_and_gradients(model, cached, rows)
     torch.testing.assert_close(have, want, atol=1e-5, rtol=1e-5)
-    scale = max(g.abs().max() for g in gradients.values())
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(cached_gradients[name], gradient, atol=1e-5 * scale, rtol=1e-4)
+    check_gradients(cached_gradients, gradients)
     columns = [
         torch.stack(encode(rows[name]))
         for name, encode in (

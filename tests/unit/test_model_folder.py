@@ -187,7 +187,7 @@ def test_a_save_that_fails_leaves_the_old_model_and_nothing_else(
 def test_a_save_killed_between_its_renames_is_repaired(
     renames, kept, model, other, tmp_path, monkeypatch
 ):
-    """The process dies after so many renames: in the end the old model or the new one is there."""
+    """After a given number of renames the process dies; the old or the new model is restored."""
     folder = tmp_path / "model"
     save(model, folder)
     if kept:
