@@ -18,7 +18,8 @@ from metaembed_lite.baselines import single_vector, token_vectors
 from metaembed_lite.budget import Budget, PrefixPooling
 from metaembed_lite.model import vectors
 
-BOARD = Image.effect_noise((48, 48), 80).convert("RGB")
+NOISE = np.random.default_rng(0).normal(128, 80, (48, 48)).clip(0, 255)  # Pillow's has no seed
+BOARD = Image.fromarray(NOISE.astype(np.uint8)).convert("RGB")
 
 
 def embed(model):
@@ -233,7 +234,7 @@ def test_on_a_half_precision_backbone_what_trains_is_in_float32(tmp_path):
         assert torch.equal(weights[name], loaded[name]), f"{name} was rounded"
 
 
-PRECISION = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.005, torch.bfloat16: 0.06}
+PRECISION = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.005, torch.bfloat16: 0.03}
 
 
 def check_close(vectors, exact, dtype):
