@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metaembed_lite.budget import whole_number
+from metaembed_lite.arguments import whole_number
 from metaembed_lite.model import vectors
 
 if TYPE_CHECKING:

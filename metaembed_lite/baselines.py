@@ -13,8 +13,9 @@ import torch
 from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling, MultiVectorMask
 from torch import Tensor
 
+from metaembed_lite.arguments import check_counts
 from metaembed_lite.item_transformer import ItemTransformer
-from metaembed_lite.model import assemble, check_counts
+from metaembed_lite.model import assemble
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder

@@ -10,24 +10,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral, Number
+from numbers import Number
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from metaembed_lite.arguments import whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-
-
-def whole_number(value: Any, name: str, least: int = 1, use: str = "") -> int:
-    """The value as an ``int``; numpy's and pandas' whole numbers count, floats and bools do not.
-
-    Raises:
-        ValueError: naming the argument, if the value is not a whole number of at least ``least``.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}={value!r}: {use}use a whole number from {least} up")
-    return int(value)
 
 
 @dataclass(frozen=True, order=True)
@@ -43,7 +34,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("r_q", "r_c"):
-            count = whole_number(getattr(self, name), name, use="a budget counts vectors; ")
+            count = whole_number(getattr(self, name), name, reason="a budget counts vectors; ")
             object.__setattr__(self, name, count)
 
     @classmethod

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaembed_lite.budget import Budget, Budgets, choose_budgets, whole_number
+from metaembed_lite.arguments import whole_number
+from metaembed_lite.budget import Budget, Budgets, choose_budgets
 from metaembed_lite.data.task import RetrievalTask, as_grades, as_pool
 from metaembed_lite.model import vectors
 from metaembed_lite.scoring import as_embeddings, at_least_float32, maxsim

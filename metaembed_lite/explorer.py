@@ -15,7 +15,8 @@ import anywidget
 import numpy as np
 import traitlets
 
-from metaembed_lite.budget import Budget, Budgets, as_budget, choose_budgets, whole_number
+from metaembed_lite.arguments import whole_number
+from metaembed_lite.budget import Budget, Budgets, as_budget, choose_budgets
 from metaembed_lite.data.task import RetrievalTask
 from metaembed_lite.evaluation import Encoded, check_encoded, encode, every_budget
 from metaembed_lite.explorer_page import check_size, element, front_end, table

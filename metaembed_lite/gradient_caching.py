@@ -16,7 +16,8 @@ from sentence_transformers.multi_vector_encoder.losses import (
 )
 from torch import Tensor
 
-from metaembed_lite.budget import Budget, Budgets, choose_budgets, whole_number
+from metaembed_lite.arguments import whole_number
+from metaembed_lite.budget import Budget, Budgets, choose_budgets
 from metaembed_lite.mmr import MatryoshkaMultiVectorLoss, item_keys
 from metaembed_lite.model import vectors
 

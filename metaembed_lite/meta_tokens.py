@@ -6,7 +6,6 @@ M_c (for a candidate) are the embedding, (R, D) whatever the content's length (M
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +13,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from metaembed_lite import backbones
+from metaembed_lite.arguments import is_count
 from metaembed_lite.item_transformer import ItemTransformer
 
 Layout = Literal["joint", "separate"]
@@ -181,11 +181,6 @@ class MetaTokenTransformer(ItemTransformer):
             f"{type(self).__name__}({type(self.model).__name__}, r_q={self.r_q}, r_c={self.r_c}, "
             f"{self.layout!r}{f', {adapter}' if adapter else ''})"
         )
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is a whole number from 1 up; numpy's count, ``True`` does not."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def check_dtype(dtype: Any) -> None:

@@ -8,15 +8,14 @@ prefix slice of it, a max over the candidates' prefix, a sum over the query's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaembed_lite.arguments import is_finite_number
 from metaembed_lite.budget import PAPER_BUDGETS, Budget, Budgets, choose_budgets, nested
 from metaembed_lite.items import ITEM_KEYS
 from metaembed_lite.model import vectors
@@ -129,7 +128,7 @@ class MatryoshkaMultiVectorLoss(nn.Module):
             budgets = choose_budgets(budgets, full.r_q, full.r_c)
         self.budgets = nested(PAPER_BUDGETS if budgets is None else budgets)
         self.weights = _checked_weights(weights, len(self.budgets))
-        if not _is_finite(temperature) or temperature <= 0:
+        if not is_finite_number(temperature) or temperature <= 0:
             raise ValueError(
                 f"temperature={temperature!r}: it divides the scores; use a positive, finite number"
             )
@@ -284,11 +283,6 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         }
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether the value is a real, finite number, and not a bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _checked_weights(weights: Sequence[float] | None, n: int) -> list[float]:
     """The weights as ``n`` floats.
 
@@ -298,7 +292,7 @@ def _checked_weights(weights: Sequence[float] | None, n: int) -> list[float]:
     if weights is None:
         return [1.0] * n
     given: Any = weights.tolist() if hasattr(weights, "tolist") else weights  # arrays and tensors
-    fits = isinstance(given, tuple | list) and len(given) == n and all(map(_is_finite, given))
+    fits = isinstance(given, tuple | list) and len(given) == n and all(map(is_finite_number, given))
     tiny = torch.finfo(torch.float32).tiny  # below it, a weight is 0 in the loss
     if not fits or min(given) < 0 or max(given) < tiny:
         raise ValueError(

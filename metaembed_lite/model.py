@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,12 @@ from torch import nn
 
 from metaembed_lite import backbones, checkpoints, hub, saved_model
 from metaembed_lite.adapter import AdapterTransformer, keep_trained_exact
+from metaembed_lite.arguments import check_counts, is_finite_number
 from metaembed_lite.budget import Budget
 from metaembed_lite.encoder import MultiVectorEncoder
 from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.locking import lock
-from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer, check_dtype, is_count
+from metaembed_lite.meta_tokens import Layout, MetaTokenTransformer, check_dtype
 from metaembed_lite.model_folder import check_output, interrupted, is_finished, replacing
 from metaembed_lite.scoring import at_least_float32
 
@@ -108,26 +108,15 @@ def build(
     return model
 
 
-def check_counts(**counts: Any) -> None:
-    """Check that each is a whole number from 1 up, or None.
-
-    Raises:
-        ValueError: naming the argument and its value.
-    """
-    for name, value in counts.items():
-        if value is not None and not is_count(value):
-            raise ValueError(f"{name}={value!r}: use a whole number from 1 up, or None")
-
-
 def check_lora(rank: Any, alpha: Any, dropout: Any, targets: Any) -> None:
     """Check the settings of LoRA as ``build`` takes them.
 
     Raises:
         ValueError: naming the argument and its value.
     """
-    if alpha is not None and not (_is_number(alpha) and alpha > 0):
+    if alpha is not None and not (is_finite_number(alpha) and alpha > 0):
         raise ValueError(f"lora_alpha={alpha!r}: use a number above 0, or None for lora_rank")
-    if not (_is_number(dropout) and 0 <= dropout < 1):
+    if not (is_finite_number(dropout) and 0 <= dropout < 1):
         raise ValueError(f"lora_dropout={dropout!r}: use a number from 0 to below 1")
     if targets is not None:
         backbones.check_targets(targets)
@@ -166,10 +155,6 @@ def _check_start(backbone: Any, init_text: Any, seed: Any) -> None:
     whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not whole or not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed!r}: use a whole number from 0 up")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def assemble(

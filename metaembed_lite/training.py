@@ -25,7 +25,8 @@ from transformers import TrainerCallback
 
 from metaembed_lite import memory, training_run
 from metaembed_lite.adapter import AdapterTransformer
-from metaembed_lite.budget import Budget, whole_number
+from metaembed_lite.arguments import whole_number
+from metaembed_lite.budget import Budget
 from metaembed_lite.data.rows import training_rows
 from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
 from metaembed_lite.locking import lock, write_whole
