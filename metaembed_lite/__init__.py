@@ -4,8 +4,8 @@
     model = load("tiny")                              # or build("Qwen/Qwen2.5-VL-3B-Instruct")
     scores = maxsim(model.encode_query(texts), model.encode_document(images), budget=(4, 8))
 
-The line that data travels, a file a step: data/ -> meta_tokens.py -> mmr.py -> budget.py ->
-scoring.py -> evaluation.py -> explorer.py; model.py builds, saves and loads, training.py trains.
+The way of the data, one file per step: data/ -> meta_tokens.py -> losses.py -> budget.py ->
+scoring.py -> evaluation.py -> explorer/. model.py builds, saves and loads, training.py trains.
 """
 
 from __future__ import annotations
@@ -14,60 +14,52 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metaembed_lite.budget import PAPER_BUDGETS, Budget, PrefixPooling
+    from metaembed_lite.budget import PAPER_BUDGETS, Budget
     from metaembed_lite.data import RetrievalTask, load_task
     from metaembed_lite.evaluation import sweep
     from metaembed_lite.explorer import BudgetExplorer
-    from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
+    from metaembed_lite.loading import load
+    from metaembed_lite.losses import (
+        CachedMatryoshkaMultiVectorLoss,
+        MatryoshkaMultiVectorLoss,
+        mmr_loss,
+    )
     from metaembed_lite.meta_tokens import MetaTokenTransformer
-    from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
-    from metaembed_lite.model import build, load, save
+    from metaembed_lite.model import build
+    from metaembed_lite.pooling import PrefixPooling
+    from metaembed_lite.saving import save
     from metaembed_lite.scoring import maxsim
-    from metaembed_lite.training import train
+    from metaembed_lite.training import train, training_arguments
 
 __version__ = "0.1.0"
 
-_HOME = {  # imported when first asked for: torch and transformers take seconds
-    "Budget": "budget",
+_MODULES = {  # imported on first use: torch and transformers take seconds
     "PAPER_BUDGETS": "budget",
-    "PrefixPooling": "budget",
-    "RetrievalTask": "data",
-    "load_task": "data",
-    "sweep": "evaluation",
+    "Budget": "budget",
     "BudgetExplorer": "explorer",
-    "CachedMatryoshkaMultiVectorLoss": "gradient_caching",
+    "CachedMatryoshkaMultiVectorLoss": "losses",
+    "MatryoshkaMultiVectorLoss": "losses",
     "MetaTokenTransformer": "meta_tokens",
-    "MatryoshkaMultiVectorLoss": "mmr",
+    "PrefixPooling": "pooling",
+    "RetrievalTask": "data",
     "build": "model",
-    "load": "model",
-    "save": "model",
+    "load": "loading",
+    "load_task": "data",
     "maxsim": "scoring",
+    "mmr_loss": "losses",
+    "save": "saving",
+    "sweep": "evaluation",
     "train": "training",
+    "training_arguments": "training",
 }
-__all__ = [
-    "PAPER_BUDGETS",
-    "Budget",
-    "BudgetExplorer",
-    "CachedMatryoshkaMultiVectorLoss",
-    "MatryoshkaMultiVectorLoss",
-    "MetaTokenTransformer",
-    "PrefixPooling",
-    "RetrievalTask",
-    "build",
-    "load",
-    "load_task",
-    "maxsim",
-    "save",
-    "sweep",
-    "train",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*_MODULES, "__version__"]

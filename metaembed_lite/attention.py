@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metaembed_lite.arguments import whole_number
-from metaembed_lite.model import vectors
+from metaembed_lite.meta_tokens import full_budget
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -38,7 +38,7 @@ def image_attention(
         raise ValueError(f"task {task!r}: choose 'document' or 'query'")
     transformer = model[0]
     backbone, config = transformer.model, transformer.config
-    full = vectors(model)
+    full = full_budget(model)
     features = transformer.preprocess([item], task=task)
     image = features["input_ids"][0] == getattr(config, "image_token_id", -1)
     if not image.any() or "cross_attention_mask" in features:
@@ -67,7 +67,7 @@ def image_attention(
     finally:
         backbone.set_attn_implementation(before)
     chosen = torch.stack(layers if layer is None else [layers[layer]])  # (L, 1, heads, T, T)
-    r = transformer.read_q if task == "query" else full.r_c
+    r = full.r_q if task == "query" else full.r_c
     end = int(features["attention_mask"].sum())
     weights = chosen[:, 0].float().mean(dim=(0, 1))[end - r : end, image.to(model.device)].cpu()
     if "image_grid_thw" in features:

@@ -1,54 +1,29 @@
-"""What MetaEmbed is measured against: one vector an item, or one vector a token.
+"""What MetaEmbed is compared with: one vector per item, or one vector per token.
 
 Both are ordinary ``MultiVectorEncoder`` models on the same backbone with the same LoRA, without
-meta tokens, so that ``train`` and ``sweep``'s measures serve them as well. A model of one vector is
-a late interaction of one with one: MaxSim is then the cosine.
+meta tokens. So ``train`` takes them with a loss of sentence-transformers, and ``encode`` as well. A
+single vector is a late interaction of one vector with one: its MaxSim is the cosine.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling, MultiVectorMask
-from torch import Tensor
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 from metaembed_lite.arguments import check_counts
 from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.model import assemble
+from metaembed_lite.pooling import SingleVectorPooling
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 
-class SingleVector(BaseTokenPooling):
-    """Token embeddings (T, D) to one vector (1, D): the last token's, or the mean of all.
-
-    Args:
-        how: "last", as in decoder-based embedders, whose last token alone sees all; or "mean".
-        tasks: on which sides; None: both.
-
-    Raises:
-        ValueError: on another ``how``.
-    """
-
-    config_keys: ClassVar[list[str]] = ["how", "tasks"]
-
-    def __init__(
-        self, how: Literal["last", "mean"] = "last", *, tasks: list[str] | None = None
-    ) -> None:
-        if how not in ("last", "mean"):
-            raise ValueError(f"how={how!r}: choose 'last' or 'mean'")
-        super().__init__(tasks=["query", "document"] if tasks is None else tasks)
-        self.how = how
-
-    def pool_one(self, embedding: Tensor) -> Tensor:
-        return embedding[-1:] if self.how == "last" else embedding.mean(dim=0, keepdim=True)
-
-
 def single_vector(
     backbone: str = "tiny-vlm",
-    how: Literal["last", "mean"] = "last",
+    mode: Literal["last", "mean"] = "last",
     *,
     dim: int | None = None,
     lora_rank: int | None = 32,
@@ -56,19 +31,23 @@ def single_vector(
     device: str | None = None,
     seed: int = 0,
 ) -> MultiVectorEncoder:
-    """A model of one vector an item, (1, D): the bi-encoder.
+    """A bi-encoder: one vector per item, (1, D).
 
     Args:
         backbone: as in ``build``.
-        how: "last" token or "mean" of all tokens.
+        mode: "last" token or "mean" of all tokens. Defaults to "last".
         dim, lora_rank, max_seq_length, device, seed: as in ``build``.
 
     Raises:
-        ValueError: on another ``how``, counts below one, or a limit beyond the backbone's
+        ValueError: on another ``mode``, counts below one, or a limit beyond the backbone's
             positions.
+
+    Example:
+        >>> single_vector("tiny-vlm", lora_rank=None, device="cpu").encode_query("3 top left").shape
+        torch.Size([1, 128])
     """
     check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
-    pooling = [SingleVector(how)]
+    pooling = [SingleVectorPooling(mode)]
     transformer = _transformer(backbone, seed)
     return assemble(
         transformer, dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length,
@@ -86,16 +65,21 @@ def token_vectors(
     device: str | None = None,
     seed: int = 0,
 ) -> MultiVectorEncoder:
-    """A model of one vector a token, (T, D): ColBERT's late interaction, and ColPali's on images.
+    """One vector per token, (T, D): the late interaction of ColBERT, and of ColPali on images.
 
     Args:
         backbone: as in ``build``.
-        patches_only: of a candidate keep only the vectors of its image's tokens.
+        patches_only: keep only the vectors of the image's tokens of a candidate. Defaults to False.
         dim, lora_rank, max_seq_length, device, seed: as in ``build``.
 
     Raises:
         ValueError: with ``patches_only`` on a backbone that has no image token, on counts below
             one, or a limit beyond the backbone's positions.
+
+    Example:
+        >>> model = token_vectors("tiny-vlm", lora_rank=None, device="cpu")
+        >>> len(model.encode_query("3")) < len(model.encode_query("3 top left"))
+        True
     """
     check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
     transformer = _transformer(backbone, seed)

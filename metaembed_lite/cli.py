@@ -91,7 +91,7 @@ def train(
     from metaembed_lite import build, load_task, sweep
     from metaembed_lite import recipes as shipped
     from metaembed_lite import train as run
-    from metaembed_lite.training import add_to_card
+    from metaembed_lite.model_card import add_to_card
 
     chosen = shipped.read(recipe, overrides or [])
     task = load_task(**chosen.data)

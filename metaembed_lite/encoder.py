@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import sentence_transformers
 
-from metaembed_lite import items
+from metaembed_lite import items, model_card
 from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.items import ItemError
+from metaembed_lite.meta_tokens import MetaTokenTransformer
+from metaembed_lite.scoring import at_least_float32
 
 ONE_ITEM = (str, bytes, bytearray, Mapping, np.ndarray)  # and yet can be iterated over
 
@@ -59,3 +61,20 @@ class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
                 items.check(item)
             except ValueError as error:
                 raise ItemError(index, item, str(error)) from error
+
+
+def configure(model: MultiVectorEncoder) -> None:
+    """Set what every model has, built or loaded: its card, and float32 behind the backbone.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> model = load("tiny", device="cpu").half()
+        >>> configure(model)
+        >>> model.encode_query("3 top left").dtype
+        torch.float32
+    """
+    model.model_card_data.template_path = model_card.TEMPLATE
+    if isinstance(model[0], MetaTokenTransformer):  # its output has the type of ``precision``
+        model[0].precision = at_least_float32(model[0].precision)
+        for module in list(model)[1:]:
+            module.to(model[0].precision.dtype)

@@ -1,4 +1,4 @@
-"""Quality and cost of a model at every budget: the numbers behind THE figure of the book."""
+"""Quality and cost of a model at every budget: the numbers behind the quality-per-byte figure."""
 
 from __future__ import annotations
 
@@ -7,62 +7,105 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from metaembed_lite.arguments import whole_number
-from metaembed_lite.budget import Budget, Budgets, choose_budgets
+from metaembed_lite.budget import Budget, Budgets, budgets_within, rings
 from metaembed_lite.data.task import RetrievalTask, as_grades, as_pool
-from metaembed_lite.model import vectors
+from metaembed_lite.meta_tokens import choose_budgets
 from metaembed_lite.scoring import as_embeddings, at_least_float32, maxsim
+from metaembed_lite.timing import median_seconds
 
 if TYPE_CHECKING:
-    import pandas as pd
     from sentence_transformers import MultiVectorEncoder
 
-RUNNING_VALUES = 1 << 24  # similarities held at a time by every_budget: 64 MB of float32
+RUNNING_VALUES = 1 << 24  # similarities that evaluate_all holds at a time: 64 MB of float32
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A task's embeddings at the full budget, and what encoding cost.
+class EncodedTask:
+    """A task with its embeddings at the full budget, and what encoding cost.
 
     Attributes:
-        queries: (Q, R_q, D) float32 on the CPU.
-        candidates: (N, R_c, D) likewise.
-        query_ms: wall-clock milliseconds per query, in batches.
-        candidate_ms: per candidate, likewise.
+        task: queries, candidates and relevance.
+        queries: embeddings (Q, R_q, D). ``encode`` gives float32 on the CPU.
+        candidates: embeddings (N, R_c, D), likewise.
+        query_ms: wall-clock milliseconds per query, encoded in batches. Defaults to 0.
+        candidate_ms: likewise per candidate.
+
+    Raises:
+        ValueError: if an embedding is not finite, or their number is not the task's.
+
+    Example:
+        >>> from metaembed_lite import load_task
+        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> encoded = EncodedTask(task, torch.rand(4, 2, 8), torch.rand(len(task.candidates), 4, 8))
+        >>> encoded.full_budget
+        Budget(r_q=2, r_c=4)
     """
 
+    task: RetrievalTask
     queries: Tensor
     candidates: Tensor
-    query_ms: float
-    candidate_ms: float
+    query_ms: float = 0.0
+    candidate_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "candidates"):
+            embeddings = at_least_float32(as_embeddings(getattr(self, name), name))
+            expected = len(getattr(self.task, name))
+            if len(embeddings) != expected:
+                raise ValueError(
+                    f"there are {len(embeddings)} embeddings of {name}, and task "
+                    f"{self.task.name!r} has {expected} {name}: encode this task"
+                )
+            object.__setattr__(self, name, embeddings)
+
+    @property
+    def full_budget(self) -> Budget:
+        """(R_q, R_c): how many vectors there are per query and candidate."""
+        return Budget(self.queries.shape[1], self.candidates.shape[1])
 
 
 def encode(
     model: MultiVectorEncoder, task: RetrievalTask, batch_size: int = 64, progress: bool = False
-) -> Encoded:
-    """Encode a task once, at the full budget; every smaller budget is a prefix of it.
+) -> EncodedTask:
+    """Encode a task once, at the full budget. Every smaller budget is a prefix of it.
+
+    Args:
+        model: any ``MultiVectorEncoder`` that gives the same number of vectors for all queries, and
+            for all candidates.
+        task: queries, candidates and relevance.
+        batch_size: inputs per batch. Defaults to 64.
+        progress: show a progress bar. Defaults to False.
 
     Raises:
         ValueError: if ``batch_size`` is not a whole number from 1 up, or an embedding is not
             finite.
+
+    Example:
+        >>> from metaembed_lite import load, load_task
+        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> encode(load("tiny", device="cpu"), task).queries.shape  # (Q, R_q, D)
+        torch.Size([4, 8, 32])
     """
     batch_size = whole_number(batch_size, "batch_size")
     model.eval()
-    started = time.perf_counter()
+    start = time.perf_counter()
     queries = model.encode_query(task.queries, batch_size=batch_size, show_progress_bar=progress)
-    between = time.perf_counter()
+    middle = time.perf_counter()
     candidates = model.encode_document(
         task.candidates, batch_size=batch_size, show_progress_bar=progress
     )
-    ended = time.perf_counter()
-    return Encoded(
+    end = time.perf_counter()
+    return EncodedTask(
+        task,
         as_embeddings(queries, "queries").float().cpu(),
         as_embeddings(candidates, "candidates").float().cpu(),
-        1000 * (between - started) / len(task.queries),
-        1000 * (ended - between) / len(task.candidates),
+        query_ms=1000 * (middle - start) / len(task.queries),
+        candidate_ms=1000 * (end - middle) / len(task.candidates),
     )
 
 
@@ -72,12 +115,16 @@ def precision_at_1(scores: Any, relevance: Any, pool: Any = None) -> float:
     Args:
         scores: (Q, N), finite.
         relevance: (Q, N) grades of any real type, above 0 where relevant.
-        pool: (Q, N) bool or 0/1, which candidates are ranked at all; None: every one. A relevant
-            candidate outside of the pool is not found.
+        pool: (Q, N) bool or 0/1, which candidates are ranked at all. Defaults to all. A relevant
+            candidate outside the pool is not found.
 
     Raises:
         ValueError: on shapes that differ, scores that are not finite, or grades that are negative
             or not finite.
+
+    Example:
+        >>> precision_at_1(scores=[[0.9, 0.1], [0.5, 0.5]], relevance=[[1, 0], [1, 0]])
+        0.5
     """
     return _precision_at_1(*_judged(scores, relevance, pool))
 
@@ -85,8 +132,12 @@ def precision_at_1(scores: Any, relevance: Any, pool: Any = None) -> float:
 def mrr_at_10(scores: Any, relevance: Any, pool: Any = None) -> float:
     """Mean over queries of 1 / rank of the best relevant candidate, 0 beyond rank 10.
 
-    Irrelevant candidates of an equal score rank before. Arguments and errors are those of
+    Irrelevant candidates with an equal score rank first. Arguments and errors are those of
     ``precision_at_1``. A query for which no relevant candidate is ranked counts as 0.
+
+    Example:
+        >>> mrr_at_10(scores=[[0.9, 0.1]], relevance=[[0, 1]])
+        0.5
     """
     return _mrr_at_10(*_judged(scores, relevance, pool))
 
@@ -95,7 +146,11 @@ def ndcg_at_5(scores: Any, relevance: Any, pool: Any = None) -> float:
     """NDCG@5 with linear gain, tied candidates averaged (as scikit-learn's ``ndcg_score``).
 
     Arguments and errors are those of ``precision_at_1``. The ideal ranking is over all relevant
-    candidates, in the pool or not; a query that has none counts as 0, as in scikit-learn.
+    candidates, in the pool or not. A query that has none counts as 0, as in scikit-learn.
+
+    Example:
+        >>> round(ndcg_at_5(scores=[[0.9, 0.1]], relevance=[[0, 1]]), 3)
+        0.631
     """
     return _ndcg_at_5(*_judged(scores, relevance, pool))
 
@@ -104,12 +159,12 @@ Judged = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # scores, grades and 
 
 
 def _judged(scores: Any, relevance: Any, pool: Any) -> Judged:
-    scores = _checked_scores(scores)
+    scores = _check_scores(scores)
     grades = as_grades(relevance, scores.shape)
     return scores, grades, None if pool is None else as_pool(pool, scores.shape)
 
 
-def _checked_scores(scores: Any) -> np.ndarray:
+def _check_scores(scores: Any) -> np.ndarray:
     """(Q, N) floats: whole numbers become float64, floats keep their type."""
     if isinstance(scores, np.ma.MaskedArray):
         raise ValueError("scores is a numpy masked array: pass its .data, and what counts as pool")
@@ -123,8 +178,8 @@ def _checked_scores(scores: Any) -> np.ndarray:
             "(queries, candidates), none of them 0"
         )
     if array.dtype.kind != "f":
-        whole, array = array, array.astype(np.float64)
-        if whole.dtype.itemsize == 8 and (array.astype(whole.dtype) != whole).any():
+        integers, array = array, array.astype(np.float64)
+        if integers.dtype.itemsize == 8 and (array.astype(integers.dtype) != integers).any():
             raise ValueError(
                 "scores hold whole numbers beyond 2**53: float64 would make ties of them"
             )
@@ -152,26 +207,27 @@ def _mrr_at_10(scores: np.ndarray, grades: np.ndarray, pool: np.ndarray | None) 
 
 
 def _ndcg_at_5(scores: np.ndarray, grades: np.ndarray, pool: np.ndarray | None) -> float:
-    # Count the candidates ranked before each relevant one. Nothing is sorted, so a thousand
-    # budgets can be evaluated.
+    # The candidates ranked above each relevant one are counted. Nothing is sorted, which makes it
+    # fast enough for a thousand budgets.
     k = min(5, grades.shape[1])
     gains = 1 / np.log2(np.arange(k) + 2)
     total = np.concatenate([[0.0], np.cumsum(gains)])  # total[i]: of the first i places
     best = -np.sort(-grades, axis=1)[:, :k] @ gains
     relevant, _ = _sides(grades, pool)
     if pool is not None:
-        scores = np.where(pool, scores, -np.inf)  # below every candidate that counts
+        scores = np.where(pool, scores, -np.inf)  # below every candidate in the pool
     if relevant.sum() > k * len(scores):  # many: only those among a query's best k can count
         relevant = relevant & (scores >= -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k])
     query, candidate = np.nonzero(relevant)
-    found = np.zeros(len(scores))
+    gain = np.zeros(len(scores))
     for rows in np.array_split(np.arange(len(query)), len(query) // 1000 + 1):
-        of, own = query[rows], scores[query[rows], candidate[rows]][:, None]
-        before = (scores[of] > own).sum(axis=1)  # a tie shares the places that it fills
-        ties = (scores[of] == own).sum(axis=1)
-        share = (total[np.minimum(before + ties, k)] - total[np.minimum(before, k)]) / ties
-        np.add.at(found, of, grades[of, candidate[rows]] * share)
-    return float(np.divide(found, best, out=np.zeros(len(best)), where=best > 0).mean())
+        query_of = query[rows]
+        score = scores[query_of, candidate[rows]][:, None]
+        n_above = (scores[query_of] > score).sum(axis=1)
+        n_tied = (scores[query_of] == score).sum(axis=1)  # tied candidates share their places
+        share = (total[np.minimum(n_above + n_tied, k)] - total[np.minimum(n_above, k)]) / n_tied
+        np.add.at(gain, query_of, grades[query_of, candidate[rows]] * share)
+    return float(np.divide(gain, best, out=np.zeros(len(best)), where=best > 0).mean())
 
 
 def _sides(grades: np.ndarray, pool: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -180,46 +236,95 @@ def _sides(grades: np.ndarray, pool: np.ndarray | None) -> tuple[np.ndarray, np.
     return (relevant, ~relevant) if pool is None else (relevant & pool, ~relevant & pool)
 
 
-def every_budget(task: RetrievalTask, encoded: Encoded) -> pd.DataFrame:
-    """Quality at each of the R_q x R_c budgets, from one cumulative pass over the embeddings.
-
-    Adding a candidate vector updates a running maximum, adding a query vector a running sum, so all
-    budgets together cost about what the full one costs, and judging the rankings.
+def evaluate(encoded: EncodedTask, budgets: Budgets | None = None) -> pd.DataFrame:
+    """Quality and cost of embeddings at some budgets.
 
     Args:
-        task: queries, candidates and relevance.
-        encoded: its embeddings, from ``encode``.
+        encoded: from ``encode``.
+        budgets: a list, or a single budget. Defaults to those of the paper that fit, and the full
+            one.
 
     Returns:
-        A DataFrame with columns r_q, r_c, p_at_1, ndcg_at_5 and bytes_per_candidate (float32), as
-        ``sweep`` has them; one row per budget, r_c running fastest.
+        The table that ``sweep`` describes, one row per budget.
 
     Raises:
-        ValueError: on embeddings that are not finite or not the task's, or scores that overflow.
-    """
-    import pandas as pd
+        ValueError: on a budget that needs more vectors than there are, or scores that overflow.
 
-    queries, candidates = check_encoded(task, encoded)
+    Example:
+        >>> from metaembed_lite import load, load_task
+        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> encoded = encode(load("tiny", device="cpu"), task)
+        >>> evaluate(encoded, ["1x1", "8x16"])[["r_q", "r_c", "bytes_per_candidate"]]
+           r_q  r_c  bytes_per_candidate
+        0    1    1                  128
+        1    8   16                 2048
+    """
+    rows = [_evaluate_at(encoded, b) for b in budgets_within(encoded.full_budget, budgets)]
+    return pd.DataFrame(rows)
+
+
+def _evaluate_at(encoded: EncodedTask, budget: Budget) -> dict[str, Any]:
+    def score() -> np.ndarray:
+        with torch.inference_mode():
+            return maxsim(encoded.queries, encoded.candidates, budget).numpy()
+
+    task, dim = encoded.task, encoded.queries.shape[2]
+    judged = score(), task.relevance, task.pool
+    return {
+        "r_q": budget.r_q,
+        "r_c": budget.r_c,
+        "p_at_1": _precision_at_1(*judged),
+        "ndcg_at_5": _ndcg_at_5(*judged),
+        "mrr_at_10": _mrr_at_10(*judged),
+        "bytes_per_candidate": budget.bytes_per_candidate(dim),
+        "multiply_adds": budget.multiply_adds(dim),
+        "encode_query_ms": encoded.query_ms,
+        "encode_candidate_ms": encoded.candidate_ms,
+        "score_ms": 1000 * median_seconds(score) / len(task.queries),
+    }
+
+
+def evaluate_all(encoded: EncodedTask) -> pd.DataFrame:
+    """Quality at each of the R_q x R_c budgets, from one cumulative pass over the embeddings.
+
+    A candidate vector updates a running maximum, and a query vector a running sum. So all budgets
+    together cost about as much as the full one, plus the judging of the rankings.
+
+    Args:
+        encoded: from ``encode``.
+
+    Returns:
+        DataFrame with columns r_q, r_c, p_at_1, ndcg_at_5 and bytes_per_candidate (float32), as in
+        ``sweep``. One row per budget, r_c running fastest.
+
+    Raises:
+        ValueError: on scores that overflow.
+
+    Example:
+        >>> from metaembed_lite import load, load_task
+        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> len(evaluate_all(encode(load("tiny", device="cpu"), task)))  # 8 x 16
+        128
+    """
+    task, queries, candidates = encoded.task, encoded.queries, encoded.candidates
     n_queries, r_q, dim = queries.shape
     n_candidates, r_c, _ = candidates.shape
+    rows = [Budget(r_q, c + 1) for c in range(r_c)]  # each adds one candidate vector
     quality = np.zeros((2, r_q, r_c))
     step = max(1, RUNNING_VALUES // (r_q * n_candidates))
     for start in range(0, n_queries, step):
         part = slice(start, start + step)
+        grades, pool = task.relevance[part], None if task.pool is None else task.pool[part]
         best = torch.full((len(queries[part]), r_q, n_candidates), -torch.inf)
-        for c in range(r_c):
-            best = torch.maximum(best, queries[part] @ candidates[:, c].T)
+        for ring in rings(rows):
+            c = ring.start
+            best = torch.maximum(best, queries[part] @ candidates[:, c].T)  # (q, R_q, N)
             sums = best.cumsum(dim=1).numpy()
-            _checked_scores(sums[:, -1])  # a sum that overflows stays so as vectors are added
+            _check_scores(sums[:, -1])  # a sum that overflows stays so as vectors are added
             for q in range(r_q):
-                scores = sums[:, q]
-                judged = (
-                    scores,
-                    task.relevance[part],
-                    None if task.pool is None else task.pool[part],
-                )
-                of = _precision_at_1(*judged), _ndcg_at_5(*judged)
-                quality[:, q, c] += np.array(of) * len(scores) / n_queries
+                judged = sums[:, q], grades, pool
+                means = np.array([_precision_at_1(*judged), _ndcg_at_5(*judged)])
+                quality[:, q, c] += means * len(grades) / n_queries
     budgets = [Budget(q + 1, c + 1) for q in range(r_q) for c in range(r_c)]
     return pd.DataFrame(
         {
@@ -232,82 +337,38 @@ def every_budget(task: RetrievalTask, encoded: Encoded) -> pd.DataFrame:
     )
 
 
-def check_encoded(task: RetrievalTask, encoded: Encoded) -> tuple[Tensor, Tensor]:
-    """The task's query and candidate embeddings, at least float32.
-
-    Raises:
-        ValueError: if an embedding is not finite, or their number is not the task's.
-    """
-    sides = {"queries": task.queries, "candidates": task.candidates}
-    checked = {
-        name: at_least_float32(as_embeddings(getattr(encoded, name), name)) for name in sides
-    }
-    for name, items in sides.items():
-        if len(checked[name]) != len(items):
-            raise ValueError(
-                f"encoded has {len(checked[name])} {name}, task {task.name!r} has {len(items)}: "
-                "encode this task"
-            )
-    return checked["queries"], checked["candidates"]
-
-
 def sweep(
     model: MultiVectorEncoder,
     task: RetrievalTask,
     budgets: Budgets | None = None,
     *,
     batch_size: int = 64,
-    encoded: Encoded | None = None,
 ) -> pd.DataFrame:
-    """Quality and cost of a model on a task, one row per budget.
+    """Quality and cost of a model on a task, one row per budget: ``encode``, then ``evaluate``.
 
     Args:
         model: built or loaded with meta tokens.
         task: queries, candidates and relevance.
-        budgets: a list, or a single budget; None takes the paper's that the model can meet, and its
-            own full one.
-        batch_size: of encoding.
-        encoded: the task's embeddings, if ``encode`` made them before.
+        budgets: a list, or a single budget. Defaults to those of the paper that the model can
+            meet, and its full budget.
+        batch_size: inputs per batch when encoding. Defaults to 64.
 
     Returns:
-        A DataFrame with columns r_q, r_c, p_at_1 (in [0, 1]; ties count against the model),
-        ndcg_at_5 (in [0, 1], linear gain, tied candidates averaged), mrr_at_10 (in [0, 1], ties
-        count against the model), bytes_per_candidate (float32),
-        multiply_adds (per query and candidate), encode_query_ms, encode_candidate_ms (each) and
-        score_ms (one query against all candidates, median of five runs over all queries).
+        DataFrame with columns r_q, r_c, p_at_1 (in [0, 1]; ties count against the model),
+        ndcg_at_5 (in [0, 1]; linear gain, tied candidates averaged), mrr_at_10 (in [0, 1]; ties
+        count against the model), bytes_per_candidate (float32), multiply_adds (per query and
+        candidate), encode_query_ms, encode_candidate_ms (each) and score_ms (one query against all
+        candidates; median of five runs over all queries).
 
     Raises:
-        ValueError: on a budget beyond the model's meta tokens, embeddings that are not finite or
-            not the task's, or scores that overflow.
-    """
-    import pandas as pd
+        ValueError: on a budget beyond the model's meta tokens, embeddings that are not finite, or
+            scores that overflow.
 
-    full = vectors(model)
-    chosen = choose_budgets(budgets, full.r_q, full.r_c)
-    encoded = encoded or encode(model, task, batch_size)
-    queries, candidates = check_encoded(task, encoded)
-    dim = queries.shape[2]
-    rows = []
-    for budget in chosen:
-        seconds = []
-        for _ in range(5):
-            started = time.perf_counter()
-            with torch.inference_mode():
-                scores = maxsim(queries, candidates, budget).numpy()
-            seconds.append(time.perf_counter() - started)
-        judged = scores, task.relevance, task.pool
-        rows.append(
-            {
-                "r_q": budget.r_q,
-                "r_c": budget.r_c,
-                "p_at_1": _precision_at_1(*judged),
-                "ndcg_at_5": _ndcg_at_5(*judged),
-                "mrr_at_10": _mrr_at_10(*judged),
-                "bytes_per_candidate": budget.bytes_per_candidate(dim),
-                "multiply_adds": budget.multiply_adds(dim),
-                "encode_query_ms": encoded.query_ms,
-                "encode_candidate_ms": encoded.candidate_ms,
-                "score_ms": 1000 * float(np.median(seconds)) / len(task.queries),
-            }
-        )
-    return pd.DataFrame(rows)
+    Example:
+        >>> from metaembed_lite import load, load_task
+        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> sweep(load("tiny", device="cpu"), task, "4x8").bytes_per_candidate.item()
+        1024
+    """
+    chosen = choose_budgets(model, budgets)  # before the work of encoding
+    return evaluate(encode(model, task, batch_size), chosen)

@@ -16,9 +16,9 @@ import numpy as np
 import traitlets
 
 from metaembed_lite.arguments import whole_number
-from metaembed_lite.budget import Budget, Budgets, as_budget, choose_budgets
+from metaembed_lite.budget import Budget, Budgets, as_budget
 from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.evaluation import Encoded, check_encoded, encode, every_budget
+from metaembed_lite.evaluation import EncodedTask, encode, evaluate_all
 from metaembed_lite.explorer_page import check_size, element, front_end, table
 from metaembed_lite.explorer_state import (
     Int8Vectors,
@@ -30,7 +30,7 @@ from metaembed_lite.explorer_state import (
     shown,
     text64,
 )
-from metaembed_lite.model import vectors
+from metaembed_lite.meta_tokens import choose_budgets, full_budget
 from metaembed_lite.scoring import maxsim
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class BudgetExplorer(anywidget.AnyWidget):
         budget: a ``Budget``; a pair or "4x8" can be assigned. Shared with the page, as are
         query: index of a query in the task, and
         selection: index of the candidate whose match is shown, or None for the best one.
-        quality: what ``every_budget`` measured.
+        quality: what ``evaluate_all`` measured.
         note: what the ranking of the query lacks: a relevant candidate, or any candidate in the
             query's pool; empty if it lacks nothing. The page shows it too.
 
@@ -82,22 +82,26 @@ class BudgetExplorer(anywidget.AnyWidget):
         self,
         model: MultiVectorEncoder,
         task: RetrievalTask,
-        encoded: Encoded | None = None,
+        encoded: EncodedTask | None = None,
         *,
         queries: int | Sequence[int] = 12,
         candidates: int | Sequence[int] = 160,
         budgets: Budgets | None = None,
     ) -> None:
-        full = vectors(model)
-        trained = choose_budgets(budgets, full.r_q, full.r_c)
+        full = full_budget(model)
+        trained = choose_budgets(model, budgets)
         asked = _indices(queries, len(task.queries), "queries")
         ranked = _indices(candidates, len(task.candidates), "candidates")
         encoded = encoded or encode(model, task)
-        check_encoded(task, encoded)
+        if encoded.task is not task:
+            raise ValueError(
+                f"encoded holds task {encoded.task.name!r}, not the task that was passed "
+                f"({task.name!r}): encode this task"
+            )
         depth = 0
         if isinstance(candidates, Integral):
             ranked, depth = choose_candidates(task, encoded, asked, trained, len(ranked))
-        self.quality = every_budget(task, encoded)
+        self.quality = evaluate_all(encoded)
         self._queries, self._candidates = asked, ranked
         self._relevance = task.relevance[np.ix_(asked, ranked)]
         self._pool = None if task.pool is None else task.pool[np.ix_(asked, ranked)]

@@ -21,7 +21,7 @@ from torch import Tensor
 from metaembed_lite.attention import image_attention
 from metaembed_lite.budget import Budget
 from metaembed_lite.data.task import Item, RetrievalTask
-from metaembed_lite.evaluation import Encoded
+from metaembed_lite.evaluation import EncodedTask
 from metaembed_lite.items import read
 from metaembed_lite.scoring import maxsim
 
@@ -66,7 +66,11 @@ def text64(array: np.ndarray) -> str:
 
 
 def choose_candidates(
-    task: RetrievalTask, encoded: Encoded, queries: Sequence[int], budgets: Sequence[Budget], n: int
+    task: RetrievalTask,
+    encoded: EncodedTask,
+    queries: Sequence[int],
+    budgets: Sequence[Budget],
+    n: int,
 ) -> tuple[list[int], int]:
     """The ``n`` candidates to show for these queries, and how deep their rankings are the task's.
 
@@ -160,7 +164,7 @@ def attention_maps(model: MultiVectorEncoder, items: Sequence[Item]) -> dict[str
 
 
 def measure_costs(
-    model: MultiVectorEncoder, task: RetrievalTask, encoded: Encoded
+    model: MultiVectorEncoder, task: RetrievalTask, encoded: EncodedTask
 ) -> dict[str, Any]:
     """Milliseconds to encode one query, and to score it at each budget: medians of five runs.
 
@@ -224,6 +228,6 @@ def _median_ms(run: Any) -> float:
 
 
 def grid_of(quality: pd.DataFrame, column: str) -> list[list[float]]:
-    """A column of ``every_budget`` as R_q rows of R_c values, rounded to four places."""
+    """A column of ``evaluate_all`` as R_q rows of R_c values, rounded to four places."""
     surface = quality.pivot(index="r_q", columns="r_c", values=column)
     return surface.round(4).to_numpy().tolist()

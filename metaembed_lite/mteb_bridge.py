@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metaembed_lite.budget import Budget, BudgetLike, Budgets, as_budget, choose_budgets
-from metaembed_lite.model import vectors
+from metaembed_lite.budget import Budget, BudgetLike, Budgets, as_budget
+from metaembed_lite.meta_tokens import choose_budgets, full_budget
 from metaembed_lite.scoring import as_embeddings, maxsim
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _wrap(
     identity: str,
     kept: dict[tuple[Any, ...], Tensor] | None,
 ) -> BudgetEncoder:
-    full = vectors(model)
+    full = full_budget(model)
     budget.check(full.r_q, full.r_c)
     owner, _, short = name.strip("/").rpartition("/")
     read = _mteb().models.ModelMeta.from_multi_vector_encoder_model(model)
@@ -157,7 +157,7 @@ def revision(model: MultiVectorEncoder) -> str:
 
     Every weight is read, about a second per GB.
     """
-    settings = (repr(model), model.max_seq_length, model.prompts, vectors(model))
+    settings = (repr(model), model.max_seq_length, model.prompts, full_budget(model))
     digest = hashlib.sha256(repr(settings).encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -205,8 +205,7 @@ def evaluate(
     import pandas as pd
 
     mteb = _mteb()
-    full = vectors(model)
-    chosen = choose_budgets(budgets, full.r_q, full.r_c)
+    chosen = choose_budgets(model, budgets)
     kept: dict[tuple[Any, ...], Tensor] | None = {} if len(chosen) > 1 else None
     identity = revision(model)
     encoders = [_wrap(model, budget, name, identity, kept) for budget in chosen]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,30 +17,28 @@ import yaml
 from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
 from sentence_transformers.base.sampler import BatchSamplers
 from torch import nn
-from transformers import TrainerCallback
 
 from metaembed_lite import memory, training_run
-from metaembed_lite.adapter import AdapterTransformer
-from metaembed_lite.arguments import whole_number
+from metaembed_lite.arguments import is_finite_number, whole_number
 from metaembed_lite.budget import Budget
+from metaembed_lite.callbacks import LossByBudget, MarkWhole
 from metaembed_lite.data.rows import training_rows
-from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
-from metaembed_lite.locking import lock, write_whole
-from metaembed_lite.meta_tokens import MetaTokenTransformer
-from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
-from metaembed_lite.model import check_not_backbone, load, write_model
+from metaembed_lite.loading import load
+from metaembed_lite.locking import lock
+from metaembed_lite.losses import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss
+from metaembed_lite.model_card import remove_examples
 from metaembed_lite.model_folder import CHECKPOINTS
+from metaembed_lite.saving import check_not_backbone, write_model
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import MultiVectorEncoder
 
-    from metaembed_lite.data.task import RetrievalTask
-
 logger = logging.getLogger(__name__)
 
-# Meta tokens and projection start from nothing, so they learn faster than the rest.
+# Meta tokens and projection start at random values, so they may need a larger learning rate.
 FRESH_WEIGHTS = r"trainable_tokens|(^|model\.)1\.linear\."
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def train(
@@ -73,10 +67,15 @@ def train(
     gradient_checkpointing: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Train in place, print what is trained, and return the training curve.
+    """Train a model in place, print which parameters train, and return the training curve.
 
-    The dropout of a frozen backbone is switched off (``lora_dropout`` is not): it regularizes
-    weights that do not move, and keeps attention from its fast kernels.
+    It is a thin recipe on ``MultiVectorEncoderTrainer``. Without memory estimate, safe folders and
+    curve, the same training is::
+
+        loss = MatryoshkaMultiVectorLoss(model)
+        freeze_dropout(model)
+        arguments = training_arguments("out", steps=1000)
+        MultiVectorEncoderTrainer(model, arguments, task.train, loss=loss).train()
 
     Under ``accelerate launch`` every process takes its share of the rows, queries are scored
     against the candidates of all of them, gradients included, and the first process saves.
@@ -90,36 +89,36 @@ def train(
             full budget, trains without MMR.
         weights: w_g, one per budget. Defaults to 1 for all.
         temperature: tau of InfoNCE. Defaults to the paper's 0.03.
-        loss: another loss in place of MMR, such as one of sentence-transformers' for a model
-            without meta tokens; the three settings above and ``mini_batch_size`` are then set
-            there, and no memory is estimated.
+        loss: another loss in place of MMR, such as one of sentence-transformers for a model without
+            meta tokens. The three settings above and ``mini_batch_size`` are then settings of that
+            loss, and no memory is estimated.
         steps: optimizer steps.
         batch_size: queries per step and device.
         mini_batch_size: inputs encoded at a time, by gradient caching: the same training in less
             memory, each input encoded twice. Defaults to the whole batch at once.
         learning_rate: of LoRA (or of every weight, if the model has no adapter); cosine decay.
         fresh_learning_rate: of meta tokens and projection. Defaults to the same. Without an adapter
-            meta tokens are rows of the embedding and learn as the rest does.
+            meta tokens are rows of the embedding, and they learn at ``learning_rate``.
         warmup_steps: of linear warm-up.
-        output: a folder for the trained model, with ``checkpoints/`` every ``save_steps`` below
-            it while training runs; the last one stays. Defaults to nothing on disk.
+        output: a folder for the trained model. While training runs, ``checkpoints/`` in it gets one
+            every ``save_steps``; the last one stays. Defaults to nothing on disk.
         save_steps: steps between checkpoints.
         resume: go on from the newest whole checkpoint in ``output``, if there is one, with the
             settings of that run. A run that finished goes on if ``steps`` is larger than it was.
-        restart: delete the checkpoints in ``output`` of a run that did not finish, and start again.
+        restart: delete the checkpoints of an unfinished run in ``output``, and start again.
         overwrite: replace the finished model in ``output``, once the new one is trained.
         card_examples: put a few captions and pictures of the training rows into the model's card.
         recipe: written as ``recipe.yaml`` next to the weights: what was trained on what, and how.
         log_steps: steps between rows of the curve.
         precision: of the arithmetic, "bf16" on a GPU that has it; weights keep their type.
-        gradient_checkpointing: compute activations again in the backward pass: less memory, a
-            third more time.
+        gradient_checkpointing: compute activations again in the backward pass. It takes less memory
+            and a third more time.
         seed: of the order of rows and of dropout.
 
     Returns:
         DataFrame with step, loss (weighted sum over budgets), grad_norm and one column per budget
         (unweighted InfoNCE, in nats). Values are means since the previous row, grad_norm is that
-        of the last step. With another ``loss`` there are no columns per budget.
+        of the last step. Another ``loss`` gives no columns per budget.
 
     Raises:
         ValueError: on no rows, wrong columns, fewer rows than a batch, an unknown precision,
@@ -128,138 +127,92 @@ def train(
             at the end (the model in ``output`` is then kept).
         MemoryError: if the estimate, which is logged, says that the run will not fit.
         BlockingIOError: if another process trains into ``output``.
+
+    Example:
+        >>> from metaembed_lite import build, load_task
+        >>> task = load_task("handwriting", n_queries=4, n_train=16)
+        >>> model = build("tiny-vlm", r_q=2, r_c=4, dim=32, lora_rank=4, device="cpu")
+        >>> train(model, task.train, steps=2, batch_size=8, log_steps=1).columns.tolist()
+        training 41,856 of 1,428,160 parameters: LoRA 37,376, meta tokens 384, projection 4,096
+        ['step', 'loss', 'grad_norm', '(1, 1)', '(2, 4)']
     """
     devices = int(os.environ.get("WORLD_SIZE", 1))
-    for count, name in (
-        (steps, "steps"), (batch_size, "batch_size"), (log_steps, "log_steps"),
-        (save_steps, "save_steps"),
-    ):  # fmt: skip
-        whole_number(count, name)
-    whole_number(warmup_steps, "warmup_steps", least=0)
-    whole_number(seed, "seed", least=0)
-    check_rates(learning_rate=learning_rate, fresh_learning_rate=fresh_learning_rate)
+    is_main = int(os.environ.get("RANK", 0)) == 0
+    schedule: dict[str, Any] = {
+        "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate,
+        "fresh_learning_rate": fresh_learning_rate, "warmup_steps": warmup_steps,
+        "save_steps": save_steps, "log_steps": log_steps, "precision": precision,
+        "gradient_checkpointing": gradient_checkpointing, "seed": seed,
+    }  # fmt: skip
+    check_schedule(schedule)
     check_device(model, devices)
-    if precision not in ("fp32", "bf16", "fp16"):
-        raise ValueError(f"precision {precision!r}: choose 'fp32', 'bf16' or 'fp16'")
-    for name, value in (("resume", resume), ("restart", restart), ("overwrite", overwrite)):
-        if value and output is None:
-            raise ValueError(
-                f"{name}=True needs output, the folder of the model and its checkpoints"
-            )
-    if resume and restart:
-        raise ValueError(
-            "resume=True goes on from checkpoints and restart=True deletes them: choose one"
-        )
-    several = training_rows(rows, batch_size * devices)
-    settings_of_mmr = (budgets, weights, temperature, mini_batch_size)
-    mmr = None
+    _check_modes(output, resume=resume, restart=restart, overwrite=overwrite)
+    datasets = training_rows(rows, batch_size * devices)
+    mmr_settings = {
+        "budgets": budgets, "weights": weights, "temperature": temperature,
+        "mini_batch_size": mini_batch_size,
+    }  # fmt: skip
     if loss is None:
-        mmr = _mmr_loss(model, *settings_of_mmr, gather=devices > 1)
-        sizes = (mmr.budgets, batch_size, mini_batch_size, gradient_checkpointing, devices)
-        parts = [memory.estimate(model, part, *sizes) for part in several.values()]
-        logger.info(memory.check(max(parts, key=lambda part: sum(part.values())), model.device))
-    elif any(value is not None for value in settings_of_mmr):
-        raise ValueError(
-            "budgets, weights, temperature and mini_batch_size are settings of MMR: with a loss of "
-            "your own, set them there"
-        )
-    elif getattr(loss, "model", model) is not model:
-        raise ValueError("the loss was made for another model: make it with the one that trains")
-    described = describe_trained(model)
+        loss = _make_loss(model, mmr_settings, gather=devices > 1)
+        sizes = (batch_size, mini_batch_size, gradient_checkpointing, devices)
+        logger.info(_check_memory(model, datasets, loss.budgets, *sizes))
+    else:
+        _check_own_loss(model, loss, mmr_settings)
+    trained = describe_trained(model)
     freeze_dropout(model)
-    target = Path(os.path.abspath(output)) if output is not None else None
+    target = None if output is None else Path(os.path.abspath(output))
     if target is not None:
         check_not_backbone(model, target)
-    notes = {} if recipe is None else {"recipe.yaml": yaml.safe_dump(dict(recipe), sort_keys=False)}
-    first = int(os.environ.get("RANK", 0)) == 0
-    with _reserve_checkpoints(target, first) as checkpoints:
+    with _reserve_checkpoints(target, is_main) as checkpoints:
         arguments = training_arguments(
             checkpoints,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            fresh_learning_rate=fresh_learning_rate,
-            warmup_steps=warmup_steps,
-            save_steps=save_steps if target is not None else None,
-            log_steps=min(log_steps, steps),
-            precision=precision,
-            gradient_checkpointing=gradient_checkpointing,
-            seed=seed,
+            **schedule | {"save_steps": save_steps if target is not None else None},
             use_cpu=model.device.type == "cpu",
         )
-        settings = {
-            "steps": steps, "batch_size": batch_size, "mini_batch_size": mini_batch_size,
-            "learning_rate": learning_rate, "fresh_learning_rate": fresh_learning_rate,
-            "warmup_steps": warmup_steps, "save_steps": save_steps, "log_steps": log_steps,
-            "precision": precision, "gradient_checkpointing": gradient_checkpointing,
-            "seed": seed, "devices": devices, "rows": training_run.describe_rows(several),
-            "model": describe_model(model), "loss": describe_loss(loss if mmr is None else mmr),
+        settings = schedule | {
+            "mini_batch_size": mini_batch_size, "devices": devices,
+            "rows": training_run.describe_rows(datasets),
+            "model": training_run.describe_model(model),
+            "loss": training_run.describe_loss(loss),
         }  # fmt: skip
         checkpoint = None
         if target is not None:
             with arguments.main_process_first(local=False):
-                if first:
+                if is_main:
                     checkpoint = training_run.begin(
                         target, settings, resume=resume, restart=restart, overwrite=overwrite
                     )
                 elif resume:
                     checkpoint = training_run.newest_whole(target)
-        if first:
-            print(described)
-        by_budget = LossByBudget(mmr, devices)
+        if is_main:
+            print(trained)
+        has_budgets = hasattr(loss, "losses_by_budget")
+        by_budget = [LossByBudget(loss, devices)] if has_budgets else []
         trainer = MultiVectorEncoderTrainer(
             model=model,
             args=arguments,
-            train_dataset=several if len(several) > 1 else next(iter(several.values())),
-            loss=loss if mmr is None else mmr,
-            callbacks=[by_budget, MarkWhole(model, devices)],
+            train_dataset=datasets if len(datasets) > 1 else next(iter(datasets.values())),
+            loss=loss,
+            callbacks=[*by_budget, MarkWhole(model, devices)],
         )
         if not card_examples:
-            drop_examples(model)
-        if checkpoint is not None and training_run.step_of(checkpoint) >= steps:
-            # The run was cut off after its last step: nothing is left to train.
-            model.load_state_dict(load(checkpoint, device=str(model.device)).state_dict())
-            history = training_run.read_json(checkpoint / "trainer_state.json")["log_history"]
-        else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            history = trainer.state.log_history
-        model.eval()
-        curve = _curve(history, [] if mmr is None else list(map(str, mmr.budgets)))
-        if target is not None and first:
-            notes["training_curve.csv"] = curve.round(4).to_csv(index=False)
+            remove_examples(model)
+        history = _run(trainer, checkpoint, steps)
+        curve = _to_curve(history, list(map(str, loss.budgets)) if has_budgets else [])
+        if target is not None and is_main:
+            notes = {"training_curve.csv": curve.round(4).to_csv(index=False)}
+            if recipe is not None:
+                notes["recipe.yaml"] = yaml.safe_dump(dict(recipe), sort_keys=False)
             write_model(model, target, notes)
             training_run.keep_newest(target)
             training_run.write_run(target, settings, finished=steps)
     return curve
 
 
-def _curve(history: Iterable[Mapping[str, Any]], budgets: Sequence[str]) -> pd.DataFrame:
-    """The trainer's log as a table."""
-    rows = pd.DataFrame(row for row in history if "loss" in row)
-    return rows.reindex(columns=["step", "loss", "grad_norm", *budgets]).astype(float)
-
-
-def check_rates(**rates: Any) -> None:
-    """Raises ValueError unless each learning rate is a positive, finite number, or None."""
-    for name, rate in rates.items():
-        is_number = isinstance(rate, Real) and not isinstance(rate, bool)
-        if rate is not None and not (is_number and 0 < rate < math.inf):
-            raise ValueError(f"{name}={rate!r}: use a positive, finite number such as 1e-4")
-
-
-def check_device(model: MultiVectorEncoder, devices: int) -> None:
-    """Raises ValueError if one process would spread its batch over several GPUs."""
-    if devices == 1 and model.device.type == "cuda" and torch.cuda.device_count() > 1:
-        raise ValueError(
-            f"{torch.cuda.device_count()} GPUs are visible to one process: start one process per "
-            "GPU with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
-        )
-
-
 def training_arguments(
     checkpoints: str | Path,
     *,
-    steps: int,
+    steps: int = 1000,
     batch_size: int = 64,
     learning_rate: float = 1e-4,
     fresh_learning_rate: float | None = None,
@@ -271,12 +224,17 @@ def training_arguments(
     seed: int = 0,
     use_cpu: bool = False,
 ) -> MultiVectorEncoderTrainingArguments:
-    """The trainer's arguments that ``train`` uses; see there for each.
+    """The trainer's arguments that ``train`` uses. It describes each of them.
 
     Args:
         checkpoints: the folder of the checkpoints.
-        save_steps: steps between checkpoints; None writes none.
-        use_cpu: train on the CPU, also where there is a GPU.
+        save_steps: steps between checkpoints. None writes none. Defaults to 250.
+        use_cpu: train on the CPU even where there is a GPU. Defaults to False.
+
+    Example:
+        >>> arguments = training_arguments("out", steps=100, save_steps=None, use_cpu=True)
+        >>> arguments.max_steps, arguments.lr_scheduler_type.value
+        (100, 'cosine')
     """
     return MultiVectorEncoderTrainingArguments(
         str(checkpoints),
@@ -293,7 +251,7 @@ def training_arguments(
         save_strategy="no" if save_steps is None else "steps",
         save_steps=500 if save_steps is None else save_steps,
         save_total_limit=2,
-        logging_steps=log_steps,
+        logging_steps=min(log_steps, steps),
         use_cpu=use_cpu,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
@@ -304,62 +262,21 @@ def training_arguments(
     )
 
 
-@contextmanager
-def _reserve_checkpoints(target: Path | None, first: bool) -> Iterator[Path]:
-    """The folder of the checkpoints, reserved for this run; a temporary one without a target."""
-    if target is not None:
-        with lock(target, "training a model") if first else nullcontext():
-            yield target / CHECKPOINTS
-        return
-    folder = Path(tempfile.mkdtemp())
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def freeze_dropout(model: MultiVectorEncoder) -> None:
+    """Switch off the dropout of a frozen backbone. That of LoRA stays.
 
+    Dropout regularizes weights, and those of a frozen backbone do not move. It also keeps attention
+    from its fast kernels.
 
-class LossByBudget(TrainerCallback):
-    """Adds each budget's loss to the trainer's log: means since the previous row."""
-
-    def __init__(self, mmr: Any, devices: int) -> None:
-        self.mmr, self.devices = mmr, devices
-        self.since: list[list[float]] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.mmr is None:
-            return
-        losses = self.mmr.group_losses.clone()
-        if self.devices > 1:
-            torch.distributed.all_reduce(losses)
-        self.since.append((losses / self.devices).tolist())
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.since and "loss" in logs:
-            means = [sum(values) / len(self.since) for values in zip(*self.since, strict=True)]
-            state.log_history[-1].update(zip(map(str, self.mmr.budgets), means, strict=True))
-            self.since.clear()
-
-
-class MarkWhole(TrainerCallback):
-    """Marks a checkpoint as whole once every process has written its part; stops at NaN."""
-
-    def __init__(self, model: MultiVectorEncoder, devices: int) -> None:
-        self.model, self.devices = model, devices
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.devices > 1:
-            torch.distributed.barrier()
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not parameter.isfinite().all():
-                if state.is_world_process_zero:
-                    shutil.rmtree(checkpoint)  # and the good one before it stays
-                raise ValueError(
-                    f"the weights {name} hold NaN or infinity at step {state.global_step}: lower "
-                    "the learning rate and start again from an earlier state"
-                )
-        if state.is_world_process_zero:
-            training_run.mark_whole(checkpoint)
+    Example:
+        >>> from metaembed_lite import build
+        >>> model = build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, lora_dropout=0.1, device="cpu")
+        >>> freeze_dropout(model)
+    """
+    if any("lora_" in name for name, _ in model.named_parameters()):
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
+                module.p = 0.0
 
 
 def describe_trained(model: MultiVectorEncoder) -> str:
@@ -367,6 +284,11 @@ def describe_trained(model: MultiVectorEncoder) -> str:
 
     Raises:
         ValueError: if the model's adapter is frozen, or nothing trains.
+
+    Example:
+        >>> from metaembed_lite import build
+        >>> describe_trained(build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, device="cpu"))
+        'training 38,144 of 1,424,064 parameters: LoRA 37,376, meta tokens 768'
     """
     kinds = dict.fromkeys(["LoRA", "meta tokens", "projection", "backbone", "rest"], 0)
     frozen_adapter = False
@@ -394,88 +316,122 @@ def describe_trained(model: MultiVectorEncoder) -> str:
     return f"training {sum(kinds.values()):,} of {total:,} parameters: {parts}"
 
 
-def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
-    """A JSON-ready record of the model, which must be equal for a run to be resumed."""
-    parameters = [
-        f"{name} {tuple(p.shape)} {p.dtype} {p.requires_grad}"
-        for name, p in model.named_parameters()
-    ]
-    record = {
-        "modules": [type(module).__name__ for module in model],
-        "parameters": hashlib.sha256("\n".join(parameters).encode()).hexdigest()[:16],
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "max_seq_length": model.max_seq_length,
-    }
-    if isinstance(model[0], AdapterTransformer):
-        record["backbone"] = model[0].backbone_name
-    if isinstance(model[0], MetaTokenTransformer):
-        first = model[0]
-        record |= {
-            "backbone": first.backbone_name, "r_q": first.r_q, "r_c": first.r_c, "layout":
-            first.layout,
-        }  # fmt: skip
-    for config in getattr(getattr(model[0], "model", None), "peft_config", {}).values():
-        record |= {
-            "lora_rank": config.r,
-            "lora_alpha": config.lora_alpha,
-            "lora_dropout": config.lora_dropout,
-        }
-    return record
+def check_schedule(schedule: Mapping[str, Any]) -> None:
+    """Check the numbers and the precision of a training run.
+
+    Raises:
+        ValueError: naming the argument and its value.
+
+    Example:
+        >>> check_schedule({"steps": 100, "learning_rate": 1e-4, "precision": "bf16"})
+    """
+    for name, value in schedule.items():
+        if name in ("steps", "batch_size", "log_steps", "save_steps"):
+            whole_number(value, name)
+        elif name in ("warmup_steps", "seed"):
+            whole_number(value, name, least=0)
+        elif name.endswith("learning_rate"):
+            optional = name == "fresh_learning_rate" and value is None
+            if not optional and not (is_finite_number(value) and value > 0):
+                raise ValueError(f"{name}={value!r}: use a positive, finite number such as 1e-4")
+        elif name == "precision" and value not in PRECISIONS:
+            raise ValueError(f"precision {value!r}: choose 'fp32', 'bf16' or 'fp16'")
 
 
-def describe_loss(loss: nn.Module) -> dict[str, Any]:
-    """The class and settings of the loss, ready for JSON."""
-    settings = loss.get_config_dict() if hasattr(loss, "get_config_dict") else {}
-    return {"class": type(loss).__name__, **json.loads(json.dumps(settings, default=str))}
-
-
-def freeze_dropout(model: MultiVectorEncoder) -> None:
-    """Switch off the dropout of a backbone whose own weights do not move; LoRA's stays."""
-    if any("lora_" in name for name, _ in model.named_parameters()):
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
-                module.p = 0.0
-
-
-def drop_examples(model: MultiVectorEncoder) -> None:
-    """Remove captions and pictures of the training rows from the model's card."""
-    card = model.model_card_data
-    card.widget, card.usage_examples, card.usage_examples_display = [], None, None
-    for described in [*card.train_datasets, *card.eval_datasets]:
-        for key in ("examples", "examples_table", "stats", "stats_table"):
-            described.pop(key, None)
-
-
-def _mmr_loss(
-    model: MultiVectorEncoder,
-    budgets: Iterable[Budget | Sequence[int] | str] | None,
-    weights: Sequence[float] | None,
-    temperature: float | None,
-    mini_batch_size: int | None,
-    gather: bool,
-) -> MatryoshkaMultiVectorLoss | CachedMatryoshkaMultiVectorLoss:
-    settings = (model, budgets, weights, 0.03 if temperature is None else temperature, gather)
-    if mini_batch_size is None:
-        return MatryoshkaMultiVectorLoss(*settings)
-    return CachedMatryoshkaMultiVectorLoss(*settings, mini_batch_size=mini_batch_size)
-
-
-def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) -> None:
-    """Write quality and index bytes at every budget into a saved model's card.
+def check_device(model: MultiVectorEncoder, devices: int) -> None:
+    """Check that no process would spread its batch over several GPUs.
 
     Args:
-        folder: of the saved model.
-        task: that was evaluated.
-        table: from ``sweep``.
+        model: to train.
+        devices: number of processes.
+
+    Raises:
+        ValueError: if one process sees several GPUs.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> check_device(load("tiny", device="cpu"), devices=1)
     """
-    card = Path(folder) / "README.md"
-    lines = ["| budget (r_q, r_c) | P@1 | NDCG@5 | index bytes a candidate |", "|---|---|---|---|"]
-    for row in table.itertuples():
-        lines.append(
-            f"| ({row.r_q}, {row.r_c}) | {row.p_at_1:.3f} | {row.ndcg_at_5:.3f} "
-            f"| {row.bytes_per_candidate:,} |"
+    if devices == 1 and model.device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise ValueError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process: start one process per "
+            "GPU with accelerate launch, or set CUDA_VISIBLE_DEVICES=0 to use one"
         )
-    block = f"## Quality at every budget\n\n{task!r}\n\n" + "\n".join(lines) + "\n\n"
-    before, _, rest = card.read_text(encoding="utf-8").partition("## Architecture\n")
-    before = before.partition("## Quality at every budget\n")[0]
-    write_whole(card, f"{before}{block}## Architecture\n{rest}")
+
+
+def _check_modes(output: str | Path | None, **modes: bool) -> None:
+    for name, value in modes.items():
+        if value and output is None:
+            raise ValueError(
+                f"{name}=True needs output, the folder of the model and its checkpoints"
+            )
+    if modes["resume"] and modes["restart"]:
+        raise ValueError(
+            "resume=True goes on from checkpoints and restart=True deletes them: choose one"
+        )
+
+
+def _make_loss(model: MultiVectorEncoder, settings: Mapping[str, Any], gather: bool) -> Any:
+    """The MMR loss. Settings that are None have the defaults of the loss."""
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    cached = "mini_batch_size" in chosen
+    loss_class = CachedMatryoshkaMultiVectorLoss if cached else MatryoshkaMultiVectorLoss
+    return loss_class(model, gather_across_devices=gather, **chosen)
+
+
+def _check_own_loss(
+    model: MultiVectorEncoder, loss: nn.Module, mmr_settings: Mapping[str, Any]
+) -> None:
+    if any(value is not None for value in mmr_settings.values()):
+        raise ValueError(
+            "budgets, weights, temperature and mini_batch_size are settings of MMR: with a loss of "
+            "your own, set them there"
+        )
+    if getattr(loss, "model", model) is not model:
+        raise ValueError("the loss was made for another model: make it with the one that trains")
+
+
+def _check_memory(
+    model: MultiVectorEncoder, datasets: Mapping[str, Dataset], budgets: Sequence[Budget],
+    *sizes: Any,
+) -> str:  # fmt: skip
+    """A line on the memory that the most demanding training set needs, if there is enough."""
+    estimates = [memory.estimate(model, rows, budgets, *sizes) for rows in datasets.values()]
+    largest = max(estimates, key=lambda parts: sum(parts.values()))
+    return memory.check(largest, model.device)
+
+
+def _run(
+    trainer: MultiVectorEncoderTrainer, checkpoint: Path | None, steps: int
+) -> list[dict[str, Any]]:
+    """Train from a checkpoint on, or from the start. Returns the trainer's log."""
+    model = trainer.model
+    if checkpoint is not None and training_run.step_of(checkpoint) >= steps:
+        # The run was cut off after its last step: nothing is left to train.
+        model.load_state_dict(load(checkpoint, device=str(model.device)).state_dict())
+        history = training_run.read_json(checkpoint / "trainer_state.json")["log_history"]
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        history = trainer.state.log_history
+    model.eval()
+    return list(history)
+
+
+def _to_curve(history: Iterable[Mapping[str, Any]], budgets: Sequence[str]) -> pd.DataFrame:
+    """The trainer's log as a table."""
+    rows = pd.DataFrame(row for row in history if "loss" in row)
+    return rows.reindex(columns=["step", "loss", "grad_norm", *budgets]).astype(float)
+
+
+@contextmanager
+def _reserve_checkpoints(target: Path | None, is_main: bool) -> Iterator[Path]:
+    """The folder of the checkpoints, reserved for this run; a temporary one without a target."""
+    if target is not None:
+        with lock(target, "training a model") if is_main else nullcontext():
+            yield target / CHECKPOINTS
+        return
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

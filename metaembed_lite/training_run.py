@@ -14,7 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from metaembed_lite.adapter import AdapterTransformer
 from metaembed_lite.locking import write_whole
+from metaembed_lite.meta_tokens import MetaTokenTransformer
 from metaembed_lite.model_folder import (
     CHECKPOINT,
     CHECKPOINTS,
@@ -28,6 +32,7 @@ from metaembed_lite.model_folder import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from sentence_transformers import MultiVectorEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -208,13 +213,67 @@ def keep_newest(output: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
-def describe_rows(several: Mapping[str, Dataset]) -> list[list[Any]]:
-    """What tells training sets apart: names, columns, lengths and the hash of some rows."""
-    return [[name, _describe(rows)] for name, rows in several.items()]
+def describe_rows(datasets: Mapping[str, Dataset]) -> list[list[Any]]:
+    """What tells training sets apart: names, columns, lengths and the hash of some rows.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> rows = Dataset.from_list([{"query": "a", "positive": "b"}])
+        >>> describe_rows({"pairs": rows})[0][1]["columns"]
+        ['query', 'positive']
+    """
+    return [[name, _describe_dataset(rows)] for name, rows in datasets.items()]
 
 
-def _describe(rows: Dataset) -> dict[str, Any]:
+def _describe_dataset(rows: Dataset) -> dict[str, Any]:
     step = max(1, len(rows) // SAMPLED_ROWS)
     table = rows.with_format("arrow")[list(range(0, len(rows), step))]
     digest = hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest()
     return {"rows": len(rows), "columns": rows.column_names, "sample": digest[:16]}
+
+
+def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
+    """What tells models apart, ready for JSON. It must be equal for a run to be resumed.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> record = describe_model(load("tiny", device="cpu"))
+        >>> record["backbone"], record["r_q"], record["r_c"]
+        ('tiny-vlm', 8, 16)
+    """
+    parameters = [
+        f"{name} {tuple(p.shape)} {p.dtype} {p.requires_grad}"
+        for name, p in model.named_parameters()
+    ]
+    record = {
+        "modules": [type(module).__name__ for module in model],
+        "parameters": hashlib.sha256("\n".join(parameters).encode()).hexdigest()[:16],
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "max_seq_length": model.max_seq_length,
+    }
+    if isinstance(model[0], AdapterTransformer):
+        record["backbone"] = model[0].backbone_name
+    if isinstance(model[0], MetaTokenTransformer):
+        transformer = model[0]
+        record |= {
+            "backbone": transformer.backbone_name, "r_q": transformer.r_q, "r_c": transformer.r_c,
+            "layout": transformer.layout,
+        }  # fmt: skip
+    for config in getattr(getattr(model[0], "model", None), "peft_config", {}).values():
+        record |= {
+            "lora_rank": config.r,
+            "lora_alpha": config.lora_alpha,
+            "lora_dropout": config.lora_dropout,
+        }
+    return record
+
+
+def describe_loss(loss: nn.Module) -> dict[str, Any]:
+    """The class and settings of a loss, ready for JSON.
+
+    Example:
+        >>> describe_loss(nn.CrossEntropyLoss())
+        {'class': 'CrossEntropyLoss'}
+    """
+    settings = loss.get_config_dict() if hasattr(loss, "get_config_dict") else {}
+    return {"class": type(loss).__name__, **json.loads(json.dumps(settings, default=str))}

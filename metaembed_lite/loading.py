@@ -1,0 +1,132 @@
+"""load() a model that was saved or is bundled. A checkpoint is read as data, never as code."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+from metaembed_lite import checkpoints, hub, saved_model
+from metaembed_lite.adapter import AdapterTransformer
+from metaembed_lite.encoder import MultiVectorEncoder, configure
+from metaembed_lite.item_transformer import ItemTransformer
+from metaembed_lite.meta_tokens import MetaTokenTransformer
+from metaembed_lite.model_folder import interrupted
+from metaembed_lite.pooling import PrefixPooling, SingleVectorPooling
+
+
+def load(
+    name_or_path: str | Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    backbone: str | Path | None = None,
+) -> MultiVectorEncoder:
+    """A saved model, ready to encode or to train further.
+
+    A checkpoint is data, never code: classes come from a fixed list, weights from safetensors
+    files, and a file that asks for anything else, is damaged or is missing is refused by name.
+
+    Args:
+        name_or_path: a bundled name ("tiny", "tiny-scenes"), a folder, or a hub id.
+        device: "cpu", "cuda", ... Defaults to the best one there is.
+        dtype: the backbone's type, "bfloat16", ... Defaults to the checkpoint's.
+        backbone: where the backbone of a LoRA model is now, if it has moved: a folder or a hub id.
+
+    Raises:
+        FileNotFoundError: if a folder holds no saved model, or a file or the backbone is missing.
+        OSError: if the name is neither a folder nor bundled and cannot be fetched from the hub.
+        ValueError: naming the file that is damaged or asks for what ``load`` does not do.
+    """
+    path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)
+    if not path.exists():
+        if interrupted(path):
+            raise FileNotFoundError(
+                f"{path} was being saved when its process ended: save there again, or "
+                "train(..., resume=True), to repair it"
+            )
+        path = hub.fetch(str(name_or_path), "model", tuple(checkpoints.MODELS))
+    classes = module_classes()
+    entries = saved_model.check(path, classes)
+    model_kwargs: dict[str, Any] = {"use_safetensors": True, "weights_only": True}
+    if dtype is not None:
+        model_kwargs["dtype"] = dtype
+    modules = OrderedDict()
+    for entry in entries:
+        module_class = classes[entry["type"]]
+        takes_backbone = backbone is not None and issubclass(module_class, AdapterTransformer)
+        try:
+            modules[entry["name"]] = module_class.load(
+                str(path),
+                subfolder=entry["path"],
+                local_files_only=True,
+                model_kwargs=dict(model_kwargs),
+                init_defaults={"backbone": str(backbone)} if takes_backbone else None,
+            )
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # what transformers makes of odd configurations
+            raise ValueError(
+                f"{path / entry['path']}: {entry['type']} cannot be made from its files "
+                f"({type(error).__name__}: {error}): they are damaged, or of another version"
+            ) from error
+    config = saved_model.read_json(path / saved_model.MODEL)
+    later = list(modules.values())[1:]
+    exact = [module.state_dict() for module in later]
+    model = MultiVectorEncoder(
+        modules=modules,
+        device=device,
+        prompts=config.get("prompts"),
+        default_prompt_name=config.get("default_prompt_name"),
+        similarity_fn_name=config.get("similarity_fn_name", "maxsim"),
+    )
+    _check_loaded(model, path)
+    card = path / "README.md"
+    model.loaded_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    configure(model)
+    for module, state in zip(later, exact, strict=True):  # not rounded to the backbone's type
+        module.load_state_dict(state)
+    return model
+
+
+def module_classes() -> dict[str, Any]:
+    """The classes that a saved model may name, by the name that it uses."""
+    classes = (
+        MetaTokenTransformer, ItemTransformer, Dense, Normalize, MultiVectorMask, PrefixPooling,
+        SingleVectorPooling,
+    )  # fmt: skip
+    named = {f"{c.__module__}.{c.__name__}": c for c in classes}
+    return {**named, "sentence_transformers.base.modules.transformer.Transformer": ItemTransformer}
+
+
+def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:
+    """Check that weights are finite and that the trained meta tokens match r_q and r_c."""
+    whole = (path / "config.json").is_file()
+    for name, parameter in model.named_parameters():
+        read_here = whole or parameter.requires_grad
+        if read_here and not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"{path}: the weights {name} hold NaN or infinity; train the model again"
+            )
+    first = model[0]
+    if not isinstance(first, MetaTokenTransformer):
+        return
+    full = f"r_q={first.r_q}, r_c={first.r_c}"
+    vocabulary = first.tokenizer.get_vocab()
+    if f"<|meta_q_{first.r_q}|>" in vocabulary or f"<|meta_c_{first.r_c}|>" in vocabulary:
+        raise ValueError(
+            f"{path / saved_model.TRANSFORMER} says {full}, and the tokenizer has more meta "
+            "tokens: the model was trained with other numbers"
+        )
+    wanted = sorted(first.meta_ids["query"] + first.meta_ids["document"])
+    for config in getattr(first.model, "peft_config", {}).values():
+        trained = sorted(i for ids in (config.trainable_token_indices or {}).values() for i in ids)
+        if trained != wanted:
+            raise ValueError(
+                f"{path / saved_model.TRANSFORMER} says {full}, and the adapter was trained with "
+                f"{len(trained)} meta tokens, not {len(wanted)}"
+            )

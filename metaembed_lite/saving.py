@@ -1,0 +1,77 @@
+"""save() a model to a folder, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from metaembed_lite.encoder import MultiVectorEncoder
+from metaembed_lite.locking import lock
+from metaembed_lite.model_folder import check_output, is_finished, replacing
+
+
+def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write a model to a folder, whole or not at all.
+
+    Training checkpoints that lie in the folder stay.
+
+    Args:
+        model: from ``build``, ``load`` or ``train``.
+        folder: a new or empty folder, or with ``overwrite`` one that holds a saved model.
+        overwrite: replace a saved model. Anything else is never replaced.
+
+    Raises:
+        ValueError: if the folder holds a saved model and ``overwrite`` is False, or anything that
+            this project did not write; if a weight is not finite.
+        BlockingIOError: if another process writes to the folder.
+    """
+    folder = Path(os.path.abspath(folder))
+    check_output(folder)
+    check_not_backbone(model, folder)
+    if is_finished(folder) and not overwrite:
+        raise ValueError(f"{folder} holds a saved model: pass overwrite=True to replace it")
+    with lock(folder, "saving a model"):
+        write_model(model, folder)
+
+
+def check_not_backbone(model: MultiVectorEncoder, folder: Path) -> None:
+    """Raises ValueError if a model would replace its own backbone, or lie in its folder."""
+    if not any("lora_" in name for name, _ in model.named_parameters()):
+        return  # it holds all its weights
+    backbone = Path(getattr(model[0], "backbone_name", None) or "")
+    if not backbone.is_absolute() or not backbone.is_dir():
+        return
+    here, base = folder.resolve(), backbone.resolve()
+    if here == base or here in base.parents or base in here.parents:
+        raise ValueError(
+            f"output {str(folder)!r} overlaps {str(backbone)!r}, the backbone of this model, which "
+            "it needs: name a new folder for the model"
+        )
+
+
+def write_model(
+    model: MultiVectorEncoder, folder: Path, notes: Mapping[str, str] | None = None
+) -> None:
+    """``save`` for a caller that has the folder's lock and may replace the model in it.
+
+    Args:
+        notes: contents of further text files, by file name.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"the weights {name} hold NaN or infinity, so the model is not saved; {folder} is "
+                "as it was. Lower the learning rate, or go on from an earlier checkpoint"
+            )
+    with replacing(folder) as new:
+        model.save_pretrained(str(new))
+        card = getattr(model, "loaded_card", "")
+        if (
+            card and "generated_from_trainer" not in model.model_card_data.tags
+        ):  # not trained since: its card still holds
+            (new / "README.md").write_text(card, encoding="utf-8")
+        for name, text in (notes or {}).items():
+            (new / name).write_text(text, encoding="utf-8")
