@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUNNING_VALUES = 1 << 24  # similarities that evaluate_all holds at a time: 64 MB of float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedTask:
     """A task with its embeddings at the full budget, and what encoding cost.
 

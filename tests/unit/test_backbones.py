@@ -423,7 +423,7 @@ def test_training_mode_sees_what_evaluation_sees(family):
 
 
 def test_fewer_query_tokens_are_read_only_where_they_give_the_same_vectors(family):
-    """The oracle puts two meta tokens behind the content itself, without ``read_q``."""
+    """The oracle puts two meta tokens behind the content itself, without ``r_q``."""
     model, _, causal = family
     transformer = model[0]
     assert transformer.is_causal() == causal
@@ -439,12 +439,10 @@ def test_fewer_query_tokens_are_read_only_where_they_give_the_same_vectors(famil
         short = torch.nn.functional.normalize(model[1].linear(hidden), dim=-1)
     assert torch.allclose(short, full[:2], atol=1e-5) == causal
     if not causal:
-        with pytest.raises(ValueError, match=r"read_q=2: .* every token sees all others.*first 2"):
-            transformer.read_q = 2
+        with pytest.raises(ValueError, match=r"r_q=2: .* every token sees all others.*first 2"):
+            model.encode_query(TEXTS[1], r_q=2)
         return
-    transformer.read_q = 2
-    torch.testing.assert_close(model.encode_query(TEXTS[1]), short, atol=1e-5, rtol=0)
-    transformer.read_q = 4
+    torch.testing.assert_close(model.encode_query(TEXTS[1], r_q=2), short, atol=1e-5, rtol=0)
 
 
 def test_lora_adapts_every_layer_of_the_language_model_and_nothing_else(family):

@@ -8,7 +8,7 @@ from sentence_transformers.multi_vector_encoder.losses import (
 )
 
 from metaembed_lite import load, load_task, train
-from metaembed_lite.baselines import SingleVector, single_vector, token_vectors
+from metaembed_lite.baselines import single_vector, token_vectors
 from metaembed_lite.data.handwriting import training_rows
 
 
@@ -32,14 +32,14 @@ def hidden(model, items, side):
     return states, inputs
 
 
-@pytest.mark.parametrize("how", ["last", "mean"])
+@pytest.mark.parametrize("mode", ["last", "mean"])
 @pytest.mark.parametrize("side", ["query", "document"])
-def test_one_vector_is_the_last_token_or_the_mean(how, side, task):
-    model = single_vector(how=how, lora_rank=None)
+def test_one_vector_is_the_last_token_or_the_mean(mode, side, task):
+    model = single_vector(mode=mode, lora_rank=None)
     items = task.queries if side == "query" else task.candidates[:4]
     got = torch.stack(model.encode(items, task=side))
     states, _ = hidden(model, items, side)
-    want = np.stack([s[-1] if how == "last" else s.mean(axis=0) for s in states])
+    want = np.stack([s[-1] if mode == "last" else s.mean(axis=0) for s in states])
     want /= np.linalg.norm(want, axis=1, keepdims=True)
     assert got.shape == (4, 1, 128)
     np.testing.assert_allclose(got[:, 0].numpy(), want, atol=1e-4)
@@ -68,9 +68,9 @@ def test_patches_only_needs_a_backbone_that_sees(tmp_path):
         token_vectors(str(tmp_path), patches_only=True, lora_rank=None)
 
 
-def test_a_wrong_pooling_is_named():
-    with pytest.raises(ValueError, match=r"how='max'.*'last' or 'mean'"):
-        SingleVector("max")
+def test_a_wrong_mode_is_named():
+    with pytest.raises(ValueError, match=r"mode='max'.*'last' or 'mean'"):
+        single_vector(mode="max")
 
 
 @pytest.mark.parametrize("make", [single_vector, token_vectors])

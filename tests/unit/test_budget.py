@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from metaembed_lite.budget import (
     PAPER_BUDGETS,
     Budget,
-    PrefixPooling,
     as_budget,
     as_budgets,
-    choose_budgets,
-    nested,
-    up_to,
+    budgets_within,
+    check_nested,
+    rings,
 )
 
 counts = st.integers(1, 100)
@@ -101,7 +100,7 @@ def test_only_a_text_can_be_parsed(text):
 
 @pytest.mark.parametrize("value", EVERY_FORM)
 def test_one_budget_in_any_form_is_a_list_of_one(value):
-    for read in (as_budgets, nested, lambda budgets: choose_budgets(budgets, 4, 8)):
+    for read in (as_budgets, check_nested, lambda budgets: budgets_within((4, 8), budgets)):
         assert read(value) == (Budget(4, 8),)
         assert read([value]) == (Budget(4, 8),)
 
@@ -123,10 +122,10 @@ def test_anything_but_a_list_of_budgets_is_refused(budgets):
 
 
 def test_the_budgets_of_a_model_are_those_given_or_those_that_fit():
-    assert choose_budgets(None, 4, 8) == up_to(4, 8)
-    assert choose_budgets([(1, 1), "4x8"], 4, 8) == (Budget(1, 1), Budget(4, 8))
+    assert budgets_within((4, 8)) == (Budget(1, 1), Budget(2, 4), Budget(4, 8))
+    assert budgets_within("4x8", [(1, 1), "4x8"]) == (Budget(1, 1), Budget(4, 8))
     with pytest.raises(ValueError, match="r_c <= 8"):
-        choose_budgets([(1, 1), (4, 9)], 4, 8)
+        budgets_within((4, 8), [(1, 1), (4, 9)])
 
 
 @pytest.mark.parametrize("bad", [0, 2.0, "64", None, True])
@@ -136,8 +135,7 @@ def test_a_bad_argument_of_a_cost_is_named(bad):
         (lambda: Budget(1, 1).multiply_adds(bad), "dim="),
         (lambda: Budget(1, 1).check(bad, 1), "r_q="),
         (lambda: Budget(1, 1).check(1, bad), "r_c="),
-        (lambda: up_to(1, bad), "r_c="),
-        (lambda: PrefixPooling(bad), "r="),
+        (lambda: budgets_within((1, bad)), "r_c="),
     ):
         with pytest.raises(ValueError, match=f"^{name}"):
             call()
@@ -153,7 +151,7 @@ def test_a_budget_is_met_exactly_when_both_sides_have_the_vectors(r_q, r_c, has_
     if r_q <= has_q and r_c <= has_c:
         assert budget.check(has_q, has_c) == budget
     else:
-        with pytest.raises(ValueError, match="ask for"):
+        with pytest.raises(ValueError, match="there are"):
             budget.check(has_q, has_c)
 
 
@@ -179,7 +177,7 @@ def test_scoring_takes_a_multiply_add_for_every_pair_of_values():
 
 
 def test_nested_budgets_come_back_in_order_as_budgets():
-    assert nested([(1, 1), "2x4", Budget(2, 8)]) == (Budget(1, 1), Budget(2, 4), Budget(2, 8))
+    assert check_nested([(1, 1), "2x4", Budget(2, 8)]) == (Budget(1, 1), Budget(2, 4), Budget(2, 8))
 
 
 @pytest.mark.parametrize(
@@ -187,33 +185,44 @@ def test_nested_budgets_come_back_in_order_as_budgets():
 )
 def test_budgets_that_are_not_nested_are_refused(budgets):
     with pytest.raises(ValueError, match="not nested"):
-        nested(budgets)
+        check_nested(budgets)
 
 
 def test_no_budget_at_all_is_refused():
     with pytest.raises(ValueError, match="no budgets"):
-        nested([])
+        check_nested([])
 
 
 @given(counts, counts)
 def test_a_models_budgets_are_nested_and_end_with_its_own(r_q, r_c):
-    budgets = up_to(r_q, r_c)
-    assert nested(budgets) == budgets
+    budgets = budgets_within((r_q, r_c))
+    assert check_nested(budgets) == budgets
     assert budgets[-1] == Budget(r_q, r_c)
     assert set(budgets[:-1]) <= set(PAPER_BUDGETS)
 
 
-@given(st.integers(1, 8), st.integers(8, 12))
-def test_prefix_pooling_keeps_the_first_vectors(r, vectors):
-    embedding = torch.randn(vectors, 4)
-    torch.testing.assert_close(PrefixPooling(r).pool_one(embedding), embedding[:r], rtol=0, atol=0)
+@given(counts, counts, counts, counts)
+def test_a_budget_contains_another_exactly_when_neither_side_is_larger(a, b, c, d):
+    assert Budget(a, b).contains((c, d)) == (c <= a and d <= b)
+    assert Budget(a, b).contains(Budget(a, b))
 
 
-def test_prefix_pooling_refuses_an_embedding_that_is_too_short():
-    with pytest.raises(ValueError, match=r"PrefixPooling\(8\).*4 vectors"):
-        PrefixPooling(8).pool_one(torch.randn(4, 4))
+def test_budgets_have_no_order():
+    """(1, 64) and (2, 1): neither contains the other, so neither comes first."""
+    with pytest.raises(TypeError):
+        sorted([Budget(1, 64), Budget(2, 1)])
 
 
-def test_prefix_pooling_refuses_a_prefix_of_nothing():
-    with pytest.raises(ValueError, match="whole number"):
-        PrefixPooling(0)
+@given(st.lists(st.tuples(counts, counts), min_size=1, max_size=5))
+def test_rings_are_the_vectors_that_each_budget_adds(sides):
+    r_q, r_c = (sorted(side) for side in zip(*sides, strict=True))
+    budgets = list(dict.fromkeys(zip(r_q, r_c, strict=True)))
+    vectors = list(range(budgets[-1][1]))
+    for budget, _ in zip(budgets, rings(budgets), strict=True):
+        inner = rings(budgets)[: budgets.index(budget) + 1]
+        assert [v for ring in inner for v in vectors[ring]] == vectors[: budget[1]]
+
+
+def test_rings_of_budgets_that_are_not_nested_are_refused():
+    with pytest.raises(ValueError, match="not nested"):
+        rings([(2, 4), (1, 8)])

@@ -10,9 +10,10 @@ import torch
 from metaembed_lite import build, evaluation, load_task, sweep
 from metaembed_lite.data import RetrievalTask
 from metaembed_lite.evaluation import (
-    Encoded,
+    EncodedTask,
     encode,
-    every_budget,
+    evaluate,
+    evaluate_all,
     mrr_at_10,
     ndcg_at_5,
     precision_at_1,
@@ -37,7 +38,7 @@ def slow_score(query, candidate, r_q, r_c):
 
 def test_sweep_agrees_with_scores_computed_one_by_one(model, task):
     encoded = encode(model, task)
-    table = sweep(model, task, encoded=encoded)
+    table = evaluate(encoded)
     assert list(zip(table.r_q, table.r_c, strict=True)) == [(1, 1), (2, 4)]
     queries, candidates = encoded.queries.double().numpy(), encoded.candidates.double().numpy()
     for row in table.itertuples():
@@ -64,7 +65,7 @@ def test_a_constant_scorer_has_no_hits():
 
 def test_a_budget_beyond_the_model_is_named(model, task):
     with pytest.raises(
-        ValueError, match=r"budget \(4, 8\): there are 2 query vectors; ask for r_q <= 2"
+        ValueError, match=r"budget \(4, 8\): there are 2 query vectors; use r_q <= 2"
     ):
         sweep(model, task, [(1, 1), (4, 8)])
 
@@ -74,7 +75,7 @@ def test_embeddings_that_are_not_finite_are_named(model, task):
     broken = encoded.candidates.clone()
     broken[3, 1, 7] = float("nan")
     with pytest.raises(ValueError, match=r"candidates\[3, 1, 7\] is nan"):
-        sweep(model, task, encoded=Encoded(encoded.queries, broken, 1.0, 1.0))
+        EncodedTask(task, encoded.queries, broken)
 
 
 @pytest.mark.parametrize(
@@ -106,24 +107,24 @@ def test_one_relevant_candidate_alone_is_in_perfect_order():
     assert ndcg_at_5(np.zeros((3, 1)), np.ones((3, 1))) == 1.0
 
 
-def test_every_budget_at_once_is_what_sweep_measures_one_by_one(model, task):
+def test_all_budgets_at_once_are_what_evaluate_measures_one_by_one(model, task):
     encoded = encode(model, task)
     grid = [(q, c) for q in (1, 2) for c in (1, 2, 3, 4)]
     columns = ["r_q", "r_c", "p_at_1", "ndcg_at_5", "bytes_per_candidate"]
-    one_by_one = sweep(model, task, grid, encoded=encoded)[columns]
-    pd.testing.assert_frame_equal(every_budget(task, encoded), one_by_one)
+    one_by_one = evaluate(encoded, grid)[columns]
+    pd.testing.assert_frame_equal(evaluate_all(encoded), one_by_one)
 
 
-def test_every_budget_agrees_with_scores_in_float64_and_keeps_to_the_pools(monkeypatch):
+def test_all_budgets_agree_with_scores_in_float64_and_keep_to_the_pools(monkeypatch):
     rng = np.random.default_rng(1)
     queries, candidates = rng.normal(size=(7, 3, 8)), rng.normal(size=(11, 4, 8))
     relevance = (rng.random((7, 11)) < 0.2).astype(float)
     relevance[:, 0] = 2
     pool = (rng.random((7, 11)) < 0.5) | (relevance > 0)
     task = RetrievalTask("mine", list("abcdefg"), list("abcdefghijk"), relevance, pool=pool)
-    encoded = Encoded(torch.tensor(queries).float(), torch.tensor(candidates).float(), 1.0, 1.0)
+    encoded = EncodedTask(task, torch.tensor(queries).float(), torch.tensor(candidates).float())
     monkeypatch.setattr(evaluation, "RUNNING_VALUES", 3 * 11 * 2)  # two queries at a time
-    for row in every_budget(task, encoded).itertuples():
+    for row in evaluate_all(encoded).itertuples():
         scores = np.array(
             [[slow_score(q, c, row.r_q, row.r_c) for c in candidates] for q in queries]
         )
@@ -169,17 +170,17 @@ def test_metrics_with_pools_are_those_of_a_list_per_query(seed, size):
 
 
 @pytest.mark.parametrize("size", [1.0, 1e9, 1e30])
-def test_a_candidate_outside_of_the_pool_neither_ties_nor_wins(model, size):
+def test_a_candidate_outside_the_pool_neither_ties_nor_wins(size):
     relevance, pool = np.eye(3), np.eye(3, dtype=bool)
     for scores in (np.full((3, 3), size), -size * relevance, np.full((3, 3), size, np.float32)):
         for metric in METRICS:
             assert metric(scores, relevance, pool) == 1.0
     task = RetrievalTask("mine", list("abc"), list("xyz"), relevance, pool=pool)
     root = math.sqrt(size)  # every score at the full budget is 2 * size
-    encoded = Encoded(torch.full((3, 2, 1), root), torch.full((3, 4, 1), root), 1.0, 1.0)
+    encoded = EncodedTask(task, torch.full((3, 2, 1), root), torch.full((3, 4, 1), root))
     columns = ["p_at_1", "ndcg_at_5"]
-    assert (sweep(model, task, encoded=encoded)[[*columns, "mrr_at_10"]] == 1).all().all()
-    assert (every_budget(task, encoded)[columns] == 1).all().all()
+    assert (evaluate(encoded)[[*columns, "mrr_at_10"]] == 1).all().all()
+    assert (evaluate_all(encoded)[columns] == 1).all().all()
 
 
 def test_a_query_whose_relevant_candidates_are_not_in_the_pool_counts_as_nothing():
@@ -245,33 +246,32 @@ def test_whole_scores_of_any_type_are_ranked_as_numbers():
         assert metric(scores, relevance) == metric(scores.astype(float), relevance) == 1.0
 
 
-@pytest.mark.parametrize("measure", [
-    lambda model, task, encoded: sweep(model, task, encoded=encoded),
-    lambda model, task, encoded: every_budget(task, encoded),
-])  # fmt: skip
+@pytest.mark.parametrize("measure", [evaluate, evaluate_all])
 def test_embeddings_that_give_no_finite_score_are_refused(model, task, measure):
     encoded = encode(model, task)
     broken = encoded.queries.clone()
     broken[2, 1, 0] = torch.nan
-    huge = (1e30 * encoded.queries, 1e30 * encoded.candidates, 1.0, 1.0)
-    few = (encoded.queries[:1], encoded.candidates, 1.0, 1.0)
+    huge = (1e30 * encoded.queries, 1e30 * encoded.candidates)
+    few = (encoded.queries[:1], encoded.candidates)
     for bad, message in (
-        ((broken, encoded.candidates, 1.0, 1.0), r"queries\[2, 1, 0\] is nan"),
+        ((broken, encoded.candidates), r"queries\[2, 1, 0\] is nan"),
         (huge, "finite|too large"),
-        (few, "encoded has 1 queries, task .* has 12"),
+        (few, "1 embeddings of queries, and task .* has 12 queries"),
     ):
         with pytest.raises(ValueError, match=message):
-            measure(model, task, Encoded(*bad))
+            measure(EncodedTask(task, *bad))
 
 
-def test_every_way_of_naming_one_budget_is_swept(model, task):
+def test_every_way_of_naming_one_budget_is_evaluated(model, task):
     encoded = encode(model, task)
     for budgets in ("2x4", (2, 4), np.array([2, 4]), ["2x4"], [(2, 4)]):
-        table = sweep(model, task, budgets, encoded=encoded)
+        table = evaluate(encoded, budgets)
         assert list(zip(table.r_q, table.r_c, strict=True)) == [(2, 4)]
     for budgets in ([], {(2, 4)}, 4, {"2x4": 1}):
         with pytest.raises(ValueError, match="budget"):
-            sweep(model, task, budgets, encoded=encoded)
+            evaluate(encoded, budgets)
+        with pytest.raises(ValueError, match="budget"):
+            sweep(model, task, budgets)
 
 
 @pytest.mark.parametrize("size", [0, 1e1, "8", None])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from metaembed_lite import build, load_task, sweep, train
 from metaembed_lite.data import hub
-from metaembed_lite.evaluation import Encoded
+from metaembed_lite.evaluation import EncodedTask, evaluate
 
 
 def picture(folder, name, shade):
@@ -62,13 +62,11 @@ def test_mmeb_gives_each_query_its_own_pool_and_equal_candidates_are_one(evaluat
 def test_a_constant_scorer_gets_nothing_and_only_the_pool_competes(evaluation):
     """The published evaluator would give it 100 %: the right answer stands first."""
     task = load_task("mmeb", task="MSCOCO_t2i", path=evaluation)
-    model = build(r_q=1, r_c=1, lora_rank=None, dim=4, device="cpu")
-    constant = Encoded(torch.ones(2, 1, 4), torch.ones(4, 1, 4), 0.0, 0.0)
-    assert sweep(model, task, [(1, 1)], encoded=constant).p_at_1[0] == 0
+    constant = EncodedTask(task, torch.ones(2, 1, 4), torch.ones(4, 1, 4))
+    assert evaluate(constant, (1, 1)).p_at_1[0] == 0
     # Query 1's right answer, candidate 3, is beaten by candidate 0, which is not in its pool.
     candidates = torch.tensor([[9.0], [1.0], [2.0], [5.0]])[:, None]
-    outside = Encoded(torch.ones(2, 1, 1), candidates, 0.0, 0.0)
-    table = sweep(model, task, [(1, 1)], encoded=outside)
+    table = evaluate(EncodedTask(task, torch.ones(2, 1, 1), candidates), (1, 1))
     assert table.p_at_1[0] == 1
     assert table.ndcg_at_5[0] == pytest.approx(1)
 

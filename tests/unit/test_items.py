@@ -17,6 +17,8 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
+from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
+from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
 from PIL import Image
 from test_backbones import bert, mllama, paligemma
 
@@ -24,9 +26,7 @@ from metaembed_lite import RetrievalTask, build, items, load, sweep, train
 from metaembed_lite.data.pictures import lazy_rows
 from metaembed_lite.data.triples import rows as compressed_rows
 from metaembed_lite.explorer_state import shown
-from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
 from metaembed_lite.items import ItemError, open_picture
-from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
 from metaembed_lite.plain_text import PlainText
 
 RNG = np.random.default_rng(0)

@@ -62,23 +62,30 @@ def test_candidates_read_the_query_tokens_too_in_the_joint_layout():
     assert features["joint"].tolist()[:first] == content[:first]
 
 
-def test_in_a_causal_backbone_fewer_query_tokens_give_the_same_first_vectors(model, boards):
-    transformer = model[0]
-    query, candidate = model.encode_query(TEXTS[0]), model.encode_document(boards[0])
-    transformer.read_q = 2  # encode queries at budget 2: only two meta tokens are read
-    try:
-        torch.testing.assert_close(model.encode_query(TEXTS[0]), query[:2], atol=1e-5, rtol=0)
-        assert torch.equal(model.encode_document(boards[0]), candidate)
-    finally:
-        transformer.read_q = transformer.r_q
+@pytest.mark.parametrize("r_q", [1, 2, np.int64(3), 4])
+def test_in_a_causal_backbone_fewer_query_tokens_give_the_same_first_vectors(model, r_q):
+    full = torch.stack(model.encode_query(TEXTS))
+    short = torch.stack(model.encode_query(TEXTS, r_q=r_q))
+    torch.testing.assert_close(short, full[:, :r_q], atol=1e-5, rtol=0)
+    assert torch.equal(torch.stack(model.encode_query(TEXTS)), full)
 
 
-@pytest.mark.parametrize("count", [0, -1, 5, 9, 1.0, "2", None, True])
+def test_fewer_query_tokens_are_really_fewer_tokens(model):
+    full = model.preprocess(TEXTS, task="query")["input_ids"]
+    short = model.preprocess(TEXTS, task="query", r_q=1)["input_ids"]
+    assert full.shape[1] - short.shape[1] == 3
+
+
+@pytest.mark.parametrize("count", [0, -1, 5, 9, 1.0, "2", True])
 def test_fewer_query_tokens_than_one_or_more_than_there_are_cannot_be_read(model, count):
-    with pytest.raises(ValueError, match=rf"read_q={count!r}: use a whole number from 1 to r_q=4"):
-        model[0].read_q = count
-    assert model[0].read_q == 4
+    with pytest.raises(ValueError, match=rf"r_q={count!r}: use a whole number from 1 to 4"):
+        model.encode_query(TEXTS[0], r_q=count)
     assert model.encode_query(TEXTS[0]).shape == (4, 16)
+
+
+def test_a_candidate_is_never_read_with_fewer_tokens(model, boards):
+    with pytest.raises(ValueError, match="only encode_query takes it"):
+        model.encode_document(boards[0], r_q=2)
 
 
 def test_asking_whether_attention_is_causal_leaves_dropout_as_it_was():
@@ -86,16 +93,8 @@ def test_asking_whether_attention_is_causal_leaves_dropout_as_it_was():
     model.train()
     model[0].model.visual.eval()
     modes = {name: module.training for name, module in model.named_modules()}
-    model[0].read_q = np.int64(1)
+    assert model[0].is_causal()
     assert {name: module.training for name, module in model.named_modules()} == modes
-    assert model[0].read_q == 1
-
-
-def test_what_is_read_is_a_choice_of_the_moment_and_is_not_saved(model, tmp_path):
-    model[0].read_q = 2
-    model.save_pretrained(str(tmp_path / "saved"))
-    model[0].read_q = 4
-    assert load(tmp_path / "saved", device="cpu")[0].read_q == 4
 
 
 def test_reserved_entries_keep_their_sides_after_a_round_trip(tmp_path):

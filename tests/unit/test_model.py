@@ -15,8 +15,9 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from metaembed_lite import build, checkpoints, load, save
 from metaembed_lite.baselines import single_vector, token_vectors
-from metaembed_lite.budget import Budget, PrefixPooling
-from metaembed_lite.model import vectors
+from metaembed_lite.budget import Budget
+from metaembed_lite.meta_tokens import full_budget
+from metaembed_lite.pooling import PrefixPooling
 
 NOISE = np.random.default_rng(0).normal(128, 80, (48, 48)).clip(0, 255)  # Pillow's has no seed
 BOARD = Image.fromarray(NOISE.astype(np.uint8)).convert("RGB")
@@ -45,7 +46,7 @@ def test_a_saved_model_gives_the_same_vectors_bit_for_bit(tmp_path, rank, reader
     save(model, tmp_path / "model")
     again = reader(tmp_path / "model").to("cpu").eval()
     assert torch.equal(embed(model), embed(again))
-    assert vectors(again) == Budget(2, 4)
+    assert full_budget(again) == Budget(2, 4)
 
 
 def test_an_adapter_names_its_shipped_backbone_not_a_path_and_holds_no_whole_embedding(tmp_path):

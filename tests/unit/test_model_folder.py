@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from metaembed_lite import build, load, save
-from metaembed_lite import model as model_module
 from metaembed_lite.cli import app
 from metaembed_lite.model_folder import MARKER, check_output, recover, staging
 
@@ -285,7 +284,7 @@ def test_a_new_an_empty_and_an_own_folder_are_free(model, tmp_path):
         (tmp_path / "empty" / name).write_text("changed")
     check_output(tmp_path / "empty")
     assert (tmp_path / "empty" / MARKER).is_file()
-    assert model_module.load(tmp_path / "empty", device="cpu")
+    assert load(tmp_path / "empty", device="cpu")
 
 
 def test_a_model_does_not_replace_its_own_backbone(tmp_path):

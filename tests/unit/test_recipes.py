@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from metaembed_lite import Budget, build, checkpoints, load, recipes
-from metaembed_lite.budget import nested
+from metaembed_lite.budget import check_nested
 from metaembed_lite.cli import app
 from metaembed_lite.settings import check
 
@@ -35,7 +35,7 @@ def test_every_recipe_fits_the_functions_it_is_for(name):
     recipe = recipes.read(name)
     full = Budget(recipe.model["r_q"], recipe.model["r_c"])
     if "budgets" in recipe.train:
-        assert nested(recipe.train["budgets"])[-1] == full
+        assert check_nested(recipe.train["budgets"])[-1] == full
     text = (recipes.FOLDER / f"{name}.yaml").read_text()
     assert text.startswith("#"), "a recipe says where its numbers come from"
 

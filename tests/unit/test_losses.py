@@ -1,5 +1,7 @@
 """The MMR loss and its gradient: a float64 numpy oracle, a peer library, two processes."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from sentence_transformers.multi_vector_encoder.losses import (
 from torch import nn
 
 from metaembed_lite import build
-from metaembed_lite.budget import PAPER_BUDGETS, Budget, up_to
-from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
+from metaembed_lite.budget import PAPER_BUDGETS, Budget, budgets_within
+from metaembed_lite.losses import MatryoshkaMultiVectorLoss, mmr_loss
 
 BUDGETS = [(1, 1), (2, 3), (3, 5)]
 
@@ -50,13 +52,22 @@ def batch(size=4, negatives=2, r_q=3, r_c=5, dim=6, dtype=torch.float64, seed=0)
     return [nn.functional.normalize(x, dim=-1).to(dtype).requires_grad_() for x in made]
 
 
+@functools.cache
+def small_model():
+    return build("tiny-vlm", r_q=3, r_c=5, lora_rank=None, device="cpu")
+
+
+def loss_class(*args, **kwargs):
+    """The loss as the trainer uses it. ``embedding_loss`` does not call the model."""
+    return MatryoshkaMultiVectorLoss(small_model(), *args, **kwargs)
+
+
 @pytest.mark.parametrize("negatives", [0, 1, 3])
 @pytest.mark.parametrize("temperature", [0.03, 1.0])
 @pytest.mark.parametrize("weights", [(1, 1, 1), (0.5, 0, 2)])
 def test_loss_and_gradients_equal_the_oracle(negatives, temperature, weights):
     queries, candidates = batch(negatives=negatives)
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, weights, temperature)
-    loss = loss_fn.score_loss(queries, candidates)
+    loss, _ = mmr_loss(queries, candidates, BUDGETS, weights, temperature)
     loss.backward()
     expected, q_grad, c_grad = oracle(
         queries.detach(), candidates.detach(), BUDGETS, weights, temperature
@@ -69,7 +80,7 @@ def test_loss_and_gradients_equal_the_oracle(negatives, temperature, weights):
 
 def test_the_papers_budgets_and_temperature_in_float32_stay_close_to_the_oracle():
     queries, candidates = batch(size=8, negatives=1, r_q=16, r_c=64, dim=32, dtype=torch.float32)
-    loss = MatryoshkaMultiVectorLoss().score_loss(queries, candidates)
+    loss, _ = mmr_loss(queries, candidates)
     pairs = [(b.r_q, b.r_c) for b in PAPER_BUDGETS]
     expected, *_ = oracle(queries.detach(), candidates.detach(), pairs, [1] * 5, 0.03)
     np.testing.assert_allclose(loss.item(), expected, rtol=1e-5)
@@ -78,7 +89,7 @@ def test_the_papers_budgets_and_temperature_in_float32_stay_close_to_the_oracle(
 def test_budgets_that_grow_on_one_side_only_equal_the_oracle():
     budgets = [(1, 2), (1, 5), (3, 5)]
     queries, candidates = batch()
-    loss = MatryoshkaMultiVectorLoss(None, budgets, temperature=0.1).score_loss(queries, candidates)
+    loss, _ = mmr_loss(queries, candidates, budgets, temperature=0.1)
     expected, *_ = oracle(queries.detach(), candidates.detach(), budgets, [1] * 3, 0.1)
     np.testing.assert_allclose(loss.item(), expected, rtol=1e-6)
 
@@ -87,9 +98,7 @@ def test_a_query_is_scored_against_the_hard_negatives_of_the_others_too():
     queries = torch.eye(4, dtype=torch.float64)[:, None]  # four queries of one vector
     candidates = torch.stack([queries, -queries], dim=1)
     candidates[3, 1] = queries[0]  # query 3's hard negative is query 0's positive once more
-    loss = MatryoshkaMultiVectorLoss(None, [(1, 1)], temperature=0.01).score_loss(
-        queries, candidates
-    )
+    loss, _ = mmr_loss(queries, candidates, [(1, 1)], temperature=0.01)
     assert loss.item() == pytest.approx(np.log(2) / 4)  # query 0 cannot tell the two apart
 
 
@@ -97,36 +106,44 @@ def test_the_first_candidate_of_a_query_is_its_positive():
     queries = torch.eye(4, dtype=torch.float64)[:, None]
     right = torch.stack([queries, -queries], dim=1)
     wrong = right.flip(1)
-    loss_fn = MatryoshkaMultiVectorLoss(None, [(1, 1)], temperature=0.1)
-    assert loss_fn.score_loss(queries, right) < 0.01 < 9 < loss_fn.score_loss(queries, wrong)
+    low, _ = mmr_loss(queries, right, [(1, 1)], temperature=0.1)
+    high, _ = mmr_loss(queries, wrong, [(1, 1)], temperature=0.1)
+    assert low < 0.01 < 9 < high
 
 
-def test_each_budgets_own_loss_is_kept_for_the_curve():
+def test_the_losses_per_budget_are_those_of_each_budget_alone():
     queries, candidates = batch()
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, (0.5, 0, 2), temperature=0.1)
-    loss_fn.score_loss(queries, candidates)
-    alone = [
-        MatryoshkaMultiVectorLoss(None, [b], temperature=0.1).score_loss(queries, candidates).item()
-        for b in BUDGETS
-    ]
-    np.testing.assert_allclose(loss_fn.group_losses, alone, rtol=1e-9)
+    alone = [mmr_loss(queries, candidates, b, temperature=0.1)[0].item() for b in BUDGETS]
+    loss, per_budget = mmr_loss(queries, candidates, BUDGETS, (0.5, 0, 2), temperature=0.1)
+    np.testing.assert_allclose(per_budget, alone, rtol=1e-9)
+    assert not per_budget.requires_grad
+    np.testing.assert_allclose(loss.item(), 0.5 * alone[0] + 2 * alone[2], rtol=1e-9)
+
+
+def test_the_class_computes_the_function_and_keeps_the_losses_per_budget():
+    queries, candidates = batch()
+    loss_fn = loss_class(BUDGETS, (0.5, 0, 2), temperature=0.1)
+    loss = loss_fn.embedding_loss(queries, candidates)
+    expected, per_budget = mmr_loss(queries, candidates, BUDGETS, (0.5, 0, 2), temperature=0.1)
+    assert torch.equal(loss, expected)
+    assert torch.equal(loss_fn.losses_by_budget, per_budget)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_scored_in_float32(dtype):
     queries, candidates = batch(r_q=16, r_c=16, dim=32, dtype=dtype)
     budgets = [(16, 16)]
-    loss = MatryoshkaMultiVectorLoss(None, budgets).score_loss(queries, candidates)
+    loss, _ = mmr_loss(queries, candidates, budgets)
     values = queries.detach().double(), candidates.detach().double()
     np.testing.assert_allclose(loss.item(), oracle(*values, budgets, [1], 0.03)[0], rtol=1e-5)
 
 
 def test_mixed_precision_training_does_not_score_in_half_precision():
     queries, candidates = batch(r_q=16, r_c=16, dim=32, dtype=torch.float32)
-    loss_fn = MatryoshkaMultiVectorLoss(None, [(4, 4), (16, 16)])
+    budgets = [(4, 4), (16, 16)]
     with torch.autocast("cpu", torch.bfloat16):
-        under_autocast = loss_fn.score_loss(queries, candidates)
-    torch.testing.assert_close(under_autocast, loss_fn.score_loss(queries, candidates))
+        under_autocast, _ = mmr_loss(queries, candidates, budgets)
+    torch.testing.assert_close(under_autocast, mmr_loss(queries, candidates, budgets)[0])
 
 
 class ReadyEmbeddings(nn.Module):
@@ -145,15 +162,15 @@ def test_one_budget_is_the_contrastive_loss_of_sentence_transformers():
     queries, candidates = batch(dtype=torch.float32)
     features = columns(queries, candidates)
     theirs = MultiVectorMultipleNegativesRankingLoss(ReadyEmbeddings(), scale=1 / 0.1)(features)
-    ours = MatryoshkaMultiVectorLoss(None, [(3, 5)], temperature=0.1)
+    ours = loss_class([(3, 5)], temperature=0.1)
     ours.model = ReadyEmbeddings()
     torch.testing.assert_close(ours(features), theirs)
 
 
 def test_columns_of_a_batch_are_query_positive_negatives():
     queries, candidates = batch()
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=0.1)
-    expected = loss_fn.score_loss(queries, candidates)
+    loss_fn = loss_class(BUDGETS, temperature=0.1)
+    expected, _ = mmr_loss(queries, candidates, BUDGETS, temperature=0.1)
     loss_fn.model = ReadyEmbeddings()
     torch.testing.assert_close(loss_fn(columns(queries, candidates)), expected)
 
@@ -165,10 +182,10 @@ def one_rank(rank, store, out, budgets):
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2
     )
     queries, candidates = batch(size=6)
-    own = slice(3 * rank, 3 * rank + 3)
-    q, c = queries.detach()[own].requires_grad_(), candidates.detach()[own].requires_grad_()
-    loss_fn = MatryoshkaMultiVectorLoss(None, budgets, temperature=0.1, gather_across_devices=True)
-    loss = loss_fn.score_loss(q, c)
+    half = slice(3 * rank, 3 * rank + 3)
+    q, c = queries.detach()[half].requires_grad_(), candidates.detach()[half].requires_grad_()
+    loss_fn = loss_class(budgets, temperature=0.1, gather_across_devices=True)
+    loss = loss_fn.embedding_loss(q, c)
     loss.backward()
     torch.save((loss.detach(), q.grad, c.grad), f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -179,9 +196,7 @@ def test_two_processes_that_gather_train_as_one_on_the_joint_batch(tmp_path):
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     losses, q_grads, c_grads = zip(*ranks, strict=True)
     queries, candidates = batch(size=6)
-    joint = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=0.1).score_loss(
-        queries, candidates
-    )
+    joint, _ = mmr_loss(queries, candidates, BUDGETS, temperature=0.1)
     joint.backward()
     # Data-parallel training averages over processes: loss and gradients alike.
     torch.testing.assert_close(torch.stack(losses).mean(), joint.detach())
@@ -196,16 +211,14 @@ def test_two_processes_that_gather_train_as_one_on_the_joint_batch(tmp_path):
 ])  # fmt: skip
 def test_weights_that_do_not_fit_the_budgets_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):
-        MatryoshkaMultiVectorLoss(None, BUDGETS, weights)
+        loss_class(BUDGETS, weights)
+    with pytest.raises(ValueError, match="weights"):
+        mmr_loss(*batch(), BUDGETS, weights)
 
 
 @pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor])
 def test_weights_may_be_a_list_an_array_or_a_tensor(form):
-    assert MatryoshkaMultiVectorLoss(None, BUDGETS, form([0.5, 0.0, 2.0])).weights == [
-        0.5,
-        0.0,
-        2.0,
-    ]
+    assert loss_class(BUDGETS, form([0.5, 0.0, 2.0])).weights == [0.5, 0.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -213,105 +226,103 @@ def test_weights_may_be_a_list_an_array_or_a_tensor(form):
 )
 def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature="):
-        MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=temperature)
+        loss_class(BUDGETS, temperature=temperature)
+    with pytest.raises(ValueError, match="temperature="):
+        mmr_loss(*batch(), BUDGETS, temperature=temperature)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_embedding_that_is_not_finite_is_named_with_its_place(bad, dtype):
     """Also -inf in a negative: softmax makes 0 of it, and the loss would look like any other."""
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
     for side, where in ((0, (3, 1, 2)), (1, (2, 1, 4, 5))):
         values = [x.detach().clone() for x in batch(dtype=dtype)]
         values[side][where] = bad
         place = ", ".join(map(str, where))
         name = ("queries", "candidates")[side]
         with pytest.raises(ValueError, match=rf"{name}\[{place}\] is {bad}.*must be finite"):
-            loss_fn.score_loss(*values)
+            mmr_loss(*values, BUDGETS)
 
 
 def test_what_lies_beyond_the_last_budget_is_not_read():
     queries, candidates = (x.detach() for x in batch())
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS[:2])
-    expected = loss_fn.score_loss(queries, candidates)
+    expected, _ = mmr_loss(queries, candidates, BUDGETS[:2])
     queries[:, 2:], candidates[:, :, 3:] = torch.nan, torch.nan
-    assert loss_fn.score_loss(queries, candidates) == expected
+    assert mmr_loss(queries, candidates, BUDGETS[:2])[0] == expected
 
 
 def test_an_empty_batch_says_that_it_is_empty():
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
     for q, c in (((0, 3, 6), (0, 2, 5, 6)), ((4, 3, 6), (4, 0, 5, 6))):
         with pytest.raises(ValueError, match="the batch is empty"):
-            loss_fn.score_loss(torch.ones(q), torch.ones(c))
+            mmr_loss(torch.ones(q), torch.ones(c), BUDGETS)
 
 
 def test_a_temperature_that_overflows_is_named_and_not_the_embeddings():
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=1e-40)
     with pytest.raises(
         ValueError, match=r"scores of up to .* over temperature=1e-40 overflow"
     ) as e:
-        loss_fn.score_loss(*batch(dtype=torch.float32))
+        mmr_loss(*batch(dtype=torch.float32), BUDGETS, temperature=1e-40)
     assert "no embedding is NaN" in str(e.value)
 
 
 def test_embeddings_whose_scores_overflow_are_told_apart_from_nan():
     queries, candidates = (1e30 * x for x in batch(dtype=torch.float32))
     with pytest.raises(ValueError, match=r"no embedding is NaN .*scores overflow torch.float32"):
-        MatryoshkaMultiVectorLoss(None, BUDGETS).score_loss(queries, candidates)
+        mmr_loss(queries, candidates, BUDGETS)
 
 
 def test_weights_that_overflow_are_named():
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS, (1e300, 1, 1))
     with pytest.raises(ValueError, match=r"weights \[1e\+300, 1.0, 1.0\] .* overflow"):
-        loss_fn.score_loss(*batch(dtype=torch.float32))
+        mmr_loss(*batch(dtype=torch.float32), BUDGETS, (1e300, 1, 1))
 
 
 @pytest.mark.parametrize("kind", [torch.complex64, torch.int64, torch.int8, torch.bool])
 def test_embeddings_without_gradients_are_refused_by_type(kind):
     queries, candidates = (x.detach() for x in batch())
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
     with pytest.raises(ValueError, match=f"candidates: expected .* floating type, got {kind}"):
-        loss_fn.score_loss(queries, candidates.to(kind))
+        mmr_loss(queries, candidates.to(kind), BUDGETS)
     with pytest.raises(ValueError, match="queries: expected a tensor of a floating type, got"):
-        loss_fn.score_loss(queries.tolist(), candidates)
+        mmr_loss(queries.tolist(), candidates, BUDGETS)
 
 
 def test_without_budgets_the_loss_takes_those_that_fit_the_model():
     model = build("tiny-vlm", r_q=4, r_c=8, dim=16, device="cpu")
-    assert MatryoshkaMultiVectorLoss(model).budgets == up_to(4, 8)
-    assert MatryoshkaMultiVectorLoss().budgets == PAPER_BUDGETS
+    assert MatryoshkaMultiVectorLoss(model).budgets == budgets_within((4, 8))
+    assert len(mmr_loss(*batch(r_q=4, r_c=8))[1]) == len(budgets_within((4, 8)))
 
 
 @pytest.mark.parametrize("budgets", ["2x3", (2, 3), Budget(2, 3), np.array([2, 3]), ["2x3"]])
 def test_one_budget_may_stand_for_a_list_of_one(budgets):
-    assert MatryoshkaMultiVectorLoss(None, budgets).budgets == (Budget(2, 3),)
+    assert loss_class(budgets).budgets == (Budget(2, 3),)
 
 
 def test_budgets_that_are_not_nested_are_refused():
     with pytest.raises(ValueError, match="not nested"):
-        MatryoshkaMultiVectorLoss(None, [(2, 4), (1, 8)])
+        loss_class([(2, 3), (1, 5)])
+    with pytest.raises(ValueError, match="not nested"):
+        mmr_loss(*batch(), [(2, 3), (1, 5)])
 
 
 @pytest.mark.parametrize(("r_q", "r_c", "name"), [(2, 5, "r_q <= 2"), (3, 4, "r_c <= 4")])
 def test_a_budget_beyond_the_vectors_is_refused(r_q, r_c, name):
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
     with pytest.raises(ValueError, match=name):
-        loss_fn.score_loss(*batch(r_q=r_q, r_c=r_c))
+        loss_class(BUDGETS).embedding_loss(*batch(r_q=r_q, r_c=r_c))
+    with pytest.raises(ValueError, match=name):
+        mmr_loss(*batch(r_q=r_q, r_c=r_c), BUDGETS)
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    loss_fn = MatryoshkaMultiVectorLoss(None, BUDGETS)
     queries, candidates = batch()
     for bad in ((queries[0], candidates), (queries, candidates[:, 0]), (queries[:2], candidates)):
         with pytest.raises(ValueError, match="expected"):
-            loss_fn.score_loss(*bad)
+            mmr_loss(*bad, BUDGETS)
     with pytest.raises(ValueError, match="queries have 5 dimensions, candidates 6"):
-        loss_fn.score_loss(queries[..., :5], candidates)
+        mmr_loss(queries[..., :5], candidates, BUDGETS)
 
 
-def test_a_loss_without_a_model_says_what_to_call():
-    with pytest.raises(ValueError, match="score_loss"):
-        MatryoshkaMultiVectorLoss()([])
+def test_a_model_without_meta_tokens_is_refused():
+    with pytest.raises(ValueError, match="no meta tokens"):
+        MatryoshkaMultiVectorLoss(nn.Sequential(nn.Linear(2, 2)))
 
 
 def loop_with_keys(queries, candidates, query_keys, candidate_keys, budget, temperature):
@@ -359,27 +370,27 @@ def test_equal_queries_and_candidates_are_not_each_others_negatives(name):
     query_keys, candidate_keys = EQUAL[name]
     queries, candidates = batch(size=4, negatives=1)
     keys = torch.tensor(query_keys), torch.tensor(candidate_keys)
-    loss = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=0.1)
-    result = loss.score_loss(queries, candidates, keys)
+    loss = loss_class(BUDGETS, temperature=0.1)
+    result = loss.embedding_loss(queries, candidates, keys)
     values = queries.detach().numpy(), candidates.detach().numpy()
     expected = [loop_with_keys(*values, query_keys, candidate_keys, b, 0.1) for b in BUDGETS]
-    np.testing.assert_allclose(loss.group_losses, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(loss.losses_by_budget, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(result.item(), sum(expected), rtol=1e-9, atol=1e-12)
     if name == "all different":
-        assert torch.equal(result, loss.score_loss(queries, candidates))
+        assert torch.equal(result, loss.embedding_loss(queries, candidates))
     result.backward()
     assert queries.grad.isfinite().all()
 
 
 def test_keys_that_do_not_fit_are_named():
     queries, candidates = batch(size=4, negatives=1)
-    loss = MatryoshkaMultiVectorLoss(None, BUDGETS)
+    loss = loss_class(BUDGETS)
     for keys in (
         (torch.zeros(3), torch.zeros(4, 2)), (torch.zeros(4), torch.zeros(3, 2)),
         (torch.zeros(4), torch.zeros(4)),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="keys of shapes"):
-            loss.score_loss(queries, candidates, keys)
+            loss.embedding_loss(queries, candidates, keys)
 
 
 def one_rank_with_keys(rank, store, out):
@@ -392,8 +403,8 @@ def one_rank_with_keys(rank, store, out):
     mixed = [0, 2, 1, 3]  # the equal queries are on different processes
     queries, candidates = (x.detach()[mixed][own] for x in batch(size=4, negatives=1))
     keys = torch.tensor(query_keys)[mixed][own], torch.tensor(candidate_keys)[mixed][own]
-    loss = MatryoshkaMultiVectorLoss(None, BUDGETS, temperature=0.1, gather_across_devices=True)
-    torch.save(loss.score_loss(queries, candidates, keys), f"{out}/{rank}.pt")
+    loss = loss_class(BUDGETS, temperature=0.1, gather_across_devices=True)
+    torch.save(loss.embedding_loss(queries, candidates, keys), f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

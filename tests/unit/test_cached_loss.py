@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 
 from metaembed_lite import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss, build, train
-from metaembed_lite.budget import up_to
+from metaembed_lite.budget import budgets_within
 from metaembed_lite.data.handwriting import training_rows
 
 BUDGETS, WEIGHTS = [(1, 1), (2, 4), (4, 8)], [1.0, 0.5, 2.0]
@@ -50,7 +50,9 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(rows, encoded, scored):
     want, gradients = loss_and_gradients(model, whole, rows)
     have, cached_gradients = loss_and_gradients(model, cached, rows)
     torch.testing.assert_close(have, want, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(cached.group_losses, whole.group_losses, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        cached.losses_by_budget, whole.losses_by_budget, atol=1e-5, rtol=1e-5
+    )
     check_gradients(cached_gradients, gradients)
 
 
@@ -82,7 +84,7 @@ def test_equal_items_are_masked_as_in_the_whole_batch(encoded, scored):
             ("negative", model.encode_document),
         )
     ]  # fmt: skip
-    unmasked = whole.score_loss(columns[0], torch.stack(columns[1:], dim=1))
+    unmasked = whole.embedding_loss(columns[0], torch.stack(columns[1:], dim=1))
     assert have < unmasked - 0.05, "the equal items were negatives"
 
 
@@ -136,7 +138,7 @@ def test_a_size_that_is_no_whole_number_from_1_up_is_named(name, size):
 
 
 def test_without_budgets_it_takes_those_that_fit_the_model():
-    assert CachedMatryoshkaMultiVectorLoss(tiny()).budgets == up_to(4, 8)
+    assert CachedMatryoshkaMultiVectorLoss(tiny()).budgets == budgets_within((4, 8))
 
 
 @pytest.mark.parametrize(
