@@ -14,15 +14,22 @@ from metaembed_lite.items import ItemError
 from metaembed_lite.meta_tokens import MetaTokenTransformer
 from metaembed_lite.scoring import at_least_float32
 
-ONE_ITEM = (str, bytes, bytearray, Mapping, np.ndarray)  # and yet can be iterated over
+SINGLE_ITEMS = (str, bytes, bytearray, Mapping, np.ndarray)  # one item, although iterable
 
 
 class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
     """sentence-transformers' ``MultiVectorEncoder``, with errors that name an item by its index.
 
-    ``encode`` sorts and batches items, so an index within a batch is not the index in the list that
-    was passed. All items are checked before the first is encoded. The class keeps its parent's
+    ``encode`` sorts items into batches, so an index within a batch is not the index in the list
+    that was passed. All items are checked before the first is encoded. The class has its parent's
     name, so both classes load a saved model.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> load("tiny", device="cpu").encode_query(["3 top left", 7])
+        Traceback (most recent call last):
+        ...
+        metaembed_lite.items.ItemError: item 1 ...
     """
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -31,7 +38,7 @@ class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
         Raises:
             ItemError: a ValueError that names the first item that cannot be read.
         """
-        if isinstance(inputs, Iterable) and not isinstance(inputs, ONE_ITEM):
+        if isinstance(inputs, Iterable) and not isinstance(inputs, SINGLE_ITEMS):
             inputs = list(inputs)  # also a generator, or a column of a DataFrame
         if self.is_singular_input(inputs):
             self._check([inputs])

@@ -41,6 +41,11 @@ def load(
         FileNotFoundError: if a folder holds no saved model, or a file or the backbone is missing.
         OSError: if the name is neither a folder nor bundled and cannot be fetched from the hub.
         ValueError: naming the file that is damaged or asks for what ``load`` does not do.
+
+    Example:
+        >>> model = load("tiny", device="cpu")
+        >>> model.encode_query("3 top left, 7 center").shape  # (R_q, D)
+        torch.Size([8, 32])
     """
     path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)
     if not path.exists():
@@ -50,12 +55,36 @@ def load(
                 "train(..., resume=True), to repair it"
             )
         path = hub.fetch(str(name_or_path), "model", tuple(checkpoints.MODELS))
+    modules = _load_modules(path, dtype, backbone)
+    config = saved_model.read_json(path / saved_model.MODEL)
+    small = list(modules.values())[1:]
+    states = [module.state_dict() for module in small]
+    model = MultiVectorEncoder(
+        modules=modules,
+        device=device,
+        prompts=config.get("prompts"),
+        default_prompt_name=config.get("default_prompt_name"),
+        similarity_fn_name=config.get("similarity_fn_name", "maxsim"),
+    )
+    _check_loaded(model, path)
+    card = path / "README.md"
+    model.loaded_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    configure(model)
+    for module, state in zip(small, states, strict=True):  # not rounded to the backbone's type
+        module.load_state_dict(state)
+    return model
+
+
+def _load_modules(
+    path: Path, dtype: str | None, backbone: str | Path | None
+) -> OrderedDict[str, Any]:
+    """The modules of a saved model by name, each from its own files."""
     classes = module_classes()
     entries = saved_model.check(path, classes)
     model_kwargs: dict[str, Any] = {"use_safetensors": True, "weights_only": True}
     if dtype is not None:
         model_kwargs["dtype"] = dtype
-    modules = OrderedDict()
+    modules: OrderedDict[str, Any] = OrderedDict()
     for entry in entries:
         module_class = classes[entry["type"]]
         takes_backbone = backbone is not None and issubclass(module_class, AdapterTransformer)
@@ -74,27 +103,16 @@ def load(
                 f"{path / entry['path']}: {entry['type']} cannot be made from its files "
                 f"({type(error).__name__}: {error}): they are damaged, or of another version"
             ) from error
-    config = saved_model.read_json(path / saved_model.MODEL)
-    later = list(modules.values())[1:]
-    exact = [module.state_dict() for module in later]
-    model = MultiVectorEncoder(
-        modules=modules,
-        device=device,
-        prompts=config.get("prompts"),
-        default_prompt_name=config.get("default_prompt_name"),
-        similarity_fn_name=config.get("similarity_fn_name", "maxsim"),
-    )
-    _check_loaded(model, path)
-    card = path / "README.md"
-    model.loaded_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    configure(model)
-    for module, state in zip(later, exact, strict=True):  # not rounded to the backbone's type
-        module.load_state_dict(state)
-    return model
+    return modules
 
 
 def module_classes() -> dict[str, Any]:
-    """The classes that a saved model may name, by the name that it uses."""
+    """The classes that a saved model may name, by the name in its ``modules.json``.
+
+    Example:
+        >>> "metaembed_lite.meta_tokens.MetaTokenTransformer" in module_classes()
+        True
+    """
     classes = (
         MetaTokenTransformer, ItemTransformer, Dense, Normalize, MultiVectorMask, PrefixPooling,
         SingleVectorPooling,

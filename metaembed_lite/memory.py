@@ -1,4 +1,4 @@
-"""How much memory a training run will take, before it starts: an estimate, part by part."""
+"""An estimate of the memory that a training run will take, part by part, before it starts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import MultiVectorEncoder
 
-# Bytes of activations that a transformer layer keeps for backward, a token and hidden unit, at two
-# bytes a value and without the attention matrix, which sdpa and flash attention do not keep
-# (Korthikanti et al., 2022, equation 2); with checkpointing only the layer's input stays.
+# Bytes of activations that a transformer layer keeps for backward, per token and hidden unit, at
+# two bytes per value (Korthikanti et al., 2022, equation 2). The attention matrix is left out,
+# because sdpa and flash attention do not keep it. With checkpointing only a layer's input stays.
 ACTIVATION_BYTES, CHECKPOINT_BYTES = 34, 2
 
 
@@ -33,53 +33,78 @@ def estimate(
 
     Args:
         model: to train.
-        rows: training rows; the first few are tokenized to see how long inputs are.
-        budgets: nested; the last decides the similarity tensor.
-        batch_size: queries a device.
-        mini_batch_size: inputs encoded at a time, with gradient caching; None: all at once.
-        gradient_checkpointing: keep only what enters each layer.
-        devices: processes whose candidates are gathered.
+        rows: training rows. The first few are tokenized to see how long inputs are.
+        budgets: nested. The last one decides the size of the similarity tensor.
+        batch_size: queries per device.
+        mini_batch_size: inputs encoded at a time, with gradient caching. Defaults to all.
+        gradient_checkpointing: keep only what enters each layer. Defaults to False.
+        devices: processes whose candidates are gathered. Defaults to 1.
 
     Returns:
         Bytes of "weights", "gradients and optimizer", "activations", "similarities". Pixels and
-        the activations of a frozen vision tower, of which little is kept, are not counted.
+        the activations of a frozen vision tower are not counted, because little of them is kept.
+
+    Example:
+        >>> from metaembed_lite import Budget, load, load_task
+        >>> rows = load_task("handwriting", n_queries=4, n_train=8).train
+        >>> parts = estimate(load("tiny", device="cpu"), rows, [Budget(8, 16)], batch_size=64)
+        >>> sorted(parts)
+        ['activations', 'gradients and optimizer', 'similarities', 'weights']
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     config = model[0].model.config.get_text_config()
     columns = [name for name in rows.column_names if not name.startswith("__")]
-    first = rows[: min(len(rows), 8)]
+    sample = rows[: min(len(rows), 8)]
     tokens = 0  # of one row, all its columns
     for column in columns:
         task = "query" if column == columns[0] else "document"
-        width = model.preprocess(first[column], task=task)["input_ids"].shape[1]
+        width = model.preprocess(sample[column], task=task)["input_ids"].shape[1]
         tokens = max(tokens, width) if mini_batch_size else tokens + width
-    size = next(model.parameters()).element_size()
-    held = min(batch_size, mini_batch_size or batch_size)
-    kept = activation_bytes(config.num_hidden_layers, config.hidden_size, gradient_checkpointing)
+    value_bytes = next(model.parameters()).element_size()
+    inputs = min(batch_size, mini_batch_size or batch_size)
+    per_token = activation_bytes(
+        config.num_hidden_layers, config.hidden_size, gradient_checkpointing
+    )
     candidates = batch_size * (len(columns) - 1) * devices
     return {
         "weights": weights,
-        "gradients and optimizer": 3 * trained,  # a gradient and Adam's two moments
-        "activations": held * tokens * kept * size // 2,
-        "similarities": similarity_bytes(held, candidates, budgets[-1]),
+        "gradients and optimizer": 3 * trainable,  # a gradient and Adam's two moments
+        "activations": inputs * tokens * per_token * value_bytes // 2,
+        "similarities": similarity_bytes(inputs, candidates, budgets[-1]),
     }
 
 
 def activation_bytes(layers: int, hidden: int, gradient_checkpointing: bool = False) -> int:
-    """What a decoder keeps of one token for backward, in bytes, at two bytes a value."""
-    if gradient_checkpointing:  # every layer's input, and all of the one computed anew
+    """Bytes that a decoder keeps per token for backward, at two bytes per value.
+
+    Example:
+        >>> activation_bytes(layers=36, hidden=2048)
+        2506752
+    """
+    if gradient_checkpointing:  # every layer's input, and all of the layer that is recomputed
         return (CHECKPOINT_BYTES * layers + ACTIVATION_BYTES) * hidden
     return ACTIVATION_BYTES * layers * hidden
 
 
 def similarity_bytes(queries: int, candidates: int, budget: Budget) -> int:
-    """The loss's (queries, candidates, r_q, r_c) float32 similarities and their gradient."""
+    """Bytes of the loss's (queries, candidates, r_q, r_c) float32 similarities and their gradient.
+
+    Example:
+        >>> similarity_bytes(queries=64, candidates=128, budget=Budget(16, 64))
+        67108864
+    """
     return 2 * 4 * queries * candidates * budget.r_q * budget.r_c
 
 
 def available(device: torch.device) -> int | None:
-    """Free bytes on a device; None where the system does not tell."""
+    """Free bytes on a device. None where the system does not report them.
+
+    Example:
+        >>> free = available(torch.device("cpu"))
+        >>> free is None or free > 0
+        True
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     info = Path("/proc/meminfo")
@@ -90,20 +115,24 @@ def available(device: torch.device) -> int | None:
 
 
 def check(parts: dict[str, int], device: torch.device, loaded: str = "weights") -> str:
-    """A line that says what is needed and what is free.
+    """A line on the memory that is needed and free.
 
     Args:
-        parts: what ``estimate`` returned.
-        device: where the run will be.
-        loaded: the part that takes its place already.
+        parts: from ``estimate``.
+        device: of the run.
+        loaded: the part that is in memory already. Defaults to "weights".
 
     Raises:
         MemoryError: if more is needed than is free.
+
+    Example:
+        >>> check({"weights": 2**30, "activations": 2**20}, torch.device("cpu"))
+        'memory per device, estimated: weights 1.00 GiB, activations 1.0 MiB; ...'
     """
     free = available(device)
     needed = sum(size for name, size in parts.items() if name != loaded)
-    listed = ", ".join(f"{name} {readable(size)}" for name, size in parts.items())
-    line = f"memory per device, estimated: {listed}"
+    text = ", ".join(f"{name} {readable(size)}" for name, size in parts.items())
+    line = f"memory per device, estimated: {text}"
     if free is None:
         return f"{line}; what is free on {device} is not known"
     line += f"; free on {device}: {readable(free)}"
@@ -116,5 +145,10 @@ def check(parts: dict[str, int], device: torch.device, loaded: str = "weights") 
 
 
 def readable(size: int) -> str:
-    """Bytes in MiB, or in GiB from one GiB up."""
+    """Bytes in MiB, or in GiB from one GiB up.
+
+    Example:
+        >>> readable(3 * 2**20), readable(5 * 2**30)
+        ('3.0 MiB', '5.00 GiB')
+    """
     return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

@@ -113,6 +113,9 @@ def check_lora(rank: Any, alpha: Any, dropout: Any, targets: Any) -> None:
 
     Raises:
         ValueError: naming the argument and its value.
+
+    Example:
+        >>> check_lora(rank=32, alpha=None, dropout=0.1, targets=["q_proj", "v_proj"])
     """
     if alpha is not None and not (is_finite_number(alpha) and alpha > 0):
         raise ValueError(f"lora_alpha={alpha!r}: use a number above 0, or None for lora_rank")
@@ -128,10 +131,13 @@ def check_lora(rank: Any, alpha: Any, dropout: Any, targets: Any) -> None:
 
 
 def check_device(device: Any) -> None:
-    """Check that a tensor can be made on a device; None passes.
+    """Check that a tensor can be made on a device. None passes.
 
     Raises:
         ValueError: if torch does not know the device or this machine does not have it.
+
+    Example:
+        >>> check_device("cpu")
     """
     try:
         torch.empty(0, device=device)
@@ -169,9 +175,22 @@ def assemble(
     pooling: Sequence[nn.Module] = (),
     device: str | None = None,
 ) -> MultiVectorEncoder:
-    """A ``MultiVectorEncoder``: transformer, projection to ``dim``, pooling, L2 norm; LoRA.
+    """A ``MultiVectorEncoder``: transformer, projection to ``dim``, pooling, L2 norm. With LoRA.
 
-    Args are those of ``build``; ``pooling`` holds modules on the token embeddings (B, T, D).
+    Args:
+        transformer: the backbone.
+        pooling: modules on the token embeddings (B, T, D). Defaults to none.
+        dim, lora_rank, lora_alpha, lora_dropout, lora_targets, max_seq_length, device: as in
+            ``build``.
+
+    Raises:
+        ValueError: on a limit that the backbone cannot read.
+
+    Example:
+        >>> transformer = MetaTokenTransformer("tiny-vlm", r_q=2, r_c=4)
+        >>> model = assemble(transformer, dim=32, lora_rank=None, device="cpu")
+        >>> [type(module).__name__ for module in model]
+        ['MetaTokenTransformer', 'Dense', 'Normalize']
     """
     dim, max_seq_length = (None if n is None else int(n) for n in (dim, max_seq_length))
     if max_seq_length is not None:

@@ -1,8 +1,8 @@
-"""mteb's benchmarks at chosen budgets, through mteb's public interface and in its own format.
+"""Benchmarks of mteb at chosen budgets, through mteb's public interface and in its format.
 
-mteb encodes a task's inputs each time it runs a model on it. Every budget is a prefix of the full
-one, so ``evaluate`` runs a task at all budgets in turn, keeps the embeddings of the first run in
-memory for the others, and drops them before the next task.
+mteb encodes the inputs of a task each time it runs a model on it. Every budget is a prefix of the
+full one. So ``evaluate`` runs a task at all budgets in turn, keeps the embeddings of the first run
+in memory for the others, and drops them before the next task.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from metaembed_lite.meta_tokens import choose_budgets, full_budget
 from metaembed_lite.scoring import as_embeddings, maxsim
 
 if TYPE_CHECKING:
-    import pandas as pd
     from sentence_transformers import MultiVectorEncoder
 
 BLOCK_VALUES = 1 << 28  # of candidate embeddings on the model's device at a time: 1 GiB of float32
@@ -33,8 +33,14 @@ class BudgetEncoder:
         model: that encodes.
         budget: (r_q, r_c) of the vectors that mteb gets.
         mteb_model_meta: name, revision and size of the model, for mteb's results.
-        kept: embeddings at the full budget, shared with the encoders of other budgets; None keeps
+        cache: embeddings at the full budget, shared with the encoders of other budgets. None keeps
             nothing.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> encoder = wrap(load("tiny", device="cpu"), "4x8")
+        >>> encoder.mteb_model_meta.name
+        'local/model-4x8'
     """
 
     def __init__(
@@ -42,12 +48,12 @@ class BudgetEncoder:
         model: MultiVectorEncoder,
         budget: Budget,
         meta: Any,
-        kept: dict[tuple[Any, ...], Tensor] | None = None,
+        cache: dict[tuple[Any, ...], Tensor] | None = None,
     ) -> None:
         self.model = model
         self.budget = budget
         self.mteb_model_meta = meta
-        self.kept = kept
+        self.cache = cache
 
     def encode(
         self,
@@ -74,19 +80,19 @@ class BudgetEncoder:
             )
         if precision not in (None, "float32"):
             raise ValueError(f"precision {precision!r}: only float32 is supported")
-        if self.kept is None or "id" not in inputs.dataset.column_names:
+        if self.cache is None or "id" not in inputs.dataset.column_names:
             full = self._encode_all(inputs, side, batch_size)
-        else:  # mteb gives a large corpus in parts; the ids tell which part this is
+        else:  # mteb passes a large corpus in parts, and the ids tell them apart
             key = (task_metadata.name, hf_split, hf_subset, side, tuple(inputs.dataset["id"]))
-            if key not in self.kept:
-                self.kept[key] = self._encode_all(inputs, side, batch_size)
-            full = self.kept[key]
-        wanted = self.budget.r_q if side == "query" else self.budget.r_c
-        if full.shape[1] < wanted:
+            if key not in self.cache:
+                self.cache[key] = self._encode_all(inputs, side, batch_size)
+            full = self.cache[key]
+        r = self.budget.r_q if side == "query" else self.budget.r_c
+        if full.shape[1] < r:
             raise ValueError(
                 f"budget {self.budget}: the model gives {full.shape[1]} {side} vectors"
             )
-        return full[:, :wanted]
+        return full[:, :r]
 
     def _encode_all(self, inputs: Iterable[Any], side: str, batch_size: int) -> Tensor:
         encode = self.model.encode_query if side == "query" else self.model.encode_document
@@ -119,13 +125,23 @@ class BudgetEncoder:
 def wrap(model: MultiVectorEncoder, budget: BudgetLike, name: str = "model") -> BudgetEncoder:
     """A model as mteb sees it, cut to a budget: prefixes of its embeddings, scored by MaxSim.
 
-    mteb files results by the name, which gets the budget's numbers, and the revision, which is
-    made from the weights and settings of the model. So results of another model of the same name,
-    or of the same model before it was trained further, are never taken for this model's.
+    mteb files results by name and revision. The name gets the budget's numbers, and the revision is
+    made from the model's weights and settings. So mteb never confuses this model with another one
+    of the same name, or with an earlier stage of its training.
+
+    Args:
+        model: from ``build`` or ``load``.
+        budget: in any form.
+        name: of the model. Defaults to "model".
 
     Raises:
         ImportError: if mteb is not installed.
         ValueError: on a budget beyond the model's meta tokens.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> wrap(load("tiny", device="cpu"), (4, 8)).budget
+        Budget(r_q=4, r_c=8)
     """
     return _wrap(model, as_budget(budget), name, revision(model), None)
 
@@ -135,27 +151,34 @@ def _wrap(
     budget: Budget,
     name: str,
     identity: str,
-    kept: dict[tuple[Any, ...], Tensor] | None,
+    cache: dict[tuple[Any, ...], Tensor] | None,
 ) -> BudgetEncoder:
-    full = full_budget(model)
-    budget.check(full.r_q, full.r_c)
+    (budget,) = choose_budgets(model, budget)
     owner, _, short = name.strip("/").rpartition("/")
-    read = _mteb().models.ModelMeta.from_multi_vector_encoder_model(model)
-    meta = read.model_copy(
-        update={
-            "name": f"{owner.rpartition('/')[2] or 'local'}/{short}-{budget.r_q}x{budget.r_c}",
-            "revision": identity,
-            "modalities": [kind for kind in ("text", "image") if kind in model.modalities],
-            "n_parameters": sum(weight.numel() for weight in model.parameters()),
-        }
+    meta = (
+        _mteb()
+        .models.ModelMeta.from_multi_vector_encoder_model(model)
+        .model_copy(
+            update={
+                "name": f"{owner.rpartition('/')[2] or 'local'}/{short}-{budget.r_q}x{budget.r_c}",
+                "revision": identity,
+                "modalities": [kind for kind in ("text", "image") if kind in model.modalities],
+                "n_parameters": sum(weight.numel() for weight in model.parameters()),
+            }
+        )
     )
-    return BudgetEncoder(model, budget, meta, kept)
+    return BudgetEncoder(model, budget, meta, cache)
 
 
 def revision(model: MultiVectorEncoder) -> str:
-    """Twelve hexadecimal digits that name a model's weights and how it reads inputs.
+    """Twelve hexadecimal digits that identify a model's weights and how it reads inputs.
 
-    Every weight is read, about a second per GB.
+    Every weight is read, which takes about a second per GB.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> len(revision(load("tiny", device="cpu")))
+        12
     """
     settings = (repr(model), model.max_seq_length, model.prompts, full_budget(model))
     digest = hashlib.sha256(repr(settings).encode())
@@ -173,14 +196,14 @@ def evaluate(
     output: str | Path | None = None,
     name: str = "model",
 ) -> pd.DataFrame:
-    """Run a benchmark of mteb at one or more budgets; every input is encoded once.
+    """Run a benchmark of mteb at one or more budgets. Every input is encoded once.
 
-    A benchmark's mean can be taken over its tasks, as mteb does, or over the subsets (languages,
-    collections) of all tasks. Both are given, named. Papers may average over other sets still: for
-    ViDoRe v2, MetaEmbed's counts 7 where mteb has 4 tasks. Compare like with like.
+    The mean of a benchmark can be taken over its tasks, as mteb does, or over the subsets
+    (languages, collections) of all tasks. The table has both. Papers may average over other sets:
+    for ViDoRe v2, MetaEmbed's paper counts 7 where mteb has 4 tasks. Compare like with like.
 
     With ``output``, finished tasks are read from there, so a run that was cut off continues. To
-    measure them again, delete the folder or name another.
+    measure again, delete the folder or name another one.
 
     Memory holds the embeddings of one task at the full budget, ``4 N R_c D`` bytes for N
     documents, unless there is only one budget.
@@ -188,27 +211,32 @@ def evaluate(
     Args:
         model: from ``build`` or ``load``.
         benchmark: a benchmark's or a task's name, such as "ViDoRe(v2)", or tasks of mteb.
-        budgets: a list, or a single budget; None takes the paper's that the model can meet, and its
-            own full one.
-        output: a folder for mteb's own results; None keeps none.
-        name: of the model in these results; each budget has results of its own.
+        budgets: a list, or a single budget. Defaults to those of the paper that the model can
+            meet, and its full budget.
+        output: a folder for the results in mteb's format. Defaults to none.
+        name: of the model in these results. Each budget has separate results.
 
     Returns:
-        One row per budget and subset, and two per budget for the means: r_q, r_c, task, subset,
-        main score (the task says which metric that is), bytes_per_candidate (float32).
+        DataFrame with r_q, r_c, task, subset, main_score (in the task's main metric) and
+        bytes_per_candidate (float32). One row per budget and subset, and two per budget for means.
 
     Raises:
         ImportError: if mteb is not installed.
         ValueError: on no budgets, an unknown benchmark, a budget beyond the model, or a task that
             is neither retrieval nor reranking.
-    """
-    import pandas as pd
 
+    Example:
+        >>> from metaembed_lite import load
+        >>> evaluate(load("tiny", device="cpu"), "no such benchmark")
+        Traceback (most recent call last):
+        ...
+        ValueError: mteb knows no benchmark or task 'no such benchmark'; ...
+    """
     mteb = _mteb()
     chosen = choose_budgets(model, budgets)
-    kept: dict[tuple[Any, ...], Tensor] | None = {} if len(chosen) > 1 else None
+    embeddings: dict[tuple[Any, ...], Tensor] | None = {} if len(chosen) > 1 else None
     identity = revision(model)
-    encoders = [_wrap(model, budget, name, identity, kept) for budget in chosen]
+    encoders = [_wrap(model, budget, name, identity, embeddings) for budget in chosen]
     tasks = _tasks(benchmark) if isinstance(benchmark, str) else list(benchmark)
     cache = mteb.ResultCache(Path(output)) if output is not None else None
     model.eval()
@@ -220,8 +248,8 @@ def evaluate(
                 overwrite_strategy=_strategy(cache, task, encoder.mteb_model_meta),
             )  # fmt: skip
             rows += _rows(results, task)
-        if kept is not None:
-            kept.clear()
+        if embeddings is not None:
+            embeddings.clear()
     dim = model.get_embedding_dimension()
     return pd.DataFrame(
         [
@@ -247,11 +275,11 @@ def _strategy(cache: Any, task: Any, meta: Any) -> str:
     if cache is None:
         return "always"
     try:
-        there = cache.load_task_result(task.metadata.name, meta)
+        stored = cache.load_task_result(task.metadata.name, meta)
     except Exception:  # mteb raises various errors for a truncated file
         return "always"
-    same = there is None or there.is_mergeable(task)  # False: of another revision of the data
-    return "only-missing" if same else "always"
+    is_current = stored is None or stored.is_mergeable(task)  # False: another revision of the data
+    return "only-missing" if is_current else "always"
 
 
 def _rows(results: Any, task: Any) -> list[dict[str, Any]]:
@@ -276,8 +304,6 @@ def _rows(results: Any, task: Any) -> list[dict[str, Any]]:
 
 
 def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     by_task = table.groupby("task").main_score.mean().mean()
     by_subset = table.main_score.mean()

@@ -27,6 +27,14 @@ def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = Fal
         ValueError: if the folder holds a saved model and ``overwrite`` is False, or anything that
             this project did not write; if a weight is not finite.
         BlockingIOError: if another process writes to the folder.
+
+    Example:
+        >>> import tempfile
+        >>> from metaembed_lite import load
+        >>> folder = tempfile.mkdtemp()
+        >>> save(load("tiny", device="cpu"), folder)
+        >>> load(folder, device="cpu").encode_query("3 top left").shape
+        torch.Size([8, 32])
     """
     folder = Path(os.path.abspath(folder))
     check_output(folder)
@@ -38,14 +46,22 @@ def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = Fal
 
 
 def check_not_backbone(model: MultiVectorEncoder, folder: Path) -> None:
-    """Raises ValueError if a model would replace its own backbone, or lie in its folder."""
+    """Check that a model would neither replace its own backbone nor lie in its folder.
+
+    Raises:
+        ValueError: naming both folders.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> check_not_backbone(load("tiny", device="cpu"), Path("my-model"))
+    """
     if not any("lora_" in name for name, _ in model.named_parameters()):
         return  # it holds all its weights
     backbone = Path(getattr(model[0], "backbone_name", None) or "")
     if not backbone.is_absolute() or not backbone.is_dir():
         return
-    here, base = folder.resolve(), backbone.resolve()
-    if here == base or here in base.parents or base in here.parents:
+    target, base = folder.resolve(), backbone.resolve()
+    if target == base or target in base.parents or base in target.parents:
         raise ValueError(
             f"output {str(folder)!r} overlaps {str(backbone)!r}, the backbone of this model, which "
             "it needs: name a new folder for the model"
@@ -55,10 +71,23 @@ def check_not_backbone(model: MultiVectorEncoder, folder: Path) -> None:
 def write_model(
     model: MultiVectorEncoder, folder: Path, notes: Mapping[str, str] | None = None
 ) -> None:
-    """``save`` for a caller that has the folder's lock and may replace the model in it.
+    """``save`` for a caller that holds the folder's lock and may replace the model in it.
 
     Args:
-        notes: contents of further text files, by file name.
+        model: from ``build``, ``load`` or ``train``.
+        folder: of the model.
+        notes: contents of further text files, by file name. Defaults to none.
+
+    Raises:
+        ValueError: if a weight is not finite.
+
+    Example:
+        >>> import tempfile
+        >>> from metaembed_lite import load
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_model(load("tiny", device="cpu"), folder, {"recipe.yaml": "train: {}"})
+        >>> (folder / "recipe.yaml").read_text()
+        'train: {}'
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
@@ -69,9 +98,8 @@ def write_model(
     with replacing(folder) as new:
         model.save_pretrained(str(new))
         card = getattr(model, "loaded_card", "")
-        if (
-            card and "generated_from_trainer" not in model.model_card_data.tags
-        ):  # not trained since: its card still holds
+        trained = "generated_from_trainer" in model.model_card_data.tags
+        if card and not trained:  # since it was loaded, so its card is still right
             (new / "README.md").write_text(card, encoding="utf-8")
         for name, text in (notes or {}).items():
             (new / name).write_text(text, encoding="utf-8")

@@ -11,18 +11,26 @@ from torch import Tensor
 
 from metaembed_lite.budget import BudgetLike, as_budget
 
-CHUNK_VALUES = 1 << 20  # values held at a time: 4 MB of float32, the size of a core's cache
+CHUNK_VALUES = 1 << 20  # similarities at a time: 4 MB of float32, the size of a core's cache
 EXACT_UP_TO = {torch.float32: 1 << 24, torch.float64: 1 << 53}  # whole numbers without a gap
 WHOLE_TYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def as_embeddings(embeddings: Tensor | Sequence[Tensor], name: str = "embeddings") -> Tensor:
-    """Stack what ``encode_query`` and ``encode_document`` return, n tensors (R, D), to (n, R, D).
+    """Stack what ``encode_query`` and ``encode_document`` return: n tensors (R, D) -> (n, R, D).
+
+    Args:
+        embeddings: a tensor, an array or a list of them.
+        name: for errors. Defaults to "embeddings".
 
     Raises:
         ValueError: if there is none, a shape is not (R, D), the shapes differ, a type holds no real
             numbers, or a value is not finite.
+
+    Example:
+        >>> as_embeddings([torch.ones(4, 8), torch.ones(4, 8)]).shape
+        torch.Size([2, 4, 8])
     """
     return check_finite(_stacked(embeddings, name), name)
 
@@ -80,23 +88,27 @@ def _dense(tensor: Tensor, name: str) -> Tensor:
 
 
 def check_finite(tensor: Tensor, name: str) -> Tensor:
-    """The embeddings as given.
+    """The embeddings as given, if they are finite.
 
     Raises:
         ValueError: naming the first value that is NaN or infinite.
+
+    Example:
+        >>> check_finite(torch.tensor([1.0, 2.0]), "queries")
+        tensor([1., 2.])
     """
     if not _all_finite(tensor):
-        where = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+        place = (~torch.isfinite(tensor)).nonzero()[0].tolist()
         raise ValueError(
-            f"{name}{where} is {tensor[tuple(where)].item()}: embeddings must be finite; look for "
+            f"{name}{place} is {tensor[tuple(place)].item()}: embeddings must be finite; look for "
             "a diverged training run or a division by a zero norm"
         )
     return tensor
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    # The sum first: isfinite on all values costs more than scoring them at a small budget, and
-    # as much memory again. A half-precision sum may overflow, so it only raises a suspicion.
+    # The sum comes first, because isfinite on all values costs more than scoring them at a small
+    # budget, and as much memory again. A half-precision sum may overflow, so it decides nothing.
     return bool(torch.isfinite(tensor.detach().sum()) or torch.isfinite(tensor).all())
 
 
@@ -116,22 +128,31 @@ def maxsim(
     Args:
         queries: (Q, R_q, D), or Q tensors (R_q, D).
         candidates: (N, R_c, D), or N tensors (R_c, D).
-        budget: use only the first r_q and r_c vectors; None uses all.
+        budget: use only the first r_q and r_c vectors: a Budget, a pair or a text such as "4x8".
+            Defaults to all vectors.
         query_mask: (Q, R_q) bool or 0/1, False where a vector is padding and adds nothing.
         candidate_mask: (N, R_c) bool or 0/1, False where a vector is padding and cannot be the
             maximum.
 
     Returns:
-        (Q, N) scores, float32 for half-precision input: bf16 sums between 8 and 16 have steps of
-        1/16 and make ties. Whole numbers on both sides, such as int8, are scored exactly, in
-        float64. In addition to the result, memory holds O(Q R_q R_c) similarities at a time,
-        whatever N is; with gradients, autograd keeps O(Q R_q N) indices.
+        (Q, N) scores. They are float32 for half-precision input, because bf16 sums between 8 and 16
+        have steps of 1/16 and make ties. Whole numbers on both sides, such as int8, are scored
+        exactly, in float64. Besides the result, memory holds O(Q R_q R_c) similarities at a time,
+        for any N. With gradients, autograd keeps O(Q R_q N) indices.
 
     Raises:
         ValueError: on shapes that do not fit, types other than real numbers, values within the
             budget that are not finite, scores that overflow, whole numbers too large to be scored
             exactly, a mask of other values than 0 and 1, a budget beyond R_q or R_c, or a candidate
             without a single unmasked vector within it.
+
+    Example:
+        >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # (Q, R_q, D) = (1, 2, 2)
+        >>> candidates = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
+        >>> maxsim(query, candidates)
+        tensor([[2., 1.]])
+        >>> maxsim(query, candidates, budget=(1, 1))
+        tensor([[1., 1.]])
     """
     queries = _stacked(queries, "queries")
     candidates = _stacked(candidates, "candidates")
@@ -143,10 +164,10 @@ def maxsim(
     query_mask = _fit_mask(query_mask, queries, "query_mask")
     candidate_mask = _fit_mask(candidate_mask, candidates, "candidate_mask")
     if budget is not None:  # cut first: what lies beyond the budget is never read
-        chosen = as_budget(budget).check(queries.shape[1], candidates.shape[1])
-        queries, candidates = queries[:, : chosen.r_q], candidates[:, : chosen.r_c]
-        query_mask = None if query_mask is None else query_mask[:, : chosen.r_q]
-        candidate_mask = None if candidate_mask is None else candidate_mask[:, : chosen.r_c]
+        budget = as_budget(budget).check(queries.shape[1], candidates.shape[1])
+        queries, candidates = queries[:, : budget.r_q], candidates[:, : budget.r_c]
+        query_mask = None if query_mask is None else query_mask[:, : budget.r_q]
+        candidate_mask = None if candidate_mask is None else candidate_mask[:, : budget.r_c]
     queries, candidates = check_finite(queries, "queries"), check_finite(candidates, "candidates")
     dtype = _scoring_type(queries, candidates)
     if candidate_mask is not None and not candidate_mask.any(dim=1).all():
@@ -182,18 +203,23 @@ def _maxsim(
         if candidate_mask is not None:
             hidden = ~candidate_mask[start : start + step]
             similarities = similarities.masked_fill(hidden[None, None], -torch.inf)
-        if similarities.requires_grad:  # for its gradient max keeps indices, amax all similarities
-            best = similarities.max(dim=3).values  # (Q, r_q, n)
+        if similarities.requires_grad:  # max keeps indices for its gradient, amax all similarities
+            best = similarities.max(dim=3).values  # (Q, r_q, n, r_c) -> (Q, r_q, n)
         else:
             best = similarities.amax(dim=3)  # ten times as fast
         if query_mask is not None:
             best = best.masked_fill(~query_mask[:, :, None], 0.0)
-        scores.append(best.sum(dim=1))
+        scores.append(best.sum(dim=1))  # (Q, r_q, n) -> (Q, n)
     return torch.cat(scores, dim=1)
 
 
 def at_least_float32(embeddings: Tensor) -> Tensor:
-    """Half-precision (and integer) values as float32; float32 and float64 as they are."""
+    """Half-precision values and integers as float32. float32 and float64 stay as they are.
+
+    Example:
+        >>> at_least_float32(torch.ones(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
     return embeddings if embeddings.dtype in (torch.float32, torch.float64) else embeddings.float()
 
 
@@ -254,11 +280,11 @@ def _fit_mask(mask: Any, embeddings: Tensor, name: str) -> Tensor | None:
         )
     if mask.dtype == torch.bool:
         return mask
-    other = mask[(mask != 0) & (mask != 1)]
-    if len(other):
+    strange = mask[(mask != 0) & (mask != 1)]
+    if len(strange):
         additive = not mask.is_complex() and mask.max() <= 0 and mask.min() <= -1e4
         raise ValueError(
-            f"{name} holds {other[0].item()}: "
+            f"{name} holds {strange[0].item()}: "
             + (
                 "an additive mask (0 keeps, -inf drops) is not taken; pass mask == 0"
                 if additive

@@ -132,8 +132,10 @@ def train(
         >>> from metaembed_lite import build, load_task
         >>> task = load_task("handwriting", n_queries=4, n_train=16)
         >>> model = build("tiny-vlm", r_q=2, r_c=4, dim=32, lora_rank=4, device="cpu")
-        >>> train(model, task.train, steps=2, batch_size=8, log_steps=1).columns.tolist()
-        training 41,856 of 1,428,160 parameters: LoRA 37,376, meta tokens 384, projection 4,096
+        >>> curve = train(model, task.train, steps=2, batch_size=8, log_steps=1)
+        training 42,240 of 1,428,544 parameters: LoRA 37,376, meta tokens 768, projection 4,096
+        ...
+        >>> curve.columns.tolist()
         ['step', 'loss', 'grad_norm', '(1, 1)', '(2, 4)']
     """
     devices = int(os.environ.get("WORLD_SIZE", 1))
@@ -183,7 +185,7 @@ def train(
                         target, settings, resume=resume, restart=restart, overwrite=overwrite
                     )
                 elif resume:
-                    checkpoint = training_run.newest_whole(target)
+                    checkpoint = training_run.find_newest_whole(target)
         if is_main:
             print(trained)
         has_budgets = hasattr(loss, "losses_by_budget")
@@ -288,7 +290,7 @@ def describe_trained(model: MultiVectorEncoder) -> str:
     Example:
         >>> from metaembed_lite import build
         >>> describe_trained(build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, device="cpu"))
-        'training 38,144 of 1,424,064 parameters: LoRA 37,376, meta tokens 768'
+        'training 38,144 of 1,424,448 parameters: LoRA 37,376, meta tokens 768'
     """
     kinds = dict.fromkeys(["LoRA", "meta tokens", "projection", "backbone", "rest"], 0)
     frozen_adapter = False

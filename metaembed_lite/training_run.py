@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAY_CHANGE = {"steps", "save_steps", "log_steps"}
+MAY_CHANGE = {"steps", "save_steps", "log_steps"}  # settings that a resumed run may change
 SAMPLED_ROWS = (
-    64  # at least as many evenly spaced rows are compared; changes elsewhere go unnoticed
+    64  # evenly spaced rows that are compared, at least; a change elsewhere goes unnoticed
 )
 
 
@@ -53,6 +53,12 @@ def begin(
     Raises:
         ValueError: if files would be lost without ``restart`` or ``overwrite``, or the resumed run
             had other settings.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> begin(folder, {"steps": 10}, resume=False, restart=False, overwrite=False) is None
+        True
     """
     recover(output)
     check_output(output)
@@ -61,7 +67,9 @@ def begin(
         checkpoint = _resumed(output, run, settings)
     else:
         _check_free(output, run, restart, overwrite)
-        for old in checkpoints(output):  # one by one: run.json stays, so a crash here is no harm
+        for old in find_checkpoints(
+            output
+        ):  # one by one: run.json stays, so a crash here is no harm
             shutil.rmtree(old)
         checkpoint = None
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -70,10 +78,21 @@ def begin(
 
 
 def read_run(output: Path, tolerate_damage: bool = False) -> dict[str, Any] | None:
-    """What ``run.json`` says of the run in a folder; None if there is none.
+    """The content of ``run.json``: settings, and the step at which the run finished.
+
+    Args:
+        output: the folder of the model.
+        tolerate_damage: return an empty run in place of a damaged file. Defaults to False.
+
+    Returns:
+        None if there is no such file.
 
     Raises:
-        ValueError: if it is damaged, unless that is to be tolerated.
+        ValueError: if it is damaged.
+
+    Example:
+        >>> read_run(Path("no-such-folder")) is None
+        True
     """
     file = output / CHECKPOINTS / RUN
     if not file.is_file():
@@ -90,13 +109,22 @@ def read_run(output: Path, tolerate_damage: bool = False) -> dict[str, Any] | No
 
 
 def write_run(output: Path, settings: dict[str, Any], finished: int | None) -> None:
-    """Write the settings of a run, and the step at which it finished, if it has."""
+    """Write the settings of a run, and the step at which it finished, or None.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "checkpoints").mkdir()
+        >>> write_run(folder, {"steps": 10}, finished=10)
+        >>> read_run(folder)["finished"]
+        10
+    """
     content = {"finished": finished, "settings": settings}
     write_whole(output / CHECKPOINTS / RUN, json.dumps(content, indent=1) + "\n")
 
 
 def _check_free(output: Path, run: dict[str, Any] | None, restart: bool, overwrite: bool) -> None:
-    steps = [step_of(path) for path in checkpoints(output)]
+    steps = [step_of(path) for path in find_checkpoints(output)]
     unfinished = run is not None and run["finished"] is None
     if unfinished and steps and not restart:
         raise ValueError(
@@ -119,8 +147,8 @@ def _resumed(output: Path, run: dict[str, Any] | None, settings: dict[str, Any])
                 "nothing to resume. train(load(...), ...) trains it further"
             )
         return None
-    refuse_other_settings(run["settings"], settings, output)
-    checkpoint = newest_whole(output)
+    check_settings(run["settings"], settings, output)
+    checkpoint = find_newest_whole(output)
     done = 0 if checkpoint is None else step_of(checkpoint)
     if run["finished"] is not None and checkpoint is None:
         raise ValueError(
@@ -139,16 +167,24 @@ def _resumed(output: Path, run: dict[str, Any] | None, settings: dict[str, Any])
     return checkpoint
 
 
-def refuse_other_settings(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
-    """Raises ValueError naming every setting that differs from the run that is resumed."""
-    differ = [
+def check_settings(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
+    """Check that a resumed run has the settings that it had before.
+
+    Raises:
+        ValueError: naming every setting that differs.
+
+    Example:
+        >>> check_settings({"steps": 10, "seed": 0}, {"steps": 20, "seed": 0}, Path("out"))
+    """
+    differences = [
         f"{name}: {_brief(before.get(name))} before, {_brief(now.get(name))} now"
         for name in sorted(before.keys() | now.keys())
         if name not in MAY_CHANGE and before.get(name) != now.get(name)
     ]
-    if differ:
+    if differences:
+        text = "; ".join(differences)
         raise ValueError(
-            f"the run in {output} cannot be resumed with other settings ({'; '.join(differ)}). Use "
+            f"the run in {output} cannot be resumed with other settings ({text}). Use "
             "the same, or start again with restart=True (--restart)"
         )
 
@@ -158,21 +194,38 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 300 else text[:300] + " ..."
 
 
-def checkpoints(output: Path) -> list[Path]:
-    """The checkpoints below a folder, the newest first, whole or not."""
-    there = (output / CHECKPOINTS).glob("checkpoint-*")
-    return sorted(
-        (path for path in there if CHECKPOINT.fullmatch(path.name)), key=step_of, reverse=True
-    )
+def find_checkpoints(output: Path) -> list[Path]:
+    """The checkpoints of a run, whole or not, the newest first.
+
+    Example:
+        >>> find_checkpoints(Path("no-such-folder"))
+        []
+    """
+    folders = (output / CHECKPOINTS).glob("checkpoint-*")
+    named = [folder for folder in folders if CHECKPOINT.fullmatch(folder.name)]
+    return sorted(named, key=step_of, reverse=True)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step at which a checkpoint was written."""
+    """The step at which a checkpoint was written.
+
+    Example:
+        >>> step_of(Path("out/checkpoints/checkpoint-250"))
+        250
+    """
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Write down the size of each file of a checkpoint, once all of them are there."""
+    """Record the size of each file of a checkpoint, once all of them are written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> mark_whole(folder)
+        >>> describe_damage(folder) is None
+        True
+    """
     sizes = {
         file.relative_to(checkpoint).as_posix(): file.stat().st_size
         for file in sorted(checkpoint.rglob("*"))
@@ -181,8 +234,13 @@ def mark_whole(checkpoint: Path) -> None:
     write_whole(checkpoint / WHOLE, json.dumps(sizes, indent=1) + "\n")
 
 
-def what_is_broken(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be used; None if it is whole."""
+def describe_damage(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be used. None if it is whole.
+
+    Example:
+        >>> describe_damage(Path("no-such-folder"))
+        'it was cut off while it was written'
+    """
     try:
         sizes = read_json(checkpoint / WHOLE)
     except (OSError, ValueError):
@@ -196,20 +254,29 @@ def what_is_broken(checkpoint: Path) -> str | None:
     return None
 
 
-def newest_whole(output: Path) -> Path | None:
-    """The newest checkpoint that is whole; broken ones after it are reported and removed."""
-    for checkpoint in checkpoints(output):
-        broken = what_is_broken(checkpoint)
-        if broken is None:
+def find_newest_whole(output: Path) -> Path | None:
+    """The newest checkpoint that is whole. Newer, broken ones are reported and removed.
+
+    Example:
+        >>> find_newest_whole(Path("no-such-folder")) is None
+        True
+    """
+    for checkpoint in find_checkpoints(output):
+        damage = describe_damage(checkpoint)
+        if damage is None:
             return checkpoint
-        logger.warning("%s is skipped and removed: %s", checkpoint, broken)
+        logger.warning("%s is skipped and removed: %s", checkpoint, damage)
         shutil.rmtree(checkpoint)
     return None
 
 
 def keep_newest(output: Path) -> None:
-    """Remove all checkpoints of a finished run but the newest: it can be lengthened from there."""
-    for checkpoint in checkpoints(output)[1:]:
+    """Remove all checkpoints of a finished run but the newest, from which it can be lengthened.
+
+    Example:
+        >>> keep_newest(Path("no-such-folder"))
+    """
+    for checkpoint in find_checkpoints(output)[1:]:
         shutil.rmtree(checkpoint)
 
 
@@ -239,7 +306,7 @@ def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
         >>> from metaembed_lite import load
         >>> record = describe_model(load("tiny", device="cpu"))
         >>> record["backbone"], record["r_q"], record["r_c"]
-        ('tiny-vlm', 8, 16)
+        ('metaembed_lite/tiny-vlm', 8, 16)
     """
     parameters = [
         f"{name} {tuple(p.shape)} {p.dtype} {p.requires_grad}"

@@ -109,7 +109,7 @@ def test_embeddings_do_not_outlive_their_task(model, monkeypatch):
 
     def look(self, inputs, **kwargs):
         result = encode(self, inputs, **kwargs)
-        held.append({key[0] for key in self.kept})
+        held.append({key[0] for key in self.cache})
         return result
 
     monkeypatch.setattr(BudgetEncoder, "encode", look)

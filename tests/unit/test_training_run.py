@@ -23,7 +23,7 @@ from metaembed_lite.baselines import token_vectors
 from metaembed_lite.cli import app
 from metaembed_lite.data.handwriting import training_rows
 from metaembed_lite.model_folder import WHOLE
-from metaembed_lite.training_run import newest_whole, read_run
+from metaembed_lite.training_run import find_newest_whole, read_run
 
 SETTINGS = {"batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 0, "log_steps": 1}
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,7 @@ def cut_before_the_end(at):
     ids=lambda damage: damage.__name__,
 )
 def test_a_broken_checkpoint_is_skipped_and_said_so(damage, run, rows, whole, caplog):
-    assert newest_whole(run).name == "checkpoint-3"
+    assert find_newest_whole(run).name == "checkpoint-3"
     damage(run / "checkpoints" / "checkpoint-3")
     model, _ = resume(rows, run)
     assert "checkpoint-3 is skipped" in caplog.text
@@ -181,7 +181,7 @@ def test_a_run_killed_after_its_last_step_is_finished_without_another_step(
         patched.setattr("metaembed_lite.training.write_model", die)
         with pytest.raises(Killed):
             train(tiny(), rows, steps=6, output=tmp_path / "run", save_steps=1, **SETTINGS)
-    assert newest_whole(tmp_path / "run").name == "checkpoint-6"
+    assert find_newest_whole(tmp_path / "run").name == "checkpoint-6"
     model, curve = resume(rows, tmp_path / "run")
     assert torch.equal(trained_weights(model), whole[0])
     assert len(curve) == 6
@@ -308,7 +308,7 @@ def test_a_checkpoint_of_weights_that_are_not_finite_is_not_whole(rows, tmp_path
             tiny(), rows, steps=1, output=tmp_path / "run", save_steps=1,
             **SETTINGS | {"learning_rate": 1e38, "fresh_learning_rate": 1e38},
         )  # fmt: skip
-    assert newest_whole(tmp_path / "run") is None
+    assert find_newest_whole(tmp_path / "run") is None
 
 
 def test_a_run_that_turns_nan_keeps_its_last_good_checkpoint(rows, tmp_path):
@@ -329,7 +329,7 @@ def test_a_run_that_turns_nan_keeps_its_last_good_checkpoint(rows, tmp_path):
             model, rows, loss=loss, steps=8, output=tmp_path / "run", save_steps=1, **SETTINGS
         )  # fmt: skip
     hook.remove()
-    assert newest_whole(tmp_path / "run").name == "checkpoint-3"
+    assert find_newest_whole(tmp_path / "run").name == "checkpoint-3"
 
 
 def test_a_crash_while_old_checkpoints_are_cleared_is_no_harm(finished, rows, whole, monkeypatch):
