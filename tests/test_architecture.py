@@ -1,0 +1,134 @@
+"""The drawing of the house: imports go one way, from the base to the command line."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "metaembed_lite"
+
+# From bottom to top. A module may import from the layers below its own and from no other.
+LAYERS = [
+    "arguments timing locking",
+    "budget items plain_text model_folder",
+    "scoring backbones checkpoints settings hub saved_model",
+    "data",
+    "adapter",
+    "item_transformer",
+    "meta_tokens pooling",
+    "false_negatives model_card encoder",
+    "losses model loading saving interpretability",
+    "baselines evaluation training_run memory",
+    "callbacks mteb_bridge plots",
+    "training explorer",
+    "recipes",
+    "cli",
+]
+LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer.split()}
+
+
+def module_files():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def dotted(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {dotted(path) for path in module_files()}
+
+
+def homes():
+    """The module of each name of the package itself, as in ``from metaembed_lite import train``."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    return {
+        alias.name: node.module.removeprefix("metaembed_lite.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("metaembed_lite.")
+        for alias in node.names
+    }
+
+
+HOMES = homes()
+
+
+def without_type_checking(tree):
+    """The nodes that run: not those below ``if TYPE_CHECKING``."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            todo.extend(node.orelse)
+            continue
+        yield node
+        todo.extend(ast.iter_child_nodes(node))
+
+
+def imported(source):
+    """The modules of this package that a source text imports, also inside functions."""
+    found = set()
+    for node in without_type_checking(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            candidates = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the package"
+            module = node.module or ""
+            candidates = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in candidates:
+            if not name.startswith("metaembed_lite"):
+                continue
+            name = name.removeprefix("metaembed_lite").removeprefix(".")
+            name = HOMES.get(name, name)
+            while name and name not in NAMES:
+                name = name.rpartition(".")[0]
+            found.add(name)
+    return found - {""}
+
+
+GRAPH = {dotted(path): imported(path.read_text(encoding="utf-8")) for path in module_files()}
+
+
+def test_no_circle():
+    TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the circle
+
+
+def test_every_module_has_its_place_in_the_drawing():
+    tops = {name.split(".")[0] for name in NAMES}
+    assert tops == set(LEVEL), f"missing {tops - set(LEVEL)}, gone {set(LEVEL) - tops}"
+
+
+def wrong_ways(graph):
+    """Imports that do not go from a higher layer to a lower one."""
+    return [
+        f"{name} imports {other}"
+        for name, others in graph.items()
+        for other in sorted(others)
+        if (mine := name.split(".")[0]) != (its := other.split(".")[0])
+        and LEVEL[mine] <= LEVEL[its]
+    ]
+
+
+def test_imports_go_down_the_layers():
+    assert not wrong_ways(GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from metaembed_lite.budget import Budget", {"budget"}),
+        ("from metaembed_lite import memory, training_run", {"memory", "training_run"}),
+        ("def f():\n    import metaembed_lite.data.rows", {"data.rows"}),
+        ("from metaembed_lite import train", {"training"}),
+        ("if TYPE_CHECKING:\n    from metaembed_lite.training import train", set()),
+    ],
+)
+def test_the_drawing_sees_imports_of_every_form(source, expected):
+    assert imported(source) == expected
+
+
+def test_a_wrong_way_is_seen():
+    assert wrong_ways({"budget": {"training"}}) == ["budget imports training"]
