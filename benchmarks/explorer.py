@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from metaembed_lite import PAPER_BUDGETS, BudgetExplorer, load, load_task
 from metaembed_lite.data import RetrievalTask
-from metaembed_lite.explorer_page import element
-from metaembed_lite.explorer_state import Int8Vectors, shown, text64
+from metaembed_lite.explorer.page import element
+from metaembed_lite.explorer.state import Int8Vectors, shown, text64
 
 CANDIDATES, R_Q, R_C, DIM = 200, 16, 64, 64
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]

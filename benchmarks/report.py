@@ -20,7 +20,7 @@ def environment() -> dict[str, Any]:
     """Date, hardware and versions."""
     import torch
 
-    from metaembed_lite.explorer_state import processor
+    from metaembed_lite.explorer.state import processor
 
     return {
         "date": datetime.date.today().isoformat(),

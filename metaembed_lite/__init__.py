@@ -5,7 +5,7 @@
     scores = maxsim(model.encode_query(texts), model.encode_document(images), budget=(4, 8))
 
 The line that data travels, a file a step: data/ -> meta_tokens.py -> mmr.py -> budget.py ->
-scoring.py -> evaluation.py -> explorer.py; model.py builds, saves and loads, training.py trains.
+scoring.py -> evaluation.py -> explorer/; model.py builds, saves and loads, training.py trains.
 """
 
 from __future__ import annotations

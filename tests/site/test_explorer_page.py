@@ -25,7 +25,7 @@ from watching import watch
 
 from metaembed_lite import BudgetExplorer, build, load_task
 from metaembed_lite.data import RetrievalTask
-from metaembed_lite.explorer_page import PAGE_LIMIT, element, front_end
+from metaembed_lite.explorer.page import PAGE_LIMIT, element, front_end
 
 SCREENSHOTS = make_book.BUILD / "screenshots"
 CHAPTER = "notebooks/07_budget_sliders.html"

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import * as choices from "../../metaembed_lite/explorer_js/choices.js";
-import * as vectors from "../../metaembed_lite/explorer_js/vectors.js";
+import * as choices from "../../metaembed_lite/explorer/js/choices.js";
+import * as vectors from "../../metaembed_lite/explorer/js/vectors.js";
 
 const base64 = (array) => Buffer.from(array.buffer).toString("base64");
 

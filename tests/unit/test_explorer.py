@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from metaembed_lite import Budget, BudgetExplorer, build, load_task, maxsim, sweep
 from metaembed_lite.data import RetrievalTask
 from metaembed_lite.evaluation import Encoded, encode
-from metaembed_lite.explorer_page import (
+from metaembed_lite.explorer.page import (
     FRONT_END,
     MODULES,
     PAGE_LIMIT,
@@ -25,7 +25,7 @@ from metaembed_lite.explorer_page import (
     front_end,
     script_json,
 )
-from metaembed_lite.explorer_state import Int8Vectors, choose_candidates, explain_gaps
+from metaembed_lite.explorer.state import Int8Vectors, choose_candidates, explain_gaps
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028<!--"
 

@@ -19,8 +19,8 @@ from metaembed_lite.arguments import whole_number
 from metaembed_lite.budget import Budget, Budgets, as_budget, choose_budgets
 from metaembed_lite.data.task import RetrievalTask
 from metaembed_lite.evaluation import Encoded, check_encoded, encode, every_budget
-from metaembed_lite.explorer_page import check_size, element, front_end, table
-from metaembed_lite.explorer_state import (
+from metaembed_lite.explorer.page import check_size, element, front_end, table
+from metaembed_lite.explorer.state import (
     Int8Vectors,
     attention_maps,
     choose_candidates,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-FRONT_END = Path(__file__).parent / "explorer_js"
+FRONT_END = Path(__file__).parent / "js"
 MODULES = (  # in the order of their imports
     "dom", "vectors", "choices", "slider", "targets", "curve", "ranking", "alignment", "explorer",
 )  # fmt: skip
