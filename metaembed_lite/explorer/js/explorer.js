@@ -1,4 +1,4 @@
-// BudgetExplorer: two sliders that re-rank by MaxSim in the page, with a kernel behind it or without.
+// BudgetExplorer: two sliders that re-rank by MaxSim in the browser, with or without a kernel.
 
 import { alignmentView } from "./alignment.js";
 import { bytesPerCandidate, isTrained, name, plural, quality, three, whole } from "./choices.js";
@@ -6,14 +6,15 @@ import { curveView } from "./curve.js";
 import { h, itemView } from "./dom.js";
 import { rankingView } from "./ranking.js";
 import { sliderView } from "./slider.js";
+import { STYLE } from "./style.js";
 import { corpusView, figuresView, targetView } from "./targets.js";
-import { maxsim, ranked, similarities, unpack } from "./vectors.js";
+import { maxsim, rank, similarities, unpack } from "./vectors.js";
 
-const SETTLED = 500; // milliseconds after which a move is announced
+const ANNOUNCE_AFTER = 500; // milliseconds without a move
 let instances = 0;
 
-/** Dark or light: as the book says, as JupyterLab says, or as the system says. */
-function theme() {
+/** Dark or light, by the setting of the book, of JupyterLab, or of the system. */
+function readTheme() {
   const book = document.documentElement.dataset.theme;
   if (book === "dark" || book === "light") return book;
   const lab = document.body.dataset.jpThemeLight;
@@ -21,10 +22,10 @@ function theme() {
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
-function followTheme(root, changed) {
+function followTheme(root, redraw) {
   const apply = () => {
-    root.dataset.theme = theme();
-    changed();
+    root.dataset.theme = readTheme();
+    redraw();
   };
   const observer = new MutationObserver(apply);
   observer.observe(document.documentElement, { attributeFilter: ["data-theme"] });
@@ -38,50 +39,64 @@ function followTheme(root, changed) {
   };
 }
 
-/** anywidget's entry: `model` has get, set, on, off and save_changes; returns what cleans up. */
+/**
+ * anywidget's entry. `model` has get, set, on, off and save_changes. Returns a function that
+ * cleans up.
+ */
 function render({ model, el }) {
   const page = model.get("page");
   const data = unpack(page);
   const key = `explorer-${(instances += 1)}`;
-  const queryAt = new Map(page.queries.map((query, i) => [query.id, i]));
-  const candidateAt = new Map(page.candidates.map((candidate, i) => [candidate.id, i]));
-  const known = new Map(); // query -> its similarities
+  const queryPositions = new Map(page.queries.map((query, i) => [query.id, i]));
+  const candidatePositions = new Map(page.candidates.map((candidate, i) => [candidate.id, i]));
+  const similarityCache = new Map(); // query -> its similarities
   let corpus = 1e6;
-  let shown = { query: null, order: [], budget: null };
-  let base = null; // what the arrows compare with: the ranking before this move
-  let held = false; // a pointer is on a slider
-  let kept = false; // and has moved it: the arrows still compare with where it began
-  let waiting = 0;
+  let painted = { query: null, order: [], budget: null };
+  let base = null; // the ranking before this move, which the arrows compare with
+  let isHeld = false; // a pointer is on a slider
+  let hasMoved = false; // and has moved it: the arrows still compare with where the drag began
+  let timer = 0; // of the announcement
 
-  const tell = (changes) => {
-    for (const [trait, value] of Object.entries(changes)) model.set(trait, value);
+  const assign = (traits) => {
+    for (const [trait, value] of Object.entries(traits)) model.set(trait, value);
     model.save_changes();
   };
-  const move = (r_q, r_c) => tell({ budget: [r_q, r_c] });
-  const hold = (now) => {
-    held = now;
-    kept = false;
+  const move = (r_q, r_c) => assign({ budget: [r_q, r_c] });
+  const hold = (value) => {
+    isHeld = value;
+    hasMoved = false;
   };
-  const ask = (i) => tell({ query: page.queries[i].id, selection: null });
+  const setQuery = (i) => assign({ query: page.queries[i].id, selection: null });
+  const stepQuery = (by) => {
+    const position = queryPositions.get(model.get("query"));
+    setQuery((position + by + page.queries.length) % page.queries.length);
+  };
 
-  const select = h("select", { id: `${key}-query`, onchange: () => ask(select.selectedIndex) },
+  const select = h("select",
+    { id: `${key}-query`, onchange: () => setQuery(select.selectedIndex) },
     ...page.queries.map(({ id, text }) => h("option", {}, `${id}: ${text || "a picture"}`)));
-  const step = (by) => ask((queryAt.get(model.get("query")) + by + page.queries.length) % page.queries.length);
   const question = h("div", { class: "question" });
   const sliders = [
-    sliderView({ label: "Query vectors r_q", note: "paid when a query is scored", most: page.r_q, key: `${key}-rq`,
-      trained: page.trained.map((b) => b[0]), move: (r_q) => move(r_q, model.get("budget")[1]), hold }),
-    sliderView({ label: "Candidate vectors r_c", note: "paid in the index, and when scored", most: page.r_c, key: `${key}-rc`,
-      trained: page.trained.map((b) => b[1]), move: (r_c) => move(model.get("budget")[0], r_c), hold }),
+    sliderView({
+      label: "Query vectors r_q", note: "costs time per score",
+      most: page.r_q, key: `${key}-rq`, trained: page.trained.map(([r_q]) => r_q),
+      move: (r_q) => move(r_q, model.get("budget")[1]), hold,
+    }),
+    sliderView({
+      label: "Candidate vectors r_c", note: "costs index bytes and time per score",
+      most: page.r_c, key: `${key}-rc`, trained: page.trained.map(([, r_c]) => r_c),
+      move: (r_c) => move(model.get("budget")[0], r_c), hold,
+    }),
   ];
   const presets = page.trained.map((budget) =>
     h("button", { type: "button", onclick: () => move(...budget) }, name(budget)));
   const figures = figuresView(page);
-  const ranking = rankingView(page, (c) => tell({ selection: page.candidates[c].id }));
+  const ranking = rankingView(page, (i) => assign({ selection: page.candidates[i].id }));
   const gap = h("p", { class: "gap" }); // what this query's ranking lacks
   const moves = h("p", { class: "note" });
   const pairTitle = h("p", { class: "pair" });
-  const unpin = h("button", { type: "button", onclick: () => tell({ selection: null }) }, "Follow the best");
+  const unpin = h("button", { type: "button", onclick: () => assign({ selection: null }) },
+    "Follow the best");
   const alignment = alignmentView(page, data);
   const curve = curveView(page);
   const target = targetView(page, key, (budget) => move(...budget));
@@ -94,73 +109,84 @@ function render({ model, el }) {
 
   function paint() {
     const budget = model.get("budget");
-    const q = queryAt.get(model.get("query"));
-    if (!known.has(q)) known.set(q, similarities(data, q));
-    const scores = maxsim(data, known.get(q), budget);
-    const order = ranked(scores, page.excluded?.[q]);
-    if (shown.query !== q) base = { order, budget };
-    else if (name(shown.budget) !== name(budget)) {
-      if (!kept) base = shown;
-      kept = held;
+    const query = queryPositions.get(model.get("query"));
+    if (!similarityCache.has(query)) similarityCache.set(query, similarities(data, query));
+    const scores = maxsim(data, similarityCache.get(query), budget);
+    const order = rank(scores, page.excluded?.[query]);
+    if (painted.query !== query) base = { order, budget };
+    else if (name(painted.budget) !== name(budget)) {
+      if (!hasMoved) base = painted;
+      hasMoved = isHeld;
     }
-    const relevant = new Set(page.relevant[q]);
+    const relevant = new Set(page.relevant[query]);
     const selection = model.get("selection");
-    const chosen = selection === null ? order[0] : candidateAt.get(selection); // undefined: nothing to rank
-    const note = page.notes?.[q] ?? "";
-    if (shown.query !== q) {
-      select.selectedIndex = q;
-      question.replaceChildren(itemView(page.queries[q], `query ${page.queries[q].id}`, "item"));
+    // Undefined if there is nothing to rank.
+    const selected = selection === null ? order[0] : candidatePositions.get(selection);
+    const note = page.notes[query];
+    if (painted.query !== query) {
+      const item = page.queries[query];
+      select.selectedIndex = query;
+      question.replaceChildren(itemView(item, `query ${item.id}`, "item"));
     }
     sliders.forEach((slider, i) => slider.set(budget[i]));
-    presets.forEach((button, i) => button.setAttribute("aria-pressed", name(page.trained[i]) === name(budget)));
+    presets.forEach((button, i) =>
+      button.setAttribute("aria-pressed", name(page.trained[i]) === name(budget)));
     figures.update(budget, corpus);
-    ranking.update({ order, scores, relevant, chosen, before: base.order });
+    ranking.update({ order, scores, relevant, selected, before: base.order });
     gap.textContent = note;
     gap.hidden = !note;
     moves.hidden = !order.length;
     moves.textContent = `The best of ${plural(order.length, "candidate")} at ${name(budget)}` +
       (relevant.size ? "; ✓ marks the relevant" : "") +
-      (name(base.budget) === name(budget) ? "." : `, ▲▼ places moved since ${name(base.budget)}.`);
+      (name(base.budget) === name(budget)
+        ? "."
+        : `, ▲▼ places moved since ${name(base.budget)}.`);
     unpin.hidden = selection === null;
-    match.hidden = chosen === undefined;
-    if (chosen !== undefined) {
-      const place = order.indexOf(chosen) + 1;
-      pairTitle.textContent = `Candidate ${page.candidates[chosen].id}, ` +
+    match.hidden = selected === undefined;
+    if (selected !== undefined) {
+      const place = order.indexOf(selected) + 1;
+      pairTitle.textContent = `Candidate ${page.candidates[selected].id}, ` +
         (place ? `place ${place}` : "not ranked, because it is not in this query’s pool") +
-        `: the picks add up to its score, ${scores[chosen].toFixed(3)}.`;
-      alignment.update(known.get(q), q, chosen, budget);
+        `: the picks add up to its score, ${scores[selected].toFixed(3)}.`;
+      alignment.update(similarityCache.get(query), query, selected, budget);
     }
     curve.update(budget);
-    shown = { query: q, order, budget };
-    clearTimeout(waiting);
-    waiting = setTimeout(() => announce(order, scores, relevant, budget, note), SETTLED);
+    painted = { query, order, budget };
+    clearTimeout(timer);
+    timer = setTimeout(() => announce(order, scores, relevant, budget, note), ANNOUNCE_AFTER);
   }
 
   function announce(order, scores, relevant, budget, note) {
-    const top = order[0];
-    const right = order.findIndex((candidate) => relevant.has(candidate)) + 1;
-    const best = top === undefined ? "" :
-      `Best: candidate ${page.candidates[top].id}, ${relevant.has(top) ? "relevant" : "not relevant"}, ` +
-      `score ${scores[top].toFixed(3)}. `;
-    spoken.textContent = `Budget ${name(budget)}, ${isTrained(page, budget) ? "trained" : "between trained budgets"}. ` +
-      best + (right ? `First relevant at place ${right}. ` : `${note} `) +
-      `NDCG@5 ${three(quality(page, budget))}, ${whole(bytesPerCandidate(page, budget[1]))} bytes per candidate.`;
+    const best = order[0];
+    const firstRelevant = order.findIndex((candidate) => relevant.has(candidate)) + 1;
+    const bestText = best === undefined ? "" :
+      `Best: candidate ${page.candidates[best].id}, ` +
+      `${relevant.has(best) ? "relevant" : "not relevant"}, score ${scores[best].toFixed(3)}. `;
+    const kind = isTrained(page, budget) ? "trained" : "between trained budgets";
+    spoken.textContent = `Budget ${name(budget)}, ${kind}. ` + bestText +
+      (firstRelevant ? `First relevant at place ${firstRelevant}. ` : `${note} `) +
+      `NDCG@5 ${three(quality(page, budget))}, ` +
+      `${whole(bytesPerCandidate(page, budget[1]))} bytes per candidate.`;
   }
 
-  const part = (title, ...children) => h("section", {}, h("h3", {}, title), ...children);
-  const match = part("Who matched whom", h("div", { class: "row" }, pairTitle, unpin), alignment.node);
-  const root = h("div", { class: "explorer", role: "group", "aria-label": `Budget explorer: ${page.task}` },
-    h("div", { class: "row ask" }, h("label", { for: `${key}-query` }, "Query"), select,
-      h("button", { type: "button", "aria-label": "Previous query", onclick: () => step(-1) }, "‹"),
-      h("button", { type: "button", "aria-label": "Next query", onclick: () => step(1) }, "›")),
+  const section = (title, ...children) => h("section", {}, h("h3", {}, title), ...children);
+  const stepButton = (label, sign, by) =>
+    h("button", { type: "button", "aria-label": label, onclick: () => stepQuery(by) }, sign);
+  const match = section("Who matched whom",
+    h("div", { class: "row" }, pairTitle, unpin), alignment.node);
+  const root = h("div",
+    { class: "explorer", role: "group", "aria-label": `Budget explorer: ${page.task}` },
+    h("div", { class: "row ask" },
+      h("label", { for: `${key}-query` }, "Query"), select,
+      stepButton("Previous query", "‹", -1), stepButton("Next query", "›", 1)),
     question,
     h("div", { class: "sliders" }, ...sliders.map((slider) => slider.node)),
     h("div", { class: "row presets", role: "group", "aria-label": "Trained budgets" },
       h("span", { "aria-hidden": "true" }, "Trained:"), ...presets),
     figures.node,
-    part("Ranking", gap, moves, ranking.node, h("p", { class: "note" }, page.about)),
+    section("Ranking", gap, moves, ranking.node, h("p", { class: "note" }, page.about)),
     match,
-    part("Quality and cost",
+    section("Quality and cost",
       h("div", { class: "columns" },
         h("div", {}, curve.node,
           h("p", { class: "legend" },
@@ -173,29 +199,29 @@ function render({ model, el }) {
 
   const shadow = el.shadowRoot ?? el.attachShadow({ mode: "open" });
   shadow.replaceChildren(h("style", {}, STYLE), root);
-  const unfollow = followTheme(root, alignment.redraw);
-  const heard = ["budget", "query", "selection"].map((trait) => `change:${trait}`);
-  let due = false;
-  const soon = () => { // several traits that change together are painted once
-    if (due) return;
-    due = true;
+  const stopFollowing = followTheme(root, alignment.redraw);
+  const events = ["budget", "query", "selection"].map((trait) => `change:${trait}`);
+  let isScheduled = false;
+  const schedulePaint = () => { // several traits that change together are painted once
+    if (isScheduled) return;
+    isScheduled = true;
     queueMicrotask(() => {
-      due = false;
+      isScheduled = false;
       paint();
     });
   };
-  for (const event of heard) model.on(event, soon);
+  for (const event of events) model.on(event, schedulePaint);
   target.update(corpus);
   paint();
   return () => {
-    clearTimeout(waiting);
-    unfollow();
+    clearTimeout(timer);
+    stopFollowing();
     alignment.close();
-    for (const event of heard) model.off(event, soon);
+    for (const event of events) model.off(event, schedulePaint);
   };
 }
 
-/** The same on a page without a kernel: `state` stands in for the traits. */
+/** The same on a page without a kernel: `state` replaces the traits. */
 function start(el, state) {
   const listeners = {};
   const model = {
@@ -206,10 +232,12 @@ function start(el, state) {
     },
     save_changes() {},
     on: (event, listener) => (listeners[event] ??= []).push(listener),
-    off: (event, listener) => (listeners[event] = listeners[event].filter((one) => one !== listener)),
+    off(event, listener) {
+      listeners[event] = listeners[event].filter((other) => other !== listener);
+    },
   };
   return render({ model, el });
 }
 
 export default { render };
-export { maxsim, ranked, similarities, start, unpack };
+export { maxsim, rank, similarities, start, unpack };
