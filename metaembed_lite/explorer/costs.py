@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, TypedDict
 
@@ -69,9 +70,8 @@ def measure_costs(model: MultiVectorEncoder, task: RetrievalTask, encoded: Encod
     with torch.inference_mode():
         for (i, q), (j, c) in product(enumerate(query_counts), enumerate(candidate_counts)):
             budget = Budget(q, c)
-            measured[i, j] = 1000 * median_seconds(
-                lambda budget=budget: maxsim(encoded.queries[:1], candidates, budget)
-            )
+            score = partial(maxsim, encoded.queries[:1], candidates, budget)
+            measured[i, j] = 1000 * median_seconds(score)
     # First along r_c, then along r_q: (measured r_q, measured r_c) -> (R_q, R_c)
     rows = np.array([np.interp(range(1, r_c + 1), candidate_counts, row) for row in measured])
     columns = np.array([np.interp(range(1, r_q + 1), query_counts, column) for column in rows.T])

@@ -18,6 +18,7 @@ from IPython.core.formatters import DisplayFormatter
 from metaembed_lite import Budget, BudgetExplorer, build, load_task, maxsim, sweep
 from metaembed_lite.data import RetrievalTask
 from metaembed_lite.evaluation import Encoded, encode
+from metaembed_lite.explorer.display import explain_gaps
 from metaembed_lite.explorer.page import (
     JS,
     MODULES,
@@ -28,7 +29,7 @@ from metaembed_lite.explorer.page import (
     script_json,
 )
 from metaembed_lite.explorer.quantization import Int8Vectors
-from metaembed_lite.explorer.state import choose_candidates, explain_gaps
+from metaembed_lite.explorer.selection import choose_candidates
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028<!--"
 

@@ -23,7 +23,7 @@ from test_backbones import bert, mllama, paligemma
 from metaembed_lite import RetrievalTask, build, items, load, sweep, train
 from metaembed_lite.data.pictures import lazy_rows
 from metaembed_lite.data.triples import rows as compressed_rows
-from metaembed_lite.explorer.state import item_to_json
+from metaembed_lite.explorer.display import item_to_json
 from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
 from metaembed_lite.items import ItemError, open_picture
 from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
