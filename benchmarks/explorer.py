@@ -2,9 +2,10 @@
 
     python benchmarks/explorer.py                 # or CHROME=/path/to/chromium python ...
 
-A slider is moved at the size that the budget explorer is meant for: 200 pictures with 64 vectors of
-64 dimensions each, a query of 16 vectors. Measured from the slider's input event, both until the
-page is changed and until the frame that shows it is painted. Writes ``book/results/explorer.json``.
+Moves a slider at the size that the budget explorer is meant for: 200 pictures with 64 vectors of 64
+dimensions each, and a query of 16 vectors. Measures the time from the slider's input event until
+the page has changed, and until the frame that shows the change is painted. Writes
+``book/results/explorer.json``.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from playwright.sync_api import sync_playwright
 from report import write
 from tqdm import tqdm
 
-from metaembed_lite import PAPER_BUDGETS, BudgetExplorer, load, load_task
+from metaembed_lite import BudgetExplorer, build, load, load_task
 from metaembed_lite.data import RetrievalTask
-from metaembed_lite.explorer_page import element
-from metaembed_lite.explorer_state import Int8Vectors, shown, text64
+from metaembed_lite.evaluation import EncodedTask
+from metaembed_lite.explorer.page import render_html
+from metaembed_lite.explorer.state import PageState, build_state
 
 CANDIDATES, R_Q, R_C, DIM = 200, 16, 64, 64
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -47,49 +49,40 @@ MOVE = """async (value) => {
 }"""
 
 
-def large_page(task: RetrievalTask) -> dict[str, Any]:
-    """The state of an explorer at the intended size: real pictures, random vectors."""
-    random = torch.Generator().manual_seed(0)
-    queries = Int8Vectors.of(torch.randn(4, R_Q, DIM, generator=random))
-    candidates = Int8Vectors.of(torch.randn(CANDIDATES, R_C, DIM, generator=random))
-    maps = np.random.default_rng(0).integers(0, 256, CANDIDATES * R_C * 9, dtype=np.uint8)
-    grids = [[9 * R_C * i, 3, 3] for i in range(CANDIDATES)]
-    grid = [[0.5] * R_C] * R_Q
-    return {
-        "task": "benchmark", "about": "Random vectors.", "dim": DIM, "r_q": R_Q, "r_c": R_C,
-        "trained": [[b.r_q, b.r_c] for b in PAPER_BUDGETS],
-        "queries": [shown(task.queries[i], i) for i in range(4)],
-        "candidates": [shown(task.candidates[i], i) for i in range(CANDIDATES)],
-        "relevant": [[i] for i in range(4)],
-        "excluded": None,
-        "vectors": {
-            "queries": text64(queries.values), "query_scales": text64(queries.scales),
-            "candidates": text64(candidates.values), "candidate_scales": text64(candidates.scales),
-        },
-        "attention": {"maps": text64(maps), "grids": grids},
-        "quality": {"p_at_1": grid, "ndcg_at_5": grid},
-        "cost": {"encode_query_ms": 1, "score_ms": grid, "measured_candidates": 1, "where": "-"},
-    }  # fmt: skip
+def build_large_page(task: RetrievalTask) -> PageState:
+    """The state of an explorer at the intended size, with random vectors.
+
+    Random vectors are the hardest case for painting: every budget gives another ranking. The state
+    is built without a ``BudgetExplorer``, because it exceeds the size limit of a page.
+    """
+    generator = torch.Generator().manual_seed(0)
+    encoded = EncodedTask(
+        task,
+        torch.randn(len(task.queries), R_Q, DIM, generator=generator),
+        torch.randn(len(task.candidates), R_C, DIM, generator=generator),
+    )
+    model = build("tiny-vlm", r_q=R_Q, r_c=R_C, dim=DIM, device="cpu")
+    return build_state(model, task, encoded, queries=4, candidates=range(CANDIDATES)).page
 
 
-def repaints(page_state: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds of many slider moves in Chromium."""
+def measure_repaints(page_state: PageState) -> dict[str, Any]:
+    """Milliseconds per slider move in Chromium, over many moves."""
     chromium = shutil.which(os.environ.get("CHROME", "chromium"))
     if chromium is None:
-        raise SystemExit("no Chromium: install one, or name it with CHROME=/path/to/chromium")
+        raise SystemExit("no Chromium found: install it, or set CHROME=/path/to/chromium")
     state = {"page": page_state, "budget": [8, 16], "query": 0, "selection": None}
-    draws = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_content(f"<!doctype html><title>bench</title>{element('bench', state, '')}")
+        page.set_content(f"<!doctype html><title>bench</title>{render_html('bench', state, '')}")
         page.wait_for_selector(".cards li")
-        for _ in range(10):  # the compiler warms up, the pictures are decoded
-            page.evaluate(MOVE, [1, int(draws.integers(1, R_C + 1))])
+        for _ in range(10):  # warms up the compiler and decodes the pictures
+            page.evaluate(MOVE, [1, int(rng.integers(1, R_C + 1))])
         times = []
         for i in tqdm(range(MOVES), desc="moves"):
             most = (R_Q, R_C)[i % 2]
-            times.append(page.evaluate(MOVE, [i % 2, int(draws.integers(1, most + 1))]))
+            times.append(page.evaluate(MOVE, [i % 2, int(rng.integers(1, most + 1))]))
         version = browser.version
         browser.close()
     changed, painted = np.array(times).T
@@ -107,7 +100,7 @@ def _p95(values: np.ndarray) -> float:
 
 def main() -> None:
     task = load_task("handwriting", n_queries=100, n_train=0)
-    result = repaints(large_page(task))
+    result = measure_repaints(build_large_page(task))
     explorer = BudgetExplorer(load("tiny", device="cpu"), task)
     size = {"candidates": CANDIDATES, "r_q": R_Q, "r_c": R_C, "dim": DIM}
     html = explorer.static_html()

@@ -20,11 +20,11 @@ def environment() -> dict[str, Any]:
     """Date, hardware and versions."""
     import torch
 
-    from metaembed_lite.explorer_state import processor
+    from metaembed_lite.timing import processor_name
 
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

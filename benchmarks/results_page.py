@@ -326,11 +326,11 @@ def timings_markdown(result: dict[str, Any]) -> str:
 
 def picture(table: pd.DataFrame, path: Path) -> None:
     """THE figure, over the mean of the seeds, as a PNG with a white ground."""
-    from metaembed_lite.plots import budget_curve
+    from metaembed_lite.plots import plot_budget_curve
 
     columns = ["p_at_1", "bytes_per_candidate"]
     mean = table.groupby(["system", "r_q", "r_c"], as_index=False)[columns].mean()
-    figure = budget_curve(mean)
+    figure = plot_budget_curve(mean)
     figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
 
 

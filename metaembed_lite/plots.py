@@ -1,8 +1,8 @@
-"""The figures that the notebooks share: boards, alignments, curves, and quality against bytes.
+"""The figures that the notebooks share: boards, alignments, curves, and quality per byte.
 
-Every function returns a Figure with a transparent background, gray text that reads on white and on
-black, and colors and markers that a color-blind reader can tell apart. None of them opens a window
-or leaves a figure open: a notebook shows what its cell returns, once.
+Every function returns a Figure with a transparent background, gray text that is readable on white
+and on black, and lines that a color-blind reader can tell apart. No function opens a window or
+leaves a figure open. A notebook shows the figure that its cell returns, once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INK = "#7a7a7a"  # contrast 4.3 on white, 4.4 on black pages (#121212): one gray for both
 COLORS = ("#1b7fbd", "#c85800", "#008561", "#b0639b")  # hues of Okabe and Ito, contrast of INK
-MARKERS = ("o", "s", "^", "D")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
 STYLE: dict[str, Any] = {
     "figure.facecolor": "none",
@@ -47,32 +47,48 @@ STYLE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def style() -> AbstractContextManager[None]:
-    """The book's look for a figure of your own: ``with style(): plt.plot(...)``."""
+def use_style() -> AbstractContextManager[None]:
+    """Give a figure the look of the book.
+
+    Example:
+        >>> with use_style():
+        ...     fig, ax = plt.subplots()
+        >>> ax.spines["top"].get_visible()
+        False
+        >>> plt.close(fig)
+    """
     return plt.rc_context(STYLE)
 
 
 def show_boards(
     images: Sequence[Any], titles: Sequence[str] | None = None, columns: int = 6, cells: int = 3
 ) -> Figure:
-    """Images side by side, in rows of ``columns``, pixels left as pixels.
+    """Show images side by side, without smoothing their pixels.
 
     Args:
         images: n PIL images, or arrays (H, W) or (H, W, 3).
-        titles: n captions, drawn above the images.
-        columns: images a row.
-        cells: thin lines cut each image into so many rows and columns; 1 draws none.
+        titles: n captions above the images. Defaults to none.
+        columns: images per row. Defaults to 6.
+        cells: number of rows and of columns that thin lines divide each image into. Defaults to 3;
+            1 draws no lines.
 
     Raises:
-        ValueError: if there is no image, or the number of titles is another one.
+        ValueError: if there is no image, or the number of titles differs from that of the images.
+
+    Example:
+        >>> fig = show_boards([np.zeros((9, 9)), np.ones((9, 9))], titles=["a", "b"])
+        >>> [ax.get_title() for ax in fig.axes]
+        ['a', 'b']
     """
     if not images:
         raise ValueError("no images: give at least one")
     if titles is not None and len(titles) != len(images):
-        raise ValueError(f"{len(titles)} titles for {len(images)} images: give one each, or None")
+        raise ValueError(
+            f"{len(titles)} titles for {len(images)} images: give one per image, or None"
+        )
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    with style():
+    with use_style():
         size = (1.6 * columns, 1.9 * rows)
         fig, axes = plt.subplots(rows, columns, squeeze=False, layout="constrained", figsize=size)
     for i, ax in enumerate(axes.flat):
@@ -85,23 +101,32 @@ def show_boards(
                 ax.axvline(pixels.shape[1] * k / cells - 0.5, color=COLORS[0], lw=0.8)
             if titles is not None:
                 ax.set_title(titles[i], fontsize=9, color=INK)
-    return _done(fig)
+    return _close(fig)
 
 
 def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
-    """One image, once a meta token, tinted where that token looks; deepest at its own maximum.
+    """Show one copy of the image per meta token, overlaid with that token's attention.
+
+    Each map is scaled to its own maximum, which is written above it.
 
     Args:
         image: a PIL image, or an array (H, W) or (H, W, 3).
         maps: (R, height, width) weights on a grid over the image.
-        columns: images a row.
+        columns: images per row. Defaults to 6.
 
     Raises:
-        ValueError: if there is no map, or it is not (R, height, width).
+        ValueError: if the maps are not (R, height, width), or one of these is 0.
+
+    Example:
+        >>> fig = show_attention(np.zeros((6, 6)), np.full((2, 3, 3), 0.1))
+        >>> [ax.get_title() for ax in fig.axes]
+        ['c1: 0.10', 'c2: 0.10']
     """
     weights = np.asarray(maps, dtype=float)
     if weights.ndim != 3 or 0 in weights.shape:
-        raise ValueError(f"maps have shape {weights.shape}: expected (R, height, width), none of 0")
+        raise ValueError(
+            f"maps have shape {weights.shape}: expected (R, height, width), none of them 0"
+        )
     titles = [f"c{i + 1}: {w.max():.2f}" for i, w in enumerate(weights)]
     fig = show_boards([image] * len(weights), titles, columns, cells=1)
     height, width = np.asarray(image).shape[:2]
@@ -114,7 +139,7 @@ def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
     return fig
 
 
-def alignment(
+def plot_alignment(
     similarities: ArrayLike,
     query_labels: Sequence[str],
     candidate_labels: Sequence[str],
@@ -124,30 +149,36 @@ def alignment(
     y_label: str = "query vector",
     value_label: str = "similarity",
 ) -> Figure:
-    """Heat map of the similarities of a query's vectors and a candidate's, values written in.
+    """Plot a heat map of the similarities of a query's and a candidate's vectors, with values.
 
     Args:
         similarities: (R_q, R_c).
         query_labels: R_q names of the rows.
         candidate_labels: R_c names of the columns.
-        marks: the column to outline in each row, from the first row on; None outlines each row's
-            maximum, which is what MaxSim picks, and [] nothing.
-        title: drawn above the map.
-        x_label, y_label, value_label: what columns, rows and values are.
+        marks: the column to outline in each row. Defaults to each row's maximum, which is the one
+            that MaxSim picks; [] outlines none.
+        title: above the map. Defaults to none.
+        x_label, y_label, value_label: names of columns, rows and values.
 
     Raises:
-        ValueError: if the labels do not fit the shape.
+        ValueError: if the number of labels does not match the shape.
+
+    Example:
+        >>> fig = plot_alignment([[0.9, 0.1]], ["q1"], ["c1", "c2"])
+        >>> [text.get_text() for text in fig.axes[0].texts]
+        ['0.90', '0.10']
     """
     values = np.asarray(similarities, dtype=float)
     if values.shape != (len(query_labels), len(candidate_labels)):
         raise ValueError(
-            f"similarities have shape {values.shape}: {len(query_labels)} query labels and "
-            f"{len(candidate_labels)} candidate labels do not fit"
+            f"similarities have shape {values.shape}: expected "
+            f"{(len(query_labels), len(candidate_labels))}, one row per query label and one "
+            "column per candidate label"
         )
     rows, columns = values.shape
     marks = values.argmax(axis=1).tolist() if marks is None else marks
     wide = columns > 4 and max(map(len, candidate_labels)) > 5
-    with style():
+    with use_style():
         size = (1.6 + 0.62 * columns, 1.2 + 0.42 * rows)
         fig, ax = plt.subplots(layout="constrained", figsize=size)
         ax.grid(False)
@@ -164,10 +195,10 @@ def alignment(
         ax.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
     for i, j in enumerate(marks):
         ax.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, lw=2.5, ec=COLORS[1]))
-    return _done(fig)
+    return _close(fig)
 
 
-def curves(
+def plot_curves(
     series: Mapping[str, tuple[ArrayLike, ArrayLike]],
     x_label: str,
     y_label: str,
@@ -175,71 +206,91 @@ def curves(
     guides: Mapping[str, float] | None = None,
     log_x: bool = False,
 ) -> Figure:
-    """One line a series, each with its own color, marker and dash.
+    """Plot one line per series. Up to 16 lines differ in color, marker or dash.
 
     Args:
         series: name -> (x, y), each (n,).
-        x_label, y_label: with units.
-        guides: name -> height of a dotted horizontal line, such as the best that is possible.
-        log_x: a logarithmic x axis, with ticks at the values of the first series.
+        x_label, y_label: names of the axes, with units.
+        guides: name -> height of a dotted horizontal line, such as the best possible value.
+            Defaults to none.
+        log_x: whether the x axis is logarithmic, with ticks at the values of the first series.
+            Defaults to False.
+
+    Example:
+        >>> fig = plot_curves({"loss": ([0, 100], [2.3, 0.4])}, "step", "InfoNCE (nats)")
+        >>> len(fig.axes[0].lines)
+        1
     """
-    with style():
+    with use_style():
         fig, ax = plt.subplots(layout="constrained", figsize=(7.2, 3.8))
-        _lines(ax, series)
-        _guides(ax, guides)
+        _plot_lines(ax, series)
+        _plot_guides(ax, guides)
         if log_x:
-            _log_ticks(ax, np.asarray(next(iter(series.values()))[0]))
+            _set_log_ticks(ax, np.asarray(next(iter(series.values()))[0]))
         ax.set(xlabel=x_label, ylabel=y_label)
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
         fig.legend(loc="outside right upper")
-    return _done(fig)
+    return _close(fig)
 
 
-def histograms(
+def plot_histograms(
     panels: Mapping[str, Mapping[str, ArrayLike]], x_label: str, bins: int = 50
 ) -> Figure:
-    """One panel a system, in it the distribution of each of its groups, each of area 1.
+    """Plot one panel per system, with one histogram of area 1 per group.
 
     Args:
-        panels: panel title -> group name -> values (n,); the first group is drawn filled.
-        x_label: with units.
-        bins: a group.
+        panels: panel title -> group name -> values (n,). The first group is filled.
+        x_label: name of the x axis, with units.
+        bins: per group. Defaults to 50.
+
+    Example:
+        >>> fig = plot_histograms({"MaxSim": {"relevant": [1, 2], "others": [0, 1]}}, "score")
+        >>> fig.axes[0].get_title()
+        'MaxSim'
     """
-    with style():
+    with use_style():
         size = (3.7 * len(panels), 2.9)
         fig, axes = plt.subplots(1, len(panels), squeeze=False, layout="constrained", figsize=size)
         for ax, (title, groups) in zip(axes[0], panels.items(), strict=True):
             for i, (name, values) in enumerate(groups.items()):
                 ax.hist(np.asarray(values), bins, density=True, label=name, lw=2, alpha=0.8,
-                        color=COLORS[i % 4], histtype="step" if i else "stepfilled")  # fmt: skip
+                        color=COLORS[i % len(COLORS)],
+                        histtype="step" if i else "stepfilled")  # fmt: skip
             ax.set(title=title, xlabel=x_label, ylabel="density (area 1)")
         axes[0, 0].legend()
-    return _done(fig)
+    return _close(fig)
 
 
-def budget_curve(
+def plot_budget_curve(
     df: pd.DataFrame,
     *,
     y: str = "p_at_1",
     y_label: str = "P@1",
     guides: Mapping[str, float] | None = None,
 ) -> Figure:
-    """THE figure of the book: quality against index bytes, one line a system, budgets written in.
+    """Plot the quality-per-byte figure: one line per system, with the budget at each point.
 
     Args:
-        df: what ``sweep`` returns, columns r_q, r_c, bytes_per_candidate and ``y``; the sweeps of
-            several systems stacked, with a column ``system``; a column ``label`` to write something
-            other than the budget at each point, or "" for nothing.
-        y: the column of the quality, in [0, 1].
-        y_label: its name.
-        guides: name -> height of a dotted horizontal line.
+        df: the table of ``sweep``, with columns r_q, r_c, bytes_per_candidate and ``y``. For
+            several systems, stack their tables and add a column ``system``. A column ``label``
+            replaces the budget at each point; "" writes nothing.
+        y: column of the quality, in [0, 1]. Defaults to "p_at_1".
+        y_label: its name. Defaults to "P@1".
+        guides: name -> height of a dotted horizontal line. Defaults to none.
 
     Raises:
         ValueError: if a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = {"r_q": [1, 2], "r_c": [1, 4], "bytes_per_candidate": [128, 512]}
+        >>> fig = plot_budget_curve(pd.DataFrame({**rows, "p_at_1": [0.4, 0.7]}))
+        >>> [text.get_text() for text in fig.axes[0].texts]
+        ['(1, 1)', '(2, 4)']
     """
     missing = {"r_q", "r_c", "bytes_per_candidate", y} - set(df.columns)
     if missing:
-        raise ValueError(f"the table lacks {sorted(missing)}: give budget_curve what sweep returns")
+        raise ValueError(f"the table has no columns {sorted(missing)}: pass the table of sweep")
     if "system" not in df:
         df = df.assign(system="")
     if "label" not in df:
@@ -248,42 +299,47 @@ def budget_curve(
         str(name): part.sort_values("bytes_per_candidate")
         for name, part in df.groupby("system", sort=False)
     }
-    with style():
+    with use_style():
         fig, ax = plt.subplots(layout="constrained", figsize=(6.8, 4.6))
-        _lines(ax, {k: (p["bytes_per_candidate"], p[y]) for k, p in systems.items()})
-        _guides(ax, guides)
+        _plot_lines(ax, {k: (p["bytes_per_candidate"], p[y]) for k, p in systems.items()})
+        _plot_guides(ax, guides)
         exponents = np.log2(df["bytes_per_candidate"])
-        _log_ticks(ax, 2.0 ** np.arange(np.floor(exponents.min()), np.ceil(exponents.max()) + 1))
+        _set_log_ticks(
+            ax, 2.0 ** np.arange(np.floor(exponents.min()), np.ceil(exponents.max()) + 1)
+        )
         ax.set(xlabel="index bytes per candidate", ylabel=y_label, yticks=np.linspace(0, 1, 6))
-        ax.set_ylim(-0.06, 1)  # room for what is written below a point
+        ax.set_ylim(-0.06, 1)  # room for labels below a point
         ax.margins(x=0.08)
         if len(systems) > 1 or guides:
             fig.legend(loc="outside upper center", ncols=2)
     for i, part in enumerate(systems.values()):
-        beside, side = ((-5, 5), "right") if i % 2 == 0 else ((5, -11), "left")
-        for at, height, label in zip(part.bytes_per_candidate, part[y], part.label, strict=True):
-            ax.annotate(label, (at, height), beside, textcoords="offset points", ha=side,
+        offset, side = ((-5, 5), "right") if i % 2 == 0 else ((5, -11), "left")
+        for x, height, label in zip(part.bytes_per_candidate, part[y], part.label, strict=True):
+            ax.annotate(label, (x, height), offset, textcoords="offset points", ha=side,
                         fontsize=8, color=COLORS[i % len(COLORS)])  # fmt: skip
-    return _done(fig)
+    return _close(fig)
 
 
-def _done(fig: Figure) -> Figure:
-    plt.close(fig)  # the notebook shows what a cell returns; an open figure would show twice
+def _close(fig: Figure) -> Figure:
+    plt.close(fig)  # the notebook shows what a cell returns; an open figure would appear twice
     return fig
 
 
-def _lines(ax: Axes, series: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> None:
+def _plot_lines(ax: Axes, series: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> None:
     for i, (name, (x, y)) in enumerate(series.items()):
-        ax.plot(x, y, label=name or None, color=COLORS[i % 4], marker=MARKERS[i % 4],
-                linestyle=DASHES[i % 4])  # fmt: skip
+        # The dash moves on by one with each round of colors, so that two lines of one color
+        # differ in both marker and dash.
+        dash = DASHES[(i + i // len(COLORS)) % len(DASHES)]
+        ax.plot(x, y, label=name or None, color=COLORS[i % len(COLORS)],
+                marker=MARKERS[i % len(MARKERS)], linestyle=dash)  # fmt: skip
 
 
-def _guides(ax: Axes, guides: Mapping[str, float] | None) -> None:
+def _plot_guides(ax: Axes, guides: Mapping[str, float] | None) -> None:
     for name, height in (guides or {}).items():
         ax.axhline(height, color=INK, linestyle=(0, (1, 2)), label=name)
 
 
-def _log_ticks(ax: Axes, ticks: np.ndarray) -> None:
+def _set_log_ticks(ax: Axes, ticks: np.ndarray) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks)
     ax.xaxis.set_minor_locator(NullLocator())

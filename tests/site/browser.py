@@ -1,4 +1,4 @@
-"""Find a Chromium for the site's tests; as a script, say where it is or how to get one."""
+"""Find a Chromium for the site's tests. As a script, print its path or how to install one."""
 
 import os
 import shutil
@@ -11,28 +11,29 @@ ADVICE = """No Chromium for the site's tests. Install one, then run make test ag
    Debian, Ubuntu   sudo apt-get update && sudo apt-get install -y chromium
    Fedora           sudo dnf install chromium
    macOS            brew install --cask google-chrome
-   or name one      CHROME=/path/to/chrome make test"""
+   or use another   CHROME=/path/to/chrome make test"""
 
 
 def find_chromium() -> str:
-    """The browser's path: the variable CHROME, else the first known name.
+    """The path of the browser: the variable CHROME, or the first known name that is installed.
 
-    Raises FileNotFoundError that says how to get one.
+    Raises:
+        FileNotFoundError: if there is none. It says how to install one.
     """
-    chosen = os.environ.get("CHROME")
-    if chosen:
-        found = shutil.which(chosen)
-        if not found:
-            raise FileNotFoundError(f"CHROME={chosen} is not a program\n{ADVICE}")
-        return found
-    for candidate in (*NAMES, str(MAC)):
-        if found := shutil.which(candidate):
-            return found
+    program = os.environ.get("CHROME")
+    if program:
+        path = shutil.which(program)
+        if not path:
+            raise FileNotFoundError(f"CHROME={program} is not a program\n{ADVICE}")
+        return path
+    for name in (*NAMES, str(MAC)):
+        if path := shutil.which(name):
+            return path
     raise FileNotFoundError(ADVICE)
 
 
 if __name__ == "__main__":
     try:
         print(f"== browser for the site's tests: {find_chromium()}")
-    except FileNotFoundError as missing:
-        sys.exit(str(missing))
+    except FileNotFoundError as error:
+        sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""What the site's tests share: the built site, served, and a browser to open it in."""
+"""Fixtures of the site's tests: the built site, a server for it, and a browser."""
 
 import functools
 import http.server
@@ -23,13 +23,13 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def site() -> Path:
-    """The site of this profile, brought up to date: what has not changed is not built again."""
+    """The folder of the site of this profile. Only what has changed is built again."""
     try:
         for name in make_book.notebooks():
             make_book.execute(name, PROFILE)
         return make_book.build_site(PROFILE)
     except RuntimeError as failure:
-        reason = str(failure).splitlines()[0]  # nbmake's report stands once, in test_notebooks.py
+        reason = str(failure).splitlines()[0]  # test_notebooks.py prints nbmake's full report
     pytest.fail(reason, pytrace=False)
 
 

@@ -1,4 +1,4 @@
-"""The explorer with a kernel: in a real JupyterLab, driven by hand and from Python."""
+"""The explorer with a kernel: in a real JupyterLab, operated by mouse and from Python."""
 
 import json
 import os
@@ -8,18 +8,28 @@ import subprocess
 import sys
 import time
 import urllib.request
+from itertools import product
 from pathlib import Path
 
 import make_book
 import nbformat
 import pytest
-from driving import SLIDERS, Expected, barriers, drag, heat_map_is_sharp, overflow, read, slider
+from explorer_page_object import (
+    SLIDERS,
+    Expected,
+    drag_slider,
+    find_barriers,
+    find_overflow,
+    find_slider,
+    heat_map_is_sharp,
+    read_ranking,
+)
 from nbformat.v4 import new_code_cell, new_notebook
+from page_errors import record_errors
 from playwright.sync_api import expect
-from watching import watch
 
 SCREENSHOTS = make_book.BUILD / "screenshots"
-HOSTILE = "</script><img src=x onerror=window.bitten=1>"
+HOSTILE = "</script><img src=x onerror=window.injected=1>"
 BUILD = f"""
 from metaembed_lite import BudgetExplorer, build, load_task
 from metaembed_lite.data import RetrievalTask
@@ -37,13 +47,13 @@ from pathlib import Path
 
 def write(change=None):
     ranking = explorer.ranking()
-    told = {
+    state = {
         "budget": [explorer.budget.r_q, explorer.budget.r_c], "query": explorer.query,
         "selection": explorer.selection, "candidates": ranking.candidate.tolist(),
         "scores": ranking.score.tolist(), "page": explorer.page,
     }
-    Path("told.partial").write_text(json.dumps(told))
-    Path("told.partial").rename("told.json")
+    Path("state.partial").write_text(json.dumps(state))
+    Path("state.partial").rename("state.json")
 
 def answer(change):
     if change["new"] == 5:  # the page asked for query 5: Python answers with a budget
@@ -57,7 +67,7 @@ write()
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """JupyterLab on a free port, its settings and notebook in a folder of the test's own."""
+    """JupyterLab on a free port, with its settings and its notebook in a temporary folder."""
     folder = tmp_path_factory.mktemp("lab")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     cells = [new_code_cell(BUILD), new_code_cell(REACT)]
@@ -66,11 +76,11 @@ def lab(tmp_path_factory):
     settings.mkdir(parents=True)
     no_news = json.dumps({"fetchNews": "false", "checkForUpdates": False})
     (settings / "notification.jupyterlab-settings").write_text(no_news)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     token = secrets.token_hex(16)
-    own = {
+    folders = {
         f"JUPYTER{name}_DIR": str(folder / f".{name.lower()}")
         for name in ("_CONFIG", "_RUNTIME", "LAB_SETTINGS", "LAB_WORKSPACES")
     }
@@ -84,7 +94,7 @@ def lab(tmp_path_factory):
         f"--ServerApp.root_dir={folder}",
     ]
     with (folder / "server.log").open("wb") as log:
-        environment = os.environ | own | {"HF_HUB_OFFLINE": "1"}
+        environment = os.environ | folders | {"HF_HUB_OFFLINE": "1"}
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -108,107 +118,106 @@ def wait_until_up(url: str, server: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def opened(lab, chromium):
-    """The notebook, run from top to bottom; (page, folder, what went wrong meanwhile)."""
+    """The notebook after running all cells: (page, folder, errors on the page so far)."""
     address, token, folder = lab
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    heard = watch(page, address)
+    errors = record_errors(page, address)
     page.goto(f"{address}/lab/tree/small.ipynb?token={token}")
     expect(page.get_by_text("| Idle")).to_be_visible(timeout=120_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     expect(page.locator(".cards li")).to_have_count(10, timeout=240_000)
     for _ in range(120):
-        if (folder / "told.json").exists():
+        if (folder / "state.json").exists():
             break
         page.wait_for_timeout(500)
-    yield page, folder, heard
+    yield page, folder, errors
     page.close()
 
 
-def told(page, folder, **wanted):
-    """What Python said last, once it has said what is wanted."""
+def wait_for_kernel(page, folder, **expected):
+    """The state that Python wrote, as soon as it has the expected values."""
     for _ in range(100):
-        answer = json.loads((folder / "told.json").read_text())
-        if all(answer[name] == value for name, value in wanted.items()):
-            return answer
+        state = json.loads((folder / "state.json").read_text())
+        if all(state[name] == value for name, value in expected.items()):
+            return state
         page.wait_for_timeout(100)
-    pytest.fail(f"the kernel was not told {wanted}; it has {answer['budget']}, {answer['query']}")
+    pytest.fail(f"the kernel never had {expected}; it has {state['budget']}, {state['query']}")
 
 
-def agree(page, answer):
-    """The page shows Python's list with Python's scores."""
-    shown = read(page)
-    assert list(shown.budget) == answer["budget"]
-    assert shown.scores == pytest.approx(answer["scores"], abs=1e-3)
-    Expected(answer["page"]).check(shown, answer["query"])
+def check_page(page, state):
+    """Check that the page shows Python's ranking with Python's scores."""
+    ranking = read_ranking(page)
+    assert list(ranking.budget) == state["budget"]
+    assert ranking.scores == pytest.approx(state["scores"], abs=1e-3)
+    Expected(state["page"]).check(ranking, state["query"])
 
 
 @pytest.mark.parametrize("side", SLIDERS)
 def test_keys_and_mouse_move_the_sliders_and_python_follows(opened, side):
-    page, folder, heard = opened
-    slider(page, side).focus()
-    seen = []
+    page, folder, errors = opened
+    find_slider(page, side).focus()
+    score_lists = []
     for move in ("Home", "ArrowRight", "PageUp", "End", 0.0, 0.5):
-        page.keyboard.press(move) if isinstance(move, str) else drag(page, side, move)
-        answer = told(page, folder, budget=list(read(page).budget))
-        agree(page, answer)
-        seen.append(tuple(answer["scores"]))
-    assert len(set(seen)) >= 4
-    assert heard == []
+        page.keyboard.press(move) if isinstance(move, str) else drag_slider(page, side, move)
+        state = wait_for_kernel(page, folder, budget=list(read_ranking(page).budget))
+        check_page(page, state)
+        score_lists.append(tuple(state["scores"]))
+    assert len(set(score_lists)) >= 4
+    assert errors == []
 
 
-def test_picks_reach_python_and_its_answers_reach_the_page(opened):
-    page, folder, heard = opened
+def test_clicks_reach_python_and_its_answers_reach_the_page(opened):
+    page, folder, errors = opened
     page.get_by_label("Query", exact=True).select_option(index=2)
-    agree(page, told(page, folder, query=2, selection=None))
+    check_page(page, wait_for_kernel(page, folder, query=2, selection=None))
     page.locator(".cards button").nth(4).click()
-    told(page, folder, selection=read(page).candidates[4])
+    wait_for_kernel(page, folder, selection=read_ranking(page).candidates[4])
     page.get_by_label("Query", exact=True).select_option(index=5)  # Python answers with (3, 2)
-    expect(slider(page, "r_q")).to_have_value("3")
-    expect(slider(page, "r_c")).to_have_value("2")
-    agree(page, told(page, folder, query=5, budget=[3, 2], selection=None))
-    assert heard == []
+    expect(find_slider(page, "r_q")).to_have_value("3")
+    expect(find_slider(page, "r_c")).to_have_value("2")
+    check_page(page, wait_for_kernel(page, folder, query=5, budget=[3, 2], selection=None))
+    assert errors == []
 
 
-def test_every_score_in_the_page_is_the_kernels(opened):
-    """All queries at several budgets, read off the page."""
+def test_every_score_on_the_page_equals_the_kernels(opened):
+    """All queries at several budgets."""
     page, folder, _ = opened
     for query in range(6):
         page.get_by_label("Query", exact=True).select_option(index=query)
         for budget in ("(1, 1)", "(2, 4)", "(4, 8)"):
             page.get_by_role("button", name=budget, exact=True).click()
-            wanted = [int(number) for number in budget.strip("()").split(", ")]
-            agree(page, told(page, folder, query=query, budget=wanted))
+            pair = [int(number) for number in budget.strip("()").split(", ")]
+            check_page(page, wait_for_kernel(page, folder, query=query, budget=pair))
 
 
 def test_a_hostile_caption_shows_as_text(opened):
     page, _, _ = opened
-    number = 0  # the candidate with the caption, relevant to query 0
-    page.get_by_label("Query", exact=True).select_option(index=0)
-    for budget in ("(1, 1)", "(2, 4)", "(4, 8)"):
+    caption = page.locator(".cards li[data-candidate='0'] .text")
+    for query, budget in product(range(6), ("(1, 1)", "(2, 4)", "(4, 8)")):
+        page.get_by_label("Query", exact=True).select_option(index=query)
         page.get_by_role("button", name=budget, exact=True).click()
-        card = page.locator(f".cards li[data-candidate='{number}'] .text")
-        if card.count():
-            expect(card).to_have_text(HOSTILE)
+        if caption.count():
+            expect(caption).to_have_text(HOSTILE)
             break
     else:
-        pytest.fail("the candidate is not among the ten best at any trained budget")
+        pytest.fail("candidate 0, which has the caption, is never among the ten best")
     assert page.locator("img[onerror]").count() == 0
-    assert page.evaluate("window.bitten") is None
+    assert page.evaluate("window.injected") is None
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_no_barriers_and_no_overflow(opened, theme):
-    page, _, heard = opened
+    page, _, errors = opened
     page.get_by_role("menuitem", name="Settings", exact=True).click()
     for label in ("Theme", f"JupyterLab {theme}"):
         page.locator(".lm-Menu-itemLabel").get_by_text(label, exact=True).click()
     expect(page.locator(".explorer")).to_have_attribute("data-theme", theme.lower())
-    page.set_viewport_size({"width": 1400, "height": 2300})  # for a picture of all of it
+    page.set_viewport_size({"width": 1400, "height": 2300})  # the screenshot shows all of it
     page.wait_for_timeout(500)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.locator(".explorer").screenshot(path=SCREENSHOTS / f"explorer-lab-{theme.lower()}.png")
-    assert barriers(page) == []
-    assert overflow(page) == []
+    assert find_barriers(page) == []
+    assert find_overflow(page) == []
     assert heat_map_is_sharp(page)
-    assert heard == []
+    assert errors == []

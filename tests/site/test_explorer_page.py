@@ -1,4 +1,4 @@
-"""The explorer without a kernel: on the built page of chapter 7, and on pages of the tests' own."""
+"""The explorer without a kernel: on the built page of chapter 7, and on pages made here."""
 
 import base64
 import json
@@ -7,60 +7,60 @@ from itertools import pairwise
 import make_book
 import numpy as np
 import pytest
-from driving import (
+from explorer_page_object import (
     SLIDERS,
     Expected,
-    barriers,
-    drag,
-    figure,
+    drag_slider,
+    find_barriers,
+    find_overflow,
+    find_slider,
     heat_map_is_sharp,
-    overflow,
-    read,
-    slider,
-    state_on,
+    read_figure,
+    read_ranking,
+    read_state,
     wait_for_announcement,
 )
+from page_errors import record_errors
 from playwright.sync_api import expect
-from watching import watch
 
 from metaembed_lite import BudgetExplorer, build, load_task
 from metaembed_lite.data import RetrievalTask
-from metaembed_lite.explorer_page import PAGE_LIMIT, element, front_end
+from metaembed_lite.explorer.page import PAGE_LIMIT, bundle_js, render_html
 
 SCREENSHOTS = make_book.BUILD / "screenshots"
 CHAPTER = "notebooks/07_budget_sliders.html"
-HOSTILE = "</script><img src=x onerror=window.bitten=1>"
+HOSTILE = "</script><img src=x onerror=window.injected=1>"
 
-pytestmark = pytest.mark.timeout(0)  # the first test waits for notebooks that have not run yet
+pytestmark = pytest.mark.timeout(0)  # the first test waits until the notebooks have run
 
 
 @pytest.fixture
 def chapter(page, address):
-    """The built page, watched: nothing may go wrong while a test drives it."""
-    heard = watch(page, address)
+    """The built page. Nothing may go wrong while a test operates it."""
+    errors = record_errors(page, address)
     page.goto(f"{address}/{CHAPTER}", wait_until="networkidle")
     expect(page.locator(".cards li")).to_have_count(10)
     yield page
-    assert heard == []
+    assert errors == []
 
 
 @pytest.fixture
 def expected(chapter):
-    return Expected(state_on(chapter)["page"])
+    return Expected(read_state(chapter)["page"])
 
 
 @pytest.fixture
 def query(chapter):
-    return state_on(chapter)["query"]
+    return read_state(chapter)["query"]
 
 
-def photograph(page, name):
+def take_screenshot(page, name):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.locator(".explorer").screenshot(path=SCREENSHOTS / f"explorer-{name}.png")
 
 
-def test_every_score_in_the_browser_is_pythons(chapter, expected):
-    """All queries, all candidates, all budgets: to 1e-3."""
+def test_every_score_in_the_browser_equals_pythons(chapter, expected):
+    """All queries, all candidates and all budgets, to 1e-3."""
     in_browser = chapter.evaluate(
         """async ([source, page]) => {
         const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
@@ -73,7 +73,7 @@ def test_every_score_in_the_browser_is_pythons(chapter, expected):
             Array.from({ length: page.r_c }, (_, j) => scores(i, j)));
         });
         }""",
-        [front_end(), expected.page],
+        [bundle_js(), expected.page],
     )
     in_browser = np.array(in_browser)  # (queries, r_q, r_c, candidates)
     assert in_browser[:, 0, 0].shape == (len(expected.queries), len(expected.candidates))
@@ -83,10 +83,10 @@ def test_every_score_in_the_browser_is_pythons(chapter, expected):
 
 @pytest.mark.parametrize("side", SLIDERS)
 def test_keys_move_a_slider_and_the_ranking_follows(chapter, expected, query, side):
-    at = list(SLIDERS).index(side)
-    trained = [budget[at] for budget in expected.page["trained"]]
-    slider(chapter, side).focus()
-    seen = []
+    side_index = list(SLIDERS).index(side)
+    trained = [budget[side_index] for budget in expected.page["trained"]]
+    find_slider(chapter, side).focus()
+    rankings = []
     for key, value in (
         ("Home", 1),
         ("PageUp", trained[1]),
@@ -96,75 +96,78 @@ def test_keys_move_a_slider_and_the_ranking_follows(chapter, expected, query, si
         ("PageDown", trained[-2]),
     ):
         chapter.keyboard.press(key)
-        shown = read(chapter)
-        assert shown.budget[at] == value
-        expected.check(shown, query)
-        assert figure(chapter, "NDCG@5") == expected.quality(shown.budget)
-        seen.append(shown)
-    assert len({tuple(shown.candidates) for shown in seen}) > 1
-    # One more vector need not be anybody's best match: the scores change just where Python's do.
-    at = [q["id"] for q in expected.page["queries"]].index(query)
-    best = [np.sort(expected.scores(one.budget)[at])[::-1][: len(one.scores)] for one in seen]
-    changed = [not np.allclose(a, b, atol=2e-3) for a, b in pairwise(best)]
-    assert any(changed)
-    for (one, other), moved in zip(pairwise(seen), changed, strict=True):
-        assert one.scores != other.scores or not moved
+        ranking = read_ranking(chapter)
+        assert ranking.budget[side_index] == value
+        expected.check(ranking, query)
+        assert read_figure(chapter, "NDCG@5") == expected.quality(ranking.budget)
+        rankings.append(ranking)
+    assert len({tuple(ranking.candidates) for ranking in rankings}) > 1
+    # An added vector may be nobody's best match, so scores must change only where Python's do.
+    row = [q["id"] for q in expected.page["queries"]].index(query)
+    best_scores = [
+        np.sort(expected.scores(ranking.budget)[row])[::-1][: len(ranking.scores)]
+        for ranking in rankings
+    ]
+    changes = [not np.allclose(a, b, atol=2e-3) for a, b in pairwise(best_scores)]
+    assert any(changes)
+    for (before, after), must_change in zip(pairwise(rankings), changes, strict=True):
+        assert before.scores != after.scores or not must_change
 
 
 @pytest.mark.parametrize("side", SLIDERS)
 def test_the_mouse_moves_a_slider_and_the_ranking_follows(chapter, expected, query, side):
-    at = list(SLIDERS).index(side)
+    side_index = list(SLIDERS).index(side)
     most = expected.page[side]
-    before = read(chapter)
-    for share in (1.0, 0.4, 0.0):
-        drag(chapter, side, share)
-        shown = read(chapter)
-        assert abs(shown.budget[at] - (1 + share * (most - 1))) <= 1
-        assert shown.budget[1 - at] == before.budget[1 - at]
-        expected.check(shown, query)
-    assert read(chapter).scores != before.scores
+    before = read_ranking(chapter)
+    for fraction in (1.0, 0.4, 0.0):
+        drag_slider(chapter, side, fraction)
+        ranking = read_ranking(chapter)
+        assert abs(ranking.budget[side_index] - (1 + fraction * (most - 1))) <= 1
+        assert ranking.budget[1 - side_index] == before.budget[1 - side_index]
+        expected.check(ranking, query)
+    assert read_ranking(chapter).scores != before.scores
 
 
 def test_presets_set_trained_budgets(chapter, expected, query):
     for budget in expected.page["trained"]:
         button = chapter.get_by_role("button", name=f"({budget[0]}, {budget[1]})", exact=True)
         button.click()
-        assert read(chapter).budget == tuple(budget)
+        assert read_ranking(chapter).budget == tuple(budget)
         expect(button).to_have_attribute("aria-pressed", "true")
-        expected.check(read(chapter), query)
+        expected.check(read_ranking(chapter), query)
 
 
-def test_arrows_tell_the_places_moved(chapter):
+def test_arrows_show_how_many_places_a_candidate_moved(chapter):
     chapter.get_by_role("button", name="(1, 1)", exact=True).click()
-    before = read(chapter)
+    before = read_ranking(chapter)
     chapter.get_by_role("button", name="(8, 16)", exact=True).click()
-    after = read(chapter)
+    after = read_ranking(chapter)
     moved = chapter.locator(".cards .moved").all_inner_texts()
-    for place, (number, text) in enumerate(zip(after.candidates, moved, strict=True)):
-        if number in before.candidates:
-            steps = before.candidates.index(number) - place
+    for place, (candidate, text) in enumerate(zip(after.candidates, moved, strict=True)):
+        if candidate in before.candidates:
+            steps = before.candidates.index(candidate) - place
             assert text == (f"▲{steps}" if steps > 0 else f"▼{-steps}" if steps else "")
         else:
             assert int(text.removeprefix("▲")) >= 10 - place
     assert any(moved)
 
 
-def test_queries_are_picked_and_stepped_through(chapter, expected):
-    numbers = [query["id"] for query in expected.page["queries"]]
+def test_queries_can_be_picked_and_stepped_through(chapter, expected):
+    query_ids = [query["id"] for query in expected.page["queries"]]
     picker = chapter.get_by_label("Query", exact=True)
     picker.select_option(index=5)
-    expected.check(read(chapter), numbers[5])
+    expected.check(read_ranking(chapter), query_ids[5])
     expect(chapter.locator(".question")).to_have_text(expected.page["queries"][5]["text"])
     chapter.get_by_role("button", name="Next query").click()
-    expected.check(read(chapter), numbers[6])
+    expected.check(read_ranking(chapter), query_ids[6])
     for _ in range(2):
         chapter.get_by_role("button", name="Previous query").click()
-    expected.check(read(chapter), numbers[4])
+    expected.check(read_ranking(chapter), query_ids[4])
     relevant = {expected.page["candidates"][i]["id"] for i in expected.page["relevant"][4]}
     marked = chapter.locator(".cards li:has(.mark:visible)").evaluate_all(
         "cards => cards.map(card => Number(card.dataset.candidate))"
     )
-    assert set(marked) == relevant & set(read(chapter).candidates)
+    assert set(marked) == relevant & set(read_ranking(chapter).candidates)
 
 
 def test_the_picks_of_a_chosen_pair_add_up_to_its_score(chapter):
@@ -174,9 +177,9 @@ def test_the_picks_of_a_chosen_pair_add_up_to_its_score(chapter):
     expect(card).to_have_attribute("aria-pressed", "true")
     picks = [float(text) for text in chapter.locator(".picks b").all_inner_texts()]
     assert len(picks) == 4
-    assert abs(sum(picks) - read(chapter).scores[3]) < 0.005 * 4 + 1e-3
-    number = read(chapter).candidates[3]
-    expect(chapter.locator(".pair")).to_contain_text(f"Candidate {number}, place 4")
+    assert abs(sum(picks) - read_ranking(chapter).scores[3]) < 0.005 * 4 + 1e-3
+    candidate = read_ranking(chapter).candidates[3]
+    expect(chapter.locator(".pair")).to_contain_text(f"Candidate {candidate}, place 4")
     chapter.get_by_role("button", name="Follow the best").click()
     expect(chapter.locator(".pair")).to_contain_text("place 1")
     chapter.get_by_text("All similarities as a table").click()
@@ -186,16 +189,17 @@ def test_the_picks_of_a_chosen_pair_add_up_to_its_score(chapter):
 def test_the_framed_patch_is_where_the_picked_vector_attends_most(chapter, expected):
     grids = expected.page["attention"]["grids"]
     maps = np.frombuffer(base64.b64decode(expected.page["attention"]["maps"]), np.uint8)
-    best = [c["id"] for c in expected.page["candidates"]].index(read(chapter).candidates[0])
+    candidate_ids = [c["id"] for c in expected.page["candidates"]]
+    best = candidate_ids.index(read_ranking(chapter).candidates[0])
     offset, height, width = grids[best]
     for pick in chapter.locator(".picks li").all():
         vector = int(pick.inner_text().split("→ c")[1].split()[0]) - 1
         start = offset + vector * height * width
         row, column = divmod(int(maps[start : start + height * width].argmax()), width)
-        described = pick.locator("img").get_attribute("alt")
-        assert described == f"looks most at row {row + 1}, column {column + 1}"
-        framed = pick.locator(".tint span").evaluate_all("a => a.map(s => s.className)")
-        assert framed.index("most") == row * width + column
+        alt = pick.locator("img").get_attribute("alt")
+        assert alt == f"attends most to row {row + 1}, column {column + 1}"
+        classes = pick.locator(".tint span").evaluate_all("a => a.map(s => s.className)")
+        assert classes.index("most") == row * width + column
 
 
 def test_target_mode_solves_explains_and_moves_the_sliders(chapter, expected):
@@ -203,60 +207,60 @@ def test_target_mode_solves_explains_and_moves_the_sliders(chapter, expected):
     r_q, r_c = np.meshgrid(*(np.arange(n) + 1 for n in quality.shape), indexing="ij")
     target = round(float(0.9 * quality.max()), 2)
     chapter.get_by_label("NDCG@5 of at least").fill(str(target))
-    enough = sorted(zip(r_c[quality >= target], r_q[quality >= target], strict=True))
-    go = chapter.get_by_role("button", name="Set the sliders to")
-    go.click()
-    assert read(chapter).budget == (enough[0][1], enough[0][0])
+    reaching = sorted(zip(r_c[quality >= target], r_q[quality >= target], strict=True))
+    button = chapter.get_by_role("button", name="Set the sliders to")
+    button.click()
+    assert read_ranking(chapter).budget == (reaching[0][1], reaching[0][0])
     expect(chapter.locator(".answer")).to_contain_text("is the cheapest budget")
     chapter.get_by_label("NDCG@5 of at least").fill("1")
     expect(chapter.locator(".answer")).to_contain_text(f"The best is {quality.max():.3f}")
-    expect(go).to_be_hidden()
+    expect(button).to_be_hidden()
 
     chapter.get_by_label("Candidates in your corpus").fill("10^9")
     chapter.get_by_label("best for a size").check()
     limit = 400  # GiB
     chapter.get_by_label("Index of at most").fill(str(limit))
     fits = r_c * expected.page["dim"] * 4 * 1e9 / 2**30 <= limit
-    go.click()
-    chosen = read(chapter).budget
-    assert quality[chosen[0] - 1, chosen[1] - 1] == quality[fits].max()
+    button.click()
+    budget = read_ranking(chapter).budget
+    assert quality[budget[0] - 1, budget[1] - 1] == quality[fits].max()
     chapter.get_by_label("Index of at most").fill("0.5")
     expect(chapter.locator(".answer")).to_contain_text("No budget fits into 0.5 GiB")
     chapter.get_by_label("trained budgets only").check()
     expect(chapter.locator(".answer")).to_contain_text("No trained budget fits")
 
 
-def test_a_corpus_is_priced_and_a_bad_size_is_named(chapter, expected):
+def test_a_corpus_has_a_size_and_a_latency_and_a_bad_number_is_named(chapter, expected):
     chapter.get_by_role("button", name="(4, 8)", exact=True).click()
     field = chapter.get_by_label("Candidates in your corpus")
     field.fill("1e9")
     gib = 8 * expected.page["dim"] * 4 * 1e9 / 2**30
-    assert figure(chapter, "index") == f"{gib:,.0f} GiB"
+    assert read_figure(chapter, "index") == f"{gib:,.0f} GiB"
     cost = expected.page["cost"]
     ms = cost["encode_query_ms"] + cost["score_ms"][3][7] * 1e9 / cost["measured_candidates"]
-    shown, unit = figure(chapter, "latency").split()
-    in_ms = float(shown.replace(",", "")) * {"ms": 1, "s": 1e3, "min": 6e4}[unit]
-    assert in_ms == pytest.approx(ms, rel=0.01)
-    for bad in ("12", "a lot", "1e12", ""):
-        field.fill(bad)
+    number, unit = read_figure(chapter, "latency").split()
+    displayed_ms = float(number.replace(",", "")) * {"ms": 1, "s": 1e3, "min": 6e4}[unit]
+    assert displayed_ms == pytest.approx(ms, rel=0.01)
+    for text in ("12", "a lot", "1e12", ""):
+        field.fill(text)
         expect(field).to_have_attribute("aria-invalid", "true")
         expect(chapter.get_by_text("is not a corpus size: write a whole number")).to_be_visible()
-        assert figure(chapter, "index") == f"{gib:,.0f} GiB"
+        assert read_figure(chapter, "index") == f"{gib:,.0f} GiB"
     field.fill("1000")
     expect(field).to_have_attribute("aria-invalid", "false")
 
 
 def test_the_keyboard_reaches_everything_in_order(chapter):
     chapter.get_by_label("Query", exact=True).focus()
-    reached = []
+    labels = []
     for _ in range(40):
-        reached.append(
+        labels.append(
             chapter.evaluate(
                 """() => {
-                let at = document.activeElement;
-                while (at?.shadowRoot?.activeElement) at = at.shadowRoot.activeElement;
-                const label = at.getAttribute("aria-label") || at.labels?.[0]?.textContent;
-                return label || at.textContent;
+                let node = document.activeElement;
+                while (node?.shadowRoot?.activeElement) node = node.shadowRoot.activeElement;
+                const label = node.getAttribute("aria-label") || node.labels?.[0]?.textContent;
+                return label || node.textContent;
                 }"""
             )
         )
@@ -266,19 +270,19 @@ def test_the_keyboard_reaches_everything_in_order(chapter):
         "Place 10,", "All similarities as a table", "Candidates in your corpus",
         "cheapest for a quality", "NDCG@5 of at least", "trained budgets only", "Set the sliders",
     ]  # fmt: skip
-    places = [next(i for i, name in enumerate(reached) if name.startswith(n)) for n in order]
+    places = [next(i for i, name in enumerate(labels) if name.startswith(n)) for n in order]
     assert places == sorted(places)
 
 
 def test_a_move_is_announced(chapter, expected):
-    slider(chapter, "r_q").focus()
+    find_slider(chapter, "r_q").focus()
     chapter.keyboard.press("Home")
-    budget = read(chapter).budget
+    budget = read_ranking(chapter).budget
     wait_for_announcement(
         chapter, rf"Budget \(1, {budget[1]}\), .*Best: candidate \d+.*{expected.quality(budget)}"
     )
     assert chapter.locator(".spoken").get_attribute("aria-live") == "polite"
-    assert slider(chapter, "r_q").get_attribute("aria-valuetext").startswith("1 of ")
+    assert find_slider(chapter, "r_q").get_attribute("aria-valuetext").startswith("1 of ")
 
 
 @pytest.mark.parametrize("width", [1280, 360])
@@ -289,17 +293,17 @@ def test_no_barriers_and_no_overflow(chapter, theme, width):
     chapter.get_by_role("button", name="(4, 8)", exact=True).click()
     chapter.get_by_role("button", name="(8, 16)", exact=True).click()
     chapter.locator(".cards button").nth(1).click()
-    chapter.wait_for_timeout(400)  # the cards have arrived
+    chapter.wait_for_timeout(400)  # until the cards stand still
     expect(chapter.locator(".explorer")).to_have_attribute("data-theme", theme)
-    photograph(chapter, f"{theme}-{width}")
-    assert barriers(chapter) == []
-    assert overflow(chapter) == []
+    take_screenshot(chapter, f"{theme}-{width}")
+    assert find_barriers(chapter) == []
+    assert find_overflow(chapter) == []
     assert heat_map_is_sharp(chapter)
 
 
-@pytest.mark.parametrize(("wish", "moving"), [("reduce", False), ("no-preference", True)])
-def test_cards_travel_unless_the_reader_wishes_less_motion(chapter, wish, moving):
-    chapter.emulate_media(reduced_motion=wish)
+@pytest.mark.parametrize(("setting", "moves"), [("reduce", False), ("no-preference", True)])
+def test_cards_move_unless_the_reader_prefers_reduced_motion(chapter, setting, moves):
+    chapter.emulate_media(reduced_motion=setting)
     chapter.get_by_role("button", name="(1, 1)", exact=True).click()
     running = chapter.locator(".explorer").evaluate(
         """root => new Promise((done) => {
@@ -307,7 +311,7 @@ def test_cards_travel_unless_the_reader_wishes_less_motion(chapter, wish, moving
         requestAnimationFrame(() => done(root.getAnimations({ subtree: true }).length));
         })"""
     )
-    assert (running > 0) == moving
+    assert (running > 0) == moves
 
 
 def test_without_javascript_there_is_a_table(chromium, address):
@@ -322,13 +326,13 @@ def test_without_javascript_there_is_a_table(chromium, address):
 def test_the_page_is_small(site):
     html = (site / CHAPTER).read_text(encoding="utf-8")
     assert len(html.encode()) < PAGE_LIMIT
-    assert html.count('"query_scales"') == 1  # the state stands there once
+    assert html.count('"query_scales"') == 1  # the page contains the state once
 
 
 @pytest.fixture
 def serve(page, site, address):
-    """Open the chapter's explorer on a bare page, its state changed by a function."""
-    heard = watch(page, address)
+    """Open the explorer of the chapter on an empty page, after a function changed its state."""
+    errors = record_errors(page, address)
 
     def open_changed(change):
         html = (site / CHAPTER).read_text(encoding="utf-8")
@@ -336,16 +340,16 @@ def serve(page, site, address):
         change(state["page"])
         head = "<!doctype html><html lang=en><meta charset=utf-8><title>.</title>"
         icon = "<link rel=icon href=data:,>"
-        body = head + icon + element("explorer-x", state, "")
+        body = head + icon + render_html("explorer-x", state, "")
         page.route("**/bare.html", lambda route: route.fulfill(body=body, content_type="text/html"))
         page.goto(f"{address}/bare.html", wait_until="networkidle")
         return page
 
     yield open_changed
-    assert heard == []
+    assert errors == []
 
 
-GAPS = "http://explorer.test"  # answered by the test itself: no site and no server are needed
+GAPS = "http://explorer.test"  # the test answers it, so there is no server
 
 
 @pytest.fixture(scope="module")
@@ -357,14 +361,14 @@ def gaps():
     pool = np.ones(task.relevance.shape, dtype=bool)
     pool[0, wrong[2]] = False
     pool[1, wrong] = False
-    mine = RetrievalTask("gaps", task.queries, task.candidates, task.relevance, pool=pool)
-    return BudgetExplorer(model, mine, queries=3, candidates=wrong)
+    pooled = RetrievalTask("gaps", task.queries, task.candidates, task.relevance, pool=pool)
+    return BudgetExplorer(model, pooled, queries=3, candidates=wrong)
 
 
 @pytest.fixture
 def open_gaps(page, gaps):
-    """Open the explorer of ``gaps`` at a query, nothing going wrong while a test drives it."""
-    heard = watch(page, GAPS)
+    """Open the explorer of ``gaps`` at a query. Nothing may go wrong while a test operates it."""
+    errors = record_errors(page, GAPS)
 
     def open_at(query, selection=None):
         gaps.query, gaps.selection = query, selection
@@ -375,20 +379,20 @@ def open_gaps(page, gaps):
         return page
 
     yield open_at
-    assert heard == []
+    assert errors == []
 
 
-def test_a_query_with_nothing_to_rank_says_so_and_the_rest_works(open_gaps):
+def test_a_query_with_nothing_to_rank_has_a_note_and_the_rest_works(open_gaps):
     page = open_gaps(1)
     expect(page.locator(".gap")).to_contain_text("Nothing to rank: this query has a candidate pool")
     expect(page.locator(".cards li")).to_have_count(0)
     expect(page.get_by_role("heading", name="Who matched whom")).to_be_hidden()
     expect(page.get_by_role("heading", name="Quality and cost")).to_be_visible()
     wait_for_announcement(page, "Nothing to rank: .* NDCG@5")
-    before = figure(page, "per candidate")
-    slider(page, "r_c").focus()
+    before = read_figure(page, "per candidate")
+    find_slider(page, "r_c").focus()
     page.keyboard.press("End")
-    assert figure(page, "per candidate") != before
+    assert read_figure(page, "per candidate") != before
     page.get_by_role("button", name="Next query").click()
     expect(page.locator(".cards li")).to_have_count(3)
     expect(page.get_by_role("heading", name="Who matched whom")).to_be_visible()
@@ -398,7 +402,7 @@ def test_a_query_with_nothing_to_rank_says_so_and_the_rest_works(open_gaps):
     assert "place 0" not in page.locator(".explorer").inner_text()
 
 
-def test_a_query_without_a_relevant_candidate_says_so(open_gaps, gaps):
+def test_a_query_without_a_relevant_candidate_has_a_note(open_gaps, gaps):
     page = open_gaps(0)
     note = "None of the 2 candidates ranked here is relevant to this query."
     expect(page.locator(".gap")).to_have_text(note)
@@ -422,65 +426,65 @@ def test_a_candidate_outside_of_the_pool_has_no_place(open_gaps, gaps):
 @pytest.mark.parametrize("query", [0, 1])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_gaps_have_no_barriers_and_no_overflow(open_gaps, query, width, theme):
+def test_pages_with_gaps_have_no_barriers_and_no_overflow(open_gaps, query, width, theme):
     page = open_gaps(query)
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("theme => (document.documentElement.dataset.theme = theme)", theme)
-    page.wait_for_timeout(400)  # the cards have arrived
-    photograph(page, f"gap-{query}-{theme}-{width}")
-    assert barriers(page) == []
-    assert overflow(page) == []
+    page.wait_for_timeout(400)  # until the cards stand still
+    take_screenshot(page, f"gap-{query}-{theme}-{width}")
+    assert find_barriers(page) == []
+    assert find_overflow(page) == []
 
 
 def test_a_hostile_caption_shows_as_text(serve):
-    def bite(state):
+    def set_captions(state):
         for item in (*state["queries"], *state["candidates"]):
             item["text"] = HOSTILE
 
-    page = serve(bite)
+    page = serve(set_captions)
     expect(page.locator(".cards .text").first).to_have_text(HOSTILE)
     expect(page.locator(".question .text")).to_have_text(HOSTILE)
     assert page.locator("img[onerror]").count() == 0
-    assert page.evaluate("window.bitten") is None
+    assert page.evaluate("window.injected") is None
 
 
-def test_a_drag_is_drawn_to_trained_values_and_the_keys_go_between(serve):
-    def lengthen(state):  # to 64 candidate vectors, a few pixels a step
-        packed = np.frombuffer(base64.b64decode(state["vectors"]["candidates"]), np.int8)
-        packed = np.tile(packed.reshape(-1, state["r_c"], state["dim"]), (1, 4, 1))
+def test_a_drag_snaps_to_trained_values_and_keys_reach_the_others(serve):
+    def lengthen(state):  # to 64 candidate vectors, a few pixels per step
+        values = np.frombuffer(base64.b64decode(state["vectors"]["candidates"]), np.int8)
+        values = np.tile(values.reshape(-1, state["r_c"], state["dim"]), (1, 4, 1))
         scales = np.frombuffer(base64.b64decode(state["vectors"]["candidate_scales"]), "<f4")
         scales = np.tile(scales.reshape(-1, state["r_c"]), (1, 4))
-        state["vectors"]["candidates"] = base64.b64encode(packed.tobytes()).decode()
+        state["vectors"]["candidates"] = base64.b64encode(values.tobytes()).decode()
         state["vectors"]["candidate_scales"] = base64.b64encode(scales.tobytes()).decode()
         for grid in (*state["quality"].values(), state["cost"]["score_ms"]):
             grid[:] = [row * 4 for row in grid]
         state.update(r_c=64, trained=[[1, 1], [4, 40], [8, 64]], attention=None)
 
     page = serve(lengthen)
-    drag(page, "r_c", 38.9 / 63)
-    assert read(page).budget[1] == 40
-    drag(page, "r_c", 30 / 63)
-    assert abs(read(page).budget[1] - 31) <= 1
-    slider(page, "r_c").focus()
+    drag_slider(page, "r_c", 38.9 / 63)
+    assert read_ranking(page).budget[1] == 40
+    drag_slider(page, "r_c", 30 / 63)
+    assert abs(read_ranking(page).budget[1] - 31) <= 1
+    find_slider(page, "r_c").focus()
     page.keyboard.press("PageUp")
     page.keyboard.press("ArrowLeft")
-    assert read(page).budget[1] == 39
+    assert read_ranking(page).budget[1] == 39
 
 
-def test_texts_are_listed_as_snippets(serve):
-    def write(state):
+def test_texts_are_listed_below_each_other(serve):
+    def replace_pictures(state):
         state["attention"] = None
         for item in state["candidates"]:
             item.update(
                 image=None, text=f"def f(x):\n    return x + {item['id']}  # " + "long " * 40
             )
 
-    page = serve(write)
+    page = serve(replace_pictures)
     expect(page.locator(".cards.wide li")).to_have_count(10)
     assert page.locator(".cards img").count() == 0
     page.set_viewport_size({"width": 360, "height": 900})
-    photograph(page, "snippets-360")
-    assert overflow(page) == []
+    take_screenshot(page, "snippets-360")
+    assert find_overflow(page) == []
     page.set_viewport_size({"width": 820, "height": 900})
-    photograph(page, "snippets")
-    assert barriers(page) == []
+    take_screenshot(page, "snippets")
+    assert find_barriers(page) == []

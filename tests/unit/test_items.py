@@ -17,16 +17,15 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
-from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
-from metaembed_lite.mmr import MatryoshkaMultiVectorLoss
 from PIL import Image
 from test_backbones import bert, mllama, paligemma
 
 from metaembed_lite import RetrievalTask, build, items, load, sweep, train
 from metaembed_lite.data.pictures import lazy_rows
 from metaembed_lite.data.triples import rows as compressed_rows
-from metaembed_lite.explorer_state import shown
+from metaembed_lite.explorer.display import item_to_json
 from metaembed_lite.items import ItemError, open_picture
+from metaembed_lite.losses import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss
 from metaembed_lite.plain_text import PlainText
 
 RNG = np.random.default_rng(0)
@@ -214,13 +213,13 @@ def test_the_explorer_shows_every_form_of_a_picture_alike(tmp_path):
     file = tmp_path / "p.png"
     Image.fromarray(np.dstack([PIXELS, ALPHA])).save(file)
     forms = [file, Image.open(file), {"image": file}, {"text": None, "image": str(file)}]
-    pages = [shown(form, 3) for form in forms]
+    pages = [item_to_json(form, 3) for form in forms]
     assert all(page == pages[0] for page in pages)
     assert pages[0]["text"] == ""
     thumbnail = base64.b64decode(pages[0]["image"].partition(",")[2])
     want = on_white(PIXELS, ALPHA).mean()
     assert np.asarray(Image.open(io.BytesIO(thumbnail))).mean() == pytest.approx(want, abs=8)
-    assert shown({"text": "a", "image": None}, 0) == {"id": 0, "text": "a", "image": None}
+    assert item_to_json({"text": "a", "image": None}, 0) == {"id": 0, "text": "a", "image": None}
 
 
 # What cannot be a picture
@@ -342,7 +341,7 @@ def test_a_str_is_text_and_nothing_is_fetched_or_opened(server, tmp_path, tiny):
         vectors = tiny.encode_query(text)
         assert torch.equal(vectors, tiny.encode_query({"text": text}))
         assert torch.equal(vectors, tiny.encode_query({"text": text, "image": None}))
-        assert shown(text, 0) == {"id": 0, "text": items_snippet(text), "image": None}
+        assert item_to_json(text, 0) == {"id": 0, "text": items_snippet(text), "image": None}
     task = RetrievalTask("links", texts, texts, np.eye(len(texts)))
     sweep(tiny, task, [(1, 1)])
     model = build(r_q=1, r_c=1, lora_rank=1, device="cpu")

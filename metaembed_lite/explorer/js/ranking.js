@@ -2,14 +2,15 @@
 
 import { h, itemView, mayMove } from "./dom.js";
 
-const SHOWN = 10;
+const MAX_CARDS = 10;
 
-/** The list of the best: `update` paints it, `choose(candidate)` is called when one is picked. */
+/** The list of the best: `update` paints it. `choose(candidate)` is called on a click. */
 export function rankingView(page, choose) {
-  const list = h("ol", { class: page.candidates.some((c) => c.image) ? "cards" : "cards wide" });
-  const cards = new Map(); // candidate -> its parts, made when first shown
+  const hasImages = page.candidates.some(({ image }) => image);
+  const list = h("ol", { class: hasImages ? "cards" : "cards wide" });
+  const cards = new Map(); // candidate -> its parts, created when it first appears
 
-  function card(candidate) {
+  function createCard(candidate) {
     const item = page.candidates[candidate];
     const place = h("span", { class: "place" });
     const moved = h("span", { class: "moved" });
@@ -19,25 +20,27 @@ export function rankingView(page, choose) {
       h("span", { class: "top" }, place, moved),
       itemView(item, `candidate ${item.id}`, "item"),
       h("span", { class: "bottom" }, score, mark));
-    return { li: h("li", { "data-candidate": item.id }, button), button, place, moved, score, mark };
+    const li = h("li", { "data-candidate": item.id }, button);
+    return { li, button, place, moved, score, mark };
   }
 
-  function update({ order, scores, relevant, chosen, before }) {
-    const shown = order.slice(0, SHOWN);
-    const places = new Map(before.map((candidate, i) => [candidate, i]));
-    const from = new Map(Array.from(list.children, (li) => [li, li.getBoundingClientRect()]));
-    shown.forEach((candidate, i) => {
-      if (!cards.has(candidate)) cards.set(candidate, card(candidate));
+  function update({ order, scores, relevant, selected, before }) {
+    const top = order.slice(0, MAX_CARDS);
+    const placesBefore = new Map(before.map((candidate, i) => [candidate, i]));
+    const boxesBefore = new Map(
+      Array.from(list.children, (li) => [li, li.getBoundingClientRect()]));
+    top.forEach((candidate, i) => {
+      if (!cards.has(candidate)) cards.set(candidate, createCard(candidate));
       const { li, button, place, moved, score, mark } = cards.get(candidate);
       const isRelevant = relevant.has(candidate);
-      const steps = places.get(candidate) - i;
+      const steps = placesBefore.get(candidate) - i;
       place.textContent = `${i + 1}`;
       moved.textContent = steps > 0 ? `▲${steps}` : steps < 0 ? `▼${-steps}` : "";
       moved.className = steps > 0 ? "moved up" : "moved down";
       score.textContent = scores[candidate].toFixed(3);
       mark.hidden = !isRelevant;
       li.className = isRelevant ? "relevant" : "";
-      button.setAttribute("aria-pressed", candidate === chosen);
+      button.setAttribute("aria-pressed", candidate === selected);
       button.setAttribute("aria-label", [
         `Place ${i + 1}`, `candidate ${page.candidates[candidate].id}`,
         page.candidates[candidate].text, isRelevant ? "relevant" : "not relevant",
@@ -46,24 +49,25 @@ export function rankingView(page, choose) {
       ].filter(Boolean).join(", "));
     });
     const focused = list.getRootNode().activeElement;
-    const wanted = shown.map((candidate) => cards.get(candidate).li);
-    for (const li of Array.from(list.children)) if (!wanted.includes(li)) li.remove();
-    wanted.forEach((li, i) => {
+    const rows = top.map((candidate) => cards.get(candidate).li);
+    for (const li of Array.from(list.children)) if (!rows.includes(li)) li.remove();
+    rows.forEach((li, i) => {
       if (list.children[i] !== li) list.insertBefore(li, list.children[i] ?? null);
     });
     if (focused && list.contains(focused)) focused.focus({ preventScroll: true });
-    if (mayMove()) wanted.forEach((li) => glide(li, from.get(li)));
+    if (mayMove()) rows.forEach((li) => glide(li, boxesBefore.get(li)));
   }
 
   return { node: list, update };
 }
 
-/** Let a card travel from where it was; a card that is new fades in. */
+/** Move a card from its previous place to the new one. A new card fades in. */
 function glide(li, from) {
-  for (const running of li.getAnimations()) running.cancel();
+  for (const animation of li.getAnimations()) animation.cancel();
   const to = li.getBoundingClientRect();
   const options = { duration: 260, easing: "cubic-bezier(0.2, 0, 0, 1)" };
   if (!from) return li.animate([{ opacity: 0 }, { opacity: 1 }], options);
   const [x, y] = [from.left - to.left, from.top - to.top];
-  if (x || y) li.animate([{ transform: `translate(${x}px, ${y}px)` }, { transform: "none" }], options);
+  if (!x && !y) return;
+  li.animate([{ transform: `translate(${x}px, ${y}px)` }, { transform: "none" }], options);
 }

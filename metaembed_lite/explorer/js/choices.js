@@ -7,7 +7,7 @@ const BYTES_PER_VALUE = 4; // the index in float32
 export const bytesPerCandidate = (page, r_c) => r_c * page.dim * BYTES_PER_VALUE;
 export const gib = (page, r_c, corpus) => (bytesPerCandidate(page, r_c) * corpus) / GIB;
 
-/** Milliseconds of a query: encoding as measured, scoring as measured times the corpus' size. */
+/** Milliseconds per query: encoding as measured, scoring as measured times the corpus size. */
 export function latency(page, [r_q, r_c], corpus) {
   const { encode_query_ms, score_ms, measured_candidates } = page.cost;
   return encode_query_ms + (score_ms[r_q - 1][r_c - 1] * corpus) / measured_candidates;
@@ -19,23 +19,23 @@ export const quality = (page, [r_q, r_c], measure = "ndcg_at_5") =>
 export const isTrained = (page, [r_q, r_c]) =>
   page.trained.some(([q, c]) => q === r_q && c === r_c);
 
-/** All budgets, or the trained ones, the cheapest first: by index bytes, then by multiply-adds. */
+/** All budgets, or only the trained ones, by index bytes and then by multiply-adds. */
 export function budgets(page, trainedOnly) {
   const all = [];
   for (let c = 1; c <= page.r_c; c++) for (let q = 1; q <= page.r_q; q++) all.push([q, c]);
   return trainedOnly ? all.filter((budget) => isTrained(page, budget)) : all;
 }
 
-const best = (page, among) =>
-  among.reduce((one, other) => (quality(page, other) > quality(page, one) ? other : one));
+const best = (page, choices) =>
+  choices.reduce((top, budget) => (quality(page, budget) > quality(page, top) ? budget : top));
 
-/** The cheapest budget that reaches the quality: { budget, text }; budget null where none does. */
+/** The cheapest budget that reaches the quality: { budget, text }. Budget is null if none does. */
 export function cheapest(page, target, corpus, trainedOnly) {
-  const among = budgets(page, trainedOnly);
+  const choices = budgets(page, trainedOnly);
   const kind = trainedOnly ? "trained budget" : "budget";
-  const budget = among.find((one) => quality(page, one) >= target);
+  const budget = choices.find((choice) => quality(page, choice) >= target);
   if (!budget) {
-    const top = best(page, among);
+    const top = best(page, choices);
     return {
       budget: null,
       text: `No ${kind} reaches NDCG@5 ${three(target)} on this task. The best is ` +
@@ -46,35 +46,35 @@ export function cheapest(page, target, corpus, trainedOnly) {
   const times = full[1] / budget[1];
   return {
     budget,
-    text: `${name(budget)} is the cheapest ${kind} with NDCG@5 of at least ${three(target)}: it has ` +
-      `${three(quality(page, budget))} and takes ${size(page, budget[1], corpus)}` +
+    text: `${name(budget)} is the cheapest ${kind} with NDCG@5 of at least ${three(target)}. ` +
+      `It has ${three(quality(page, budget))} and takes ${size(page, budget[1], corpus)}` +
       (times > 1 ? `, ${round(times)} times less than the full ${name(full)}.` : "."),
   };
 }
 
-/** The best budget within so many GiB: { budget, text }; budget null where none fits. */
+/** The best budget within a limit in GiB: { budget, text }. Budget is null if none fits. */
 export function bestUnder(page, limit, corpus, trainedOnly) {
-  const among = budgets(page, trainedOnly);
+  const choices = budgets(page, trainedOnly);
   const kind = trainedOnly ? "trained budget" : "budget";
-  const fitting = among.filter((one) => gib(page, one[1], corpus) <= limit);
+  const fitting = choices.filter((choice) => gib(page, choice[1], corpus) <= limit);
   if (!fitting.length) {
-    const fewest = among.filter((one) => one[1] === among[0][1]);
-    const least = best(page, fewest);
+    const smallest = choices.filter((choice) => choice[1] === choices[0][1]);
+    const top = best(page, smallest);
     return {
       budget: null,
-      text: `No ${kind} fits into ${round(limit)} GiB: ${plural(least[1], "vector")} per candidate ` +
-        `already take${least[1] === 1 ? "s" : ""} ${size(page, least[1], corpus)}. The best of that ` +
-        `size has NDCG@5 ${three(quality(page, least))}, at ${name(least)}.`,
+      text: `No ${kind} fits into ${round(limit)} GiB: ${plural(top[1], "vector")} per candidate ` +
+        `already take${top[1] === 1 ? "s" : ""} ${size(page, top[1], corpus)}. The best of that ` +
+        `size has NDCG@5 ${three(quality(page, top))}, at ${name(top)}.`,
     };
   }
   const budget = best(page, fitting);
-  const larger = among.filter((one) => quality(page, one) > quality(page, budget));
+  const better = choices.filter((choice) => quality(page, choice) > quality(page, budget));
   return {
     budget,
     text: `${name(budget)} is the best ${kind} within ${round(limit)} GiB: NDCG@5 ` +
       `${three(quality(page, budget))} in ${size(page, budget[1], corpus)}. ` +
-      (larger.length
-        ? `The next better one, ${name(larger[0])}, takes ${size(page, larger[0][1], corpus)}.`
+      (better.length
+        ? `The next better one, ${name(better[0])}, takes ${size(page, better[0][1], corpus)}.`
         : "No larger one is better."),
   };
 }
@@ -84,9 +84,9 @@ export function readCorpus(text) {
   const plain = text.trim().replace(/[\s,_]/g, "").replace(/^10\^(\d+)$/, "1e$1");
   const value = /^\d+(\.\d+)?(e\+?\d+)?$/i.test(plain) ? Number(plain) : NaN;
   if (Number.isInteger(value) && value >= CORPUS.least && value <= CORPUS.most) return { value };
-  const what = text.trim() ? `“${text.trim()}”` : "Nothing";
+  const input = text.trim() ? `“${text.trim()}”` : "Nothing";
   return {
-    error: `${what} is not a corpus size: write a whole number from ${whole(CORPUS.least)} to ` +
+    error: `${input} is not a corpus size: write a whole number from ${whole(CORPUS.least)} to ` +
       `${whole(CORPUS.most)}, such as 1,000,000 or 1e6.`,
   };
 }
@@ -95,9 +95,9 @@ export function readCorpus(text) {
 export function readTarget(text, most, unit) {
   const value = /^\d*\.?\d+$/.test(text.trim()) ? Number(text) : NaN;
   if (value > 0 && value <= most) return { value };
-  const what = text.trim() ? `“${text.trim()}”` : "Nothing";
+  const input = text.trim() ? `“${text.trim()}”` : "Nothing";
   const range = most === Infinity ? "above 0" : `above 0 and up to ${most}`;
-  return { error: `${what} is not a target: write ${unit} ${range}, such as 0.5.` };
+  return { error: `${input} is not a target: write ${unit} ${range}, such as 0.5.` };
 }
 
 export const name = ([r_q, r_c]) => `(${r_q}, ${r_c})`;
@@ -107,15 +107,16 @@ export const three = (value) => value.toFixed(3);
 
 /** Three significant digits, with thousands separated. */
 export function round(value) {
-  return value >= 100 ? whole(value) : Number(value.toPrecision(3)).toLocaleString("en-US", { maximumSignificantDigits: 3 });
+  if (value >= 100) return whole(value);
+  return Number(value.toPrecision(3)).toLocaleString("en-US", { maximumSignificantDigits: 3 });
 }
 
 const size = (page, r_c, corpus) => memory(bytesPerCandidate(page, r_c) * corpus);
 
 /** Bytes in the unit that reads best. */
 export function memory(bytes) {
-  for (const [unit, worth] of [["GiB", GIB], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
-    if (bytes >= worth) return `${round(bytes / worth)} ${unit}`;
+  for (const [unit, unitBytes] of [["GiB", GIB], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
+    if (bytes >= unitBytes) return `${round(bytes / unitBytes)} ${unit}`;
   }
   return `${whole(bytes)} bytes`;
 }

@@ -1,4 +1,4 @@
-// Elements, made without markup: a text is always a text node, whatever it holds.
+// Elements, created without markup: a text always becomes a text node, whatever it contains.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -12,7 +12,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** An HTML element; children are nodes or texts; `onclick` and its like are listeners. */
+/** An HTML element. Children are nodes or texts; attributes such as `onclick` are listeners. */
 export const h = (tag, attributes = {}, ...children) =>
   fill(document.createElement(tag), attributes, children);
 
@@ -27,5 +27,5 @@ export function itemView(item, label, className) {
     item.text && h("span", { class: "text" }, item.text));
 }
 
-/** Whether movement is welcome. */
+/** Whether the reader's settings allow animation. */
 export const mayMove = () => !matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -1,0 +1,1 @@
+export const STYLE = ""; // bundle_js in ../page.py puts explorer.css here
