@@ -114,7 +114,7 @@ class System:
     """How a system is trained, and where it is measured.
 
     Attributes:
-        says: what the tables call it.
+        label: what the tables call it.
         budgets: it is trained at; () for a system without meta tokens.
         shares: of D that it is trained at, each vector cut and normalized anew.
         settings: of ``train``, other than the recipe's.
@@ -122,7 +122,7 @@ class System:
         shuffled: train on wrong pairs: what leaks shows as a score above chance.
     """
 
-    says: str
+    label: str
     budgets: Sequence[tuple[int, int]] = ()
     shares: Sequence[float] = (1,)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -152,7 +152,7 @@ SYSTEMS = {
 
 MATRIX = {  # written beside the cells, so that a reader of them sees what is missing
     "suites": {name: suite.measure for name, suite in SUITES.items()},
-    "systems": {name: system.says for name, system in SYSTEMS.items()},
+    "systems": {name: system.label for name, system in SYSTEMS.items()},
 }
 
 
@@ -305,7 +305,7 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
         task = load_task(suite.tasks[0], n_queries=suite.n_queries, n_train=0)
         add_to_card(keep, task, sweep(model, task))
     record = {
-        "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),
+        "suite": suite_name, "system": name, "label": system.label, "seed": int(seed),
         "train": None if curve is None else trained,
         "rows": 0 if curve is None else recipe.data["n_train"],
         "train_seconds": seconds, "points": points, "environment": environment(),

@@ -91,7 +91,7 @@ def points_table(result: dict[str, Any]) -> pd.DataFrame:
     Raises:
         ValueError: if a point lacks its suite's measure, or a measure is not a number from 0 to 1.
     """
-    named = ("suite", "system", "says", "seed", "train_seconds")
+    named = ("suite", "system", "label", "seed", "train_seconds")
     for name, cell in result["cells"].items():
         check_cell(name, cell, result["suites"].get(cell["suite"], "p_at_1"))
     return pd.DataFrame(
@@ -153,7 +153,7 @@ def systems_markdown(
         return f"{title} not measured."
     missing = ", ".join(f"`{plain(name)}`" for name in systems if name not in set(rows.system))
     systems_at = {
-        says: over_seeds(part, measure) for says, part in rows.groupby("says", sort=False)
+        says: over_seeds(part, measure) for says, part in rows.groupby("label", sort=False)
     }
     sizes = sorted({size for at in systems_at.values() for size in at.bytes})
     lines = [
@@ -183,7 +183,7 @@ def over_seeds(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     sizes = rows.groupby(["seed", "task"]).size()
     if sizes.nunique() > 1:
         raise ValueError(
-            f"{rows.says.iloc[0]}: {sizes.idxmin()} (seed, task) has {sizes.min()} points and "
+            f"{rows.label.iloc[0]}: {sizes.idxmin()} (seed, task) has {sizes.min()} points and "
             f"{sizes.idxmax()} has {sizes.max()}; measure this system again"
         )
     nth = rows.groupby(["seed", "task"]).cumcount()  # the same order in every cell
@@ -196,11 +196,11 @@ def over_seeds(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
 def measures_markdown(points: pd.DataFrame, suite: str) -> str:
     """Every measure of every system at its most bytes, mean over its seeds, as Markdown."""
     rows = points[points.suite == suite]
-    most = rows.groupby("says").bytes_per_candidate.transform("max")
-    table = rows[rows.bytes_per_candidate == most].groupby("says", sort=False)[list(MEASURES)]
+    most = rows.groupby("label").bytes_per_candidate.transform("max")
+    table = rows[rows.bytes_per_candidate == most].groupby("label", sort=False)[list(MEASURES)]
     lines = [f"| `{plain(suite)}` | " + " | ".join(MEASURES.values()) + " |"]
     lines.append("|---" * (len(MEASURES) + 1) + "|")
-    seeds = rows.groupby("says").seed.nunique()
+    seeds = rows.groupby("label").seed.nunique()
     for says, row in table.mean().iterrows():
         label = plain(says) if seeds.nunique() == 1 else f"{plain(says)} ({plural(seeds[says])})"
         lines.append(f"| {label} | " + " | ".join(map(three, row)) + " |")
@@ -209,9 +209,9 @@ def measures_markdown(points: pd.DataFrame, suite: str) -> str:
 
 def tasks_markdown(rows: pd.DataFrame, measure: str) -> str:
     """Quality by task, a column a system at its most bytes, mean over its seeds, as Markdown."""
-    most = rows.groupby(["says", "task"]).bytes_per_candidate.transform("max")
+    most = rows.groupby(["label", "task"]).bytes_per_candidate.transform("max")
     table = rows[rows.bytes_per_candidate == most]
-    table = table.pivot_table(index="task", columns="says", values=measure, sort=False)
+    table = table.pivot_table(index="task", columns="label", values=measure, sort=False)
     if set(table.index) == set(TASKS):
         tables = {says: meta_task_table(column.to_dict()) for says, column in table.items()}
         named = {says: t.set_index(["task", "meta_task"]) for says, t in tables.items()}

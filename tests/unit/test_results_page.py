@@ -62,7 +62,7 @@ def test_a_page_says_what_the_json_says(page):
 
 
 def test_a_range_is_over_seeds_and_not_over_tasks():
-    named = {"suite": "s", "says": "one", "r_q": 1, "r_c": 1, "dim": 8}
+    named = {"suite": "s", "label": "one", "r_q": 1, "r_c": 1, "dim": 8}
     size = {"a": 32, "b": 48}  # token vectors differ in number from task to task
     scores = {("a", 0): 0.1, ("b", 0): 0.3, ("a", 1): 0.5, ("b", 1): 0.9}
     points = [
@@ -116,7 +116,7 @@ def test_a_system_that_was_not_measured_at_all_is_refused(project):
 def test_measures_over_different_numbers_of_seeds_say_so():
     point = {"suite": "s", "p_at_1": 0.1, "ndcg_at_5": 0.2, "mrr_at_10": 0.3, "task": "s"}
     rows = [("one", 0), ("one", 1), ("two", 0)]
-    points = [point | {"says": s, "seed": n, "bytes_per_candidate": 8} for s, n in rows]
+    points = [point | {"label": s, "seed": n, "bytes_per_candidate": 8} for s, n in rows]
     table = measures_markdown(pd.DataFrame(points), "s")
     assert "| one (2 seeds) | 0.100 |" in table
     assert "| two (1 seed) | 0.100 |" in table
@@ -173,7 +173,7 @@ HOSTILE = "<script>alert(1)</script> | a `b` <!-- /systems -->\n| c |"
 def test_text_from_json_is_never_markup_and_never_a_cell(project):
     def spoil(result):
         for cell in result["cells"].values():
-            cell["says"] += HOSTILE
+            cell["label"] += HOSTILE
             cell["environment"]["processor"] = HOSTILE
             for point in cell["points"]:
                 point["task"] += HOSTILE
