@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import tiny_vlm
 import torch
 import torch.nn.functional as F
 import typer
@@ -39,7 +40,6 @@ from metaembed_lite import (
     load_task,
     recipes,
     sweep,
-    tiny_vlm,
     train,
 )
 from metaembed_lite.baselines import single_vector, token_vectors
@@ -49,6 +49,7 @@ from metaembed_lite.evaluation import encode, mrr_at_10, ndcg_at_5, precision_at
 from metaembed_lite.locking import lock
 from metaembed_lite.model import save
 from metaembed_lite.model_folder import check_output, is_finished
+from metaembed_lite.results import PRETRAINING_LOG, load_pretraining_log
 from metaembed_lite.training import add_to_card
 
 SEEDS = (0, 1, 2)
@@ -159,7 +160,7 @@ MATRIX = {  # written beside the cells, so that a reader of them sees what is mi
 def tiny_vlm_of(width: int) -> Path:
     """The folder of a tiny-vlm of another width; pretrained, as the shipped one was, if missing."""
     folder = RESULTS.parents[1] / "_build" / f"tiny-vlm-{width}"
-    if not (folder / tiny_vlm.LOG).is_file():
+    if not (folder / PRETRAINING_LOG).is_file():
         with lock(folder, f"pretraining {folder.name}"):
             tiny_vlm.pretrain(folder, width=width)
     return folder
@@ -311,7 +312,7 @@ def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str,
         "train_seconds": seconds, "points": points, "environment": environment(),
     }  # fmt: skip
     if suite.width:
-        record["backbone"] = json.loads((tiny_vlm_of(suite.width) / tiny_vlm.LOG).read_text())
+        record["backbone"] = load_pretraining_log(tiny_vlm_of(suite.width))
     return record
 
 

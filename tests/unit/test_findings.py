@@ -2,23 +2,19 @@
 
 import json
 import multiprocessing
-import sys
 import threading
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+import findings
 import numpy as np
 import pytest
+import tiny_vlm
 import torch
 import typer
 
-from metaembed_lite import MatryoshkaMultiVectorLoss, recipes, tiny_vlm
+from metaembed_lite import MatryoshkaMultiVectorLoss, recipes
 from metaembed_lite.data.handwriting import training_rows
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import findings
 
 SHORT = ["train.steps=1", "train.batch_size=8", "data.n_train=16"]
 

@@ -1,4 +1,4 @@
-"""Measured results are read one way: checked, with every number finite and every quality a share."""
+"""Measured results are read one way, and every number is finite and every quality a share."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def test_the_pretraining_log_is_the_one_beside_the_weights(tmp_path):
     (tmp_path / PRETRAINING_LOG).write_text(
         log.replace('"test_digits_read": 0', '"test_digits_read": 9')
     )
-    with pytest.raises(ValueError, match="pretraining_log.json: test_digits_read is 9"):
+    with pytest.raises(ValueError, match=r"pretraining_log.json: test_digits_read is 9"):
         load_pretraining_log(tmp_path)
     with pytest.raises(FileNotFoundError):
         load_pretraining_log(tmp_path / "missing")
