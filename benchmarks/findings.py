@@ -1,13 +1,13 @@
-"""The book's claims, measured: the same data, steps and batches for every system, over seeds.
+"""Measure the book's claims: the same data, steps and batches for every system, over seeds.
 
-    python benchmarks/findings.py handwriting/MMR/0          one cell: suite/system/seed
-    python benchmarks/findings.py "scenes/*/0" --dry-run      which cells a pattern names
+    python benchmarks/findings.py handwriting/MMR/0          # one cell: suite/system/seed
+    python benchmarks/findings.py "scenes/*/0" --dry-run     # list the cells of a pattern
 
 A cell trains one system with one seed and measures it on the suite's held-out test. Cells that are
-in ``book/results/findings.json`` are not run again, so a run that was cut off goes on; ``--again``
-runs them again. Processes may run different cells of one result file at the same time; a cell that
-another process is running is refused. A seed sets meta tokens, LoRA, projection, order of rows and
-training data; the test is the same for all.
+in ``book/results/findings.json`` are skipped, so an interrupted run continues where it stopped.
+``--again`` measures them again. Several processes may measure different cells of one result file at
+the same time. A cell that another process is measuring is refused. The seed determines meta tokens,
+LoRA, projection, training data and the order of rows. The test is the same for all seeds.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import tiny_vlm
 import torch
 import torch.nn.functional as F
 import typer
 import yaml
 from datasets import concatenate_datasets
+from matrix import BUDGETS, MATRIX, SEEDS, SUITES, SYSTEMS, Suite, System
 from report import RESULTS, environment, write
 from sentence_transformers.multi_vector_encoder.losses import (
     MultiVectorMultipleNegativesRankingLoss,
@@ -39,284 +41,199 @@ from metaembed_lite import (
     load_task,
     recipes,
     sweep,
-    tiny_vlm,
     train,
 )
 from metaembed_lite.baselines import single_vector, token_vectors
-from metaembed_lite.data.meta_tasks import HELD_OUT, TASKS
-from metaembed_lite.data.pages import COLLECTIONS
-from metaembed_lite.evaluation import encode, mrr_at_10, ndcg_at_5, precision_at_1
+from metaembed_lite.evaluation import encode, evaluate, mrr_at_10, ndcg_at_5, precision_at_1
 from metaembed_lite.locking import lock
-from metaembed_lite.model import save
+from metaembed_lite.model_card import add_to_card
 from metaembed_lite.model_folder import check_output, is_finished
-from metaembed_lite.training import add_to_card
+from metaembed_lite.results import PRETRAINING_LOG, load_pretraining_log
+from metaembed_lite.saving import save
 
-SEEDS = (0, 1, 2)
-BUDGETS = [(1, 1), (2, 4), (4, 8), (8, 16)]
-SHARES = [1 / 16, 1 / 4, 1 / 2, 1]  # of D: as many bytes at (8, 16) as each of BUDGETS has at D
-TOKENS_KEPT = (1, 4, 8, 16)
-WRITING_SECONDS = 600  # that a process waits until another has added its cell
-MEASURES = {"p_at_1": precision_at_1, "ndcg_at_5": ndcg_at_5, "mrr_at_10": mrr_at_10}
+POOLED_SIZES = (1, 4, 8, 16)  # numbers of token vectors that remain after pooling
+WRITE_TIMEOUT = 600  # seconds to wait until another process has written its cell
+METRICS = {"p_at_1": precision_at_1, "ndcg_at_5": ndcg_at_5, "mrr_at_10": mrr_at_10}
 
 
-@dataclass(frozen=True)
-class Suite:
-    """What is trained on and measured.
-
-    Attributes:
-        recipe: the settings of every system on this suite, by name.
-        overrides: of the recipe.
-        tasks: that are measured.
-        n_queries: a task.
-        splits: that are measured; "train" tells what was learned but does not carry over.
-        width: of a backbone pretrained as tiny-vlm was, for the study of scale; None: the recipe's.
-        measure: that the tables show, of ``MEASURES``.
-    """
-
-    recipe: str
-    overrides: tuple[str, ...]
-    tasks: tuple[str, ...]
-    n_queries: int = 500
-    splits: tuple[str, ...] = ("test",)
-    width: int | None = None
-    measure: str = "p_at_1"
-
-    def rows(self, n: int, seed: int) -> Any:
-        """``n`` training rows, or n in all of several tasks by name; none of those held out."""
-        trained = [task for task in self.tasks if task not in HELD_OUT]
-        sets = {
-            task: load_task(task, n_queries=1, n_train=n // len(trained), seed=seed).train
-            for task in trained
-        }
-        return sets if len(sets) > 1 else sets[trained[0]]
-
-
-SUITES = {
-    "handwriting": Suite("tiny", (), ("handwriting",)),
-    "scenes": Suite("tiny", ("data.name=scenes",), ("scenes",)),
-    "meta-tasks": Suite("tiny", ("data.n_train=48000", "train.steps=1500"), TASKS),
-    "pages": Suite(
-        "tiny",
-        ("data.n_train=48000", "train.steps=1500"),
-        tuple(f"pages/{kind}" for kind in COLLECTIONS),
-        measure="ndcg_at_5",
-    ),
-    "handwriting-64": Suite("tiny", (), ("handwriting",), width=64),
-    "handwriting-192": Suite("tiny", (), ("handwriting",), width=192),
-    "codesearch": Suite(
-        "minilm-codesearch", (), ("codesearch",), n_queries=1000, splits=("test", "train")
-    ),
-}
-
-
-@dataclass(frozen=True)
-class System:
-    """How a system is trained, and where it is measured.
-
-    Attributes:
-        says: what the tables call it.
-        budgets: it is trained at; () for a system without meta tokens.
-        shares: of D that it is trained at, each vector cut and normalized anew.
-        settings: of ``train``, other than the recipe's.
-        hard_negatives: whether training rows have one.
-        shuffled: train on wrong pairs: what leaks shows as a score above chance.
-    """
-
-    says: str
-    budgets: Sequence[tuple[int, int]] = ()
-    shares: Sequence[float] = (1,)
-    settings: dict[str, Any] = field(default_factory=dict)
-    hard_negatives: bool = True
-    shuffled: bool = False
-
-
-SYSTEMS = {
-    "untrained": System("the backbone's own mean of tokens, untrained"),
-    "MMR": System("MetaEmbed with MMR", BUDGETS),
-    "no-MMR": System("MetaEmbed without MMR", BUDGETS[-1:]),
-    "last": System("single vector, last token"),
-    "mean": System("single vector, mean of tokens"),
-    "tokens": System("all token vectors (ColBERT)"),
-    "patches": System("patch vectors (ColPali)"),
-    "fixed-1x1": System("trained for (1, 1) alone", BUDGETS[:1]),
-    "fixed-2x4": System("trained for (2, 4) alone", BUDGETS[1:2]),
-    "fixed-4x8": System("trained for (4, 8) alone", BUDGETS[2:3]),
-    "MRL": System("nested dimensions", BUDGETS[-1:], SHARES),
-    "MMR+MRL": System("nested budgets and dimensions", BUDGETS, SHARES),
-    "easy": System("MMR, no hard negatives", BUDGETS, hard_negatives=False),
-    "shuffled": System("MMR, trained on shuffled pairs", BUDGETS, shuffled=True),
-    "tau-0.03": System("MMR, temperature 0.03", BUDGETS, settings={"temperature": 0.03}),
-    "tau-0.3": System("MMR, temperature 0.3", BUDGETS, settings={"temperature": 0.3}),
-    "w-large": System("MMR, weights 1 1 1 4", BUDGETS, settings={"weights": [1, 1, 1, 4]}),
-}
-
-MATRIX = {  # written beside the cells, so that a reader of them sees what is missing
-    "suites": {name: suite.measure for name, suite in SUITES.items()},
-    "systems": {name: system.says for name, system in SYSTEMS.items()},
-}
-
-
-def tiny_vlm_of(width: int) -> Path:
-    """The folder of a tiny-vlm of another width; pretrained, as the shipped one was, if missing."""
+def pretrain_once(width: int) -> Path:
+    """Pretrain a tiny-vlm of another width, unless it exists, and return its folder."""
     folder = RESULTS.parents[1] / "_build" / f"tiny-vlm-{width}"
-    if not (folder / tiny_vlm.LOG).is_file():
+    if not (folder / PRETRAINING_LOG).is_file():
         with lock(folder, f"pretraining {folder.name}"):
             tiny_vlm.pretrain(folder, width=width)
     return folder
 
 
-def shrink(embeddings: torch.Tensor, dim: int) -> torch.Tensor:
-    """(..., D) cut to its first ``dim`` values and normalized anew."""
+def cut_dimensions(embeddings: torch.Tensor, dim: int) -> torch.Tensor:
+    """Cut (..., D) to the first ``dim`` values and normalize again: (..., dim)."""
     return F.normalize(embeddings[..., :dim], dim=-1)
 
 
 class NestedDimensions(MatryoshkaMultiVectorLoss):
-    """MMR at several dimensions at once (Kusupati et al., 2022, on every vector)."""
+    """MMR summed over several dimensions (Kusupati et al., 2022, applied to every vector)."""
 
     def __init__(self, *args: Any, dims: Iterable[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.dims = list(dims)
 
-    def score_loss(
+    def embedding_loss(
         self, queries: torch.Tensor, candidates: torch.Tensor, keys: Any = None
     ) -> torch.Tensor:
-        loss_at = super().score_loss
-        losses = [loss_at(shrink(queries, d), shrink(candidates, d), keys) for d in self.dims]
+        full_loss = super().embedding_loss
+        losses = [
+            full_loss(cut_dimensions(queries, dim), cut_dimensions(candidates, dim), keys)
+            for dim in self.dims
+        ]
         return torch.stack(losses).sum()
 
 
-def make(recipe: recipes.Recipe, name: str, seed: int) -> Any:
-    """An untrained model of a system: the recipe's backbone, LoRA and projection."""
-    chosen = recipe.model
+def build_system(recipe: recipes.Recipe, name: str, seed: int) -> Any:
+    """Build the untrained model of a system, with the recipe's backbone, LoRA and projection."""
+    settings = recipe.model
     if name == "untrained":
-        return single_vector(chosen["backbone"], "mean", lora_rank=None)  # as it was published
+        return single_vector(settings["backbone"], "mean", lora_rank=None)  # as published
     keys = ("backbone", "dim", "lora_rank", "max_seq_length")
-    size = {key: chosen[key] for key in keys if key in chosen} | {"seed": seed}
+    baseline = {key: settings[key] for key in keys if key in settings} | {"seed": seed}
     if name in ("last", "mean"):
-        return single_vector(how=name, **size)
+        return single_vector(mode=name, **baseline)
     if name in ("tokens", "patches"):
-        return token_vectors(patches_only=name == "patches", **size)
+        return token_vectors(patches_only=name == "patches", **baseline)
     r_q, r_c = SYSTEMS[name].budgets[-1]
-    return build(**chosen | {"r_q": r_q, "r_c": r_c, "seed": seed})
+    return build(**settings | {"r_q": r_q, "r_c": r_c, "seed": seed})
 
 
-def prepared(rows: Any, system: System, seed: int) -> Any:
-    """Training rows, of one task or several, as a system takes them."""
+def prepare_rows(rows: Any, system: System, seed: int) -> Any:
+    """Drop hard negatives or shuffle pairs, as the system asks. ``rows`` may be a dict by task."""
     if isinstance(rows, dict):
-        return {name: prepared(part, system, seed) for name, part in rows.items()}
+        return {task: prepare_rows(task_rows, system, seed) for task, task_rows in rows.items()}
     if not system.hard_negatives:
         rows = rows.remove_columns("negative")
     if system.shuffled:
         order = np.random.default_rng(seed).permutation(len(rows)).tolist()
-        answers = rows.select_columns([c for c in rows.column_names if c != "query"])
+        answers = rows.select_columns([name for name in rows.column_names if name != "query"])
         rows = concatenate_datasets([rows.select_columns("query"), answers.select(order)], axis=1)
     return rows
 
 
-def fit(model: Any, recipe: recipes.Recipe, system: System, rows: Any, seed: int) -> Any:
-    """Train with the recipe's settings and the system's; the curve."""
-    settings = recipe.train | system.settings | {"seed": seed}
-    rows = prepared(rows, system, seed)
+def train_system(model: Any, recipe: recipes.Recipe, system: System, rows: Any, seed: int) -> Any:
+    """Train with the settings of recipe and system. Returns the training curve."""
+    settings = recipe.train | system.train_overrides | {"seed": seed}
+    rows = prepare_rows(rows, system, seed)
     if not system.budgets:
         scale = 1 / settings.pop("temperature")
         del settings["budgets"]
         loss: Any = MultiVectorMultipleNegativesRankingLoss(model, scale=scale)
         return train(model, rows, **settings, loss=loss)
     settings["budgets"] = system.budgets
-    if len(system.shares) == 1:
+    if len(system.dim_fractions) == 1:
         return train(model, rows, **settings)
-    dims = [round(share * recipe.model["dim"]) for share in system.shares]
+    dims = [round(fraction * recipe.model["dim"]) for fraction in system.dim_fractions]
     budgets, temperature = settings.pop("budgets"), settings.pop("temperature")
     loss = NestedDimensions(model, budgets, temperature=temperature, dims=dims)
     return train(model, rows, **settings, loss=loss)
 
 
-def measure(model: Any, system: System, task: Any) -> list[dict[str, float]]:
-    """Quality and bytes of a model on a task, wherever the system can stand."""
-    if not system.budgets:
-        return measure_tokens(model, task)
-    encoded = encode(model, task)
-    reachable = [b for b in BUDGETS if b <= system.budgets[-1]]
+def measure_suite(model: Any, suite: Suite, system: System) -> list[dict[str, Any]]:
+    """Measure every task and split of a suite. Each point names its ``task`` and ``split``."""
+    measure = measure_meta_tokens if system.budgets else measure_tokens
     points = []
-    for share in system.shares:
-        dim = round(share * encoded.queries.shape[2])
-        cut = replace(
+    for task_name, split in itertools.product(suite.tasks, suite.splits):
+        task = load_task(task_name, n_queries=suite.n_queries, n_train=0, split=split)
+        source = {"task": task_name, "split": split}
+        points += [source | point for point in measure(model, system, task)]
+    return points
+
+
+def measure_meta_tokens(model: Any, system: System, task: Any) -> list[dict[str, float]]:
+    """Measure quality and bytes on a task at every budget and dimension that the system has."""
+    encoded = encode(model, task)
+    r_q, r_c = system.budgets[-1]
+    budgets = [budget for budget in BUDGETS if budget[0] <= r_q and budget[1] <= r_c]
+    points = []
+    for fraction in system.dim_fractions:
+        dim = round(fraction * encoded.queries.shape[2])
+        encoded_at_dim = replace(
             encoded,
-            queries=shrink(encoded.queries, dim),
-            candidates=shrink(encoded.candidates, dim),
+            queries=cut_dimensions(encoded.queries, dim),
+            candidates=cut_dimensions(encoded.candidates, dim),
         )
-        table = sweep(model, task, reachable, encoded=cut).assign(dim=dim)
-        columns = ["r_q", "r_c", "dim", *MEASURES, "bytes_per_candidate"]
+        table = evaluate(encoded_at_dim, budgets).assign(dim=dim)
+        columns = ["r_q", "r_c", "dim", *METRICS, "bytes_per_candidate"]
         points += json.loads(table[columns].round(4).to_json(orient="records"))
     return points
 
 
-def measure_all(model: Any, suite: Suite, system: System) -> list[dict[str, Any]]:
-    """The points of every task and split of a suite, with ``task`` and ``split``."""
-    points = []
-    for task_name, split in itertools.product(suite.tasks, suite.splits):
-        task = load_task(task_name, n_queries=suite.n_queries, n_train=0, split=split)
-        named = {"task": task_name, "split": split}
-        points += [named | point for point in measure(model, system, task)]
-    return points
-
-
-def measure_tokens(model: Any, task: Any) -> list[dict[str, float]]:
-    """The same for a model without meta tokens; many token vectors are pooled to fewer."""
+def measure_tokens(model: Any, system: System, task: Any) -> list[dict[str, float]]:
+    """Measure a system without meta tokens. Its token vectors are also pooled to fewer."""
     queries = model.encode_query(task.queries)
-    whole = model.encode_document(task.candidates)
-    longest, dim = max(map(len, whole)), whole[0].shape[1]
+    all_vectors = model.encode_document(task.candidates)
+    longest, dim = max(map(len, all_vectors)), all_vectors[0].shape[1]
     points = []
-    for kept in [*(k for k in TOKENS_KEPT if k < longest), longest]:
-        pooling = HierarchicalTokenPooling(longest / kept, num_protected_tokens=0)
-        candidates = whole if kept == longest else pooling.pool(whole)
+    for size in [*(size for size in POOLED_SIZES if size < longest), longest]:
+        pooling = HierarchicalTokenPooling(longest / size, num_protected_tokens=0)
+        candidates = all_vectors if size == longest else pooling.pool(all_vectors)
         scores = model.similarity(queries, candidates).cpu().numpy()
-        vectors = float(np.mean([len(c) for c in candidates]))
-        point = {"r_q": float(np.mean([len(q) for q in queries])), "r_c": vectors, "dim": dim}
-        for name, metric in MEASURES.items():
+        r_c = float(np.mean([len(candidate) for candidate in candidates]))
+        point = {"r_q": float(np.mean([len(query) for query in queries])), "r_c": r_c, "dim": dim}
+        for name, metric in METRICS.items():
             point[name] = round(metric(scores, task.relevance), 4)
-        points.append({**point, "bytes_per_candidate": round(4 * dim * vectors)})
+        points.append({**point, "bytes_per_candidate": round(4 * dim * r_c)})
     return points
 
 
-def one_cell(cell: str, settings: Sequence[str], keep: Path | None) -> dict[str, Any]:
-    """Train and measure one cell: a JSON-ready record."""
+def measure_cell(cell: str, overrides: Sequence[str], keep: Path | None) -> dict[str, Any]:
+    """Train and measure one cell. Returns a record that can be written as JSON.
+
+    Args:
+        cell: suite/system/seed.
+        overrides: settings that differ from the recipe's, such as "train.steps=1500".
+        keep: a folder for the trained model with its recipe, curve and card, or None.
+    """
     suite_name, name, seed = cell.split("/")
     suite, system = SUITES[suite_name], SYSTEMS[name]
-    scale = [f"model.backbone={tiny_vlm_of(suite.width)}"] if suite.width else []
-    recipe = recipes.read(suite.recipe, [*suite.overrides, *scale, *settings])
-    trained = recipe.train | {"budgets": [list(b) for b in system.budgets]} | system.settings
-    model = make(recipe, name, int(seed))
+    backbone = [f"model.backbone={pretrain_once(suite.width)}"] if suite.width else []
+    recipe = recipes.read(suite.recipe, [*suite.overrides, *backbone, *overrides])
+    budgets = {"budgets": [list(budget) for budget in system.budgets]}
+    train_settings = recipe.train | budgets | system.train_overrides
+    model = build_system(recipe, name, int(seed))
     started = time.perf_counter()
     curve = None
     if name != "untrained":
-        rows = suite.rows(recipe.data["n_train"], int(seed))
-        curve = fit(model, recipe, system, rows, int(seed))
+        rows = suite.training_rows(recipe.data["n_train"], int(seed))
+        curve = train_system(model, recipe, system, rows, int(seed))
     seconds = round(time.perf_counter() - started)
     if keep is not None and curve is not None:
         save(model, keep)
         curve.round(4).to_csv(keep / "training_curve.csv", index=False)
-        at = {"budgets": [f"{r_q}x{r_c}" for r_q, r_c in system.budgets]}
-        sections = {"model": recipe.model, "data": recipe.data, "train": trained | at}
-        again = {section: {**of, "seed": int(seed)} for section, of in sections.items()}
-        (keep / "recipe.yaml").write_text(yaml.safe_dump(again, sort_keys=False))
-    points = measure_all(model, suite, system)
+        write_recipe(keep, recipe, system, train_settings, int(seed))
+    points = measure_suite(model, suite, system)
     if keep is not None and system.budgets and len(suite.tasks) == 1:
         task = load_task(suite.tasks[0], n_queries=suite.n_queries, n_train=0)
         add_to_card(keep, task, sweep(model, task))
     record = {
-        "suite": suite_name, "system": name, "says": system.says, "seed": int(seed),
-        "train": None if curve is None else trained,
+        "suite": suite_name, "system": name, "label": system.label, "seed": int(seed),
+        "train": None if curve is None else train_settings,
         "rows": 0 if curve is None else recipe.data["n_train"],
         "train_seconds": seconds, "points": points, "environment": environment(),
     }  # fmt: skip
     if suite.width:
-        record["backbone"] = json.loads((tiny_vlm_of(suite.width) / tiny_vlm.LOG).read_text())
+        record["backbone"] = load_pretraining_log(pretrain_once(suite.width))
     return record
 
 
-def measured_cells(path: Path) -> dict[str, Any]:
-    """The records that a result file holds, by cell."""
+def write_recipe(
+    folder: Path, recipe: recipes.Recipe, system: System, train_settings: dict, seed: int
+) -> None:
+    """Write a recipe that trains the same model again."""
+    budgets = {"budgets": [f"{r_q}x{r_c}" for r_q, r_c in system.budgets]}
+    sections = {"model": recipe.model, "data": recipe.data, "train": train_settings | budgets}
+    content = {name: {**section, "seed": seed} for name, section in sections.items()}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def read_cells(path: Path) -> dict[str, Any]:
+    """Read the records of a result file, by cell. Empty if there is no file."""
     return json.loads(path.read_text())["cells"] if path.is_file() else {}
 
 
@@ -324,58 +241,85 @@ def add_cell(name: str, cell: str, record: dict[str, Any]) -> None:
     """Add a record to a result file without losing records that other processes add."""
     path = RESULTS / f"{name}.json"
     matrix = MATRIX if name == "findings" else {}
-    with lock(path, f"writing {cell}", wait=WRITING_SECONDS):
-        write(name, matrix | {"cells": {**measured_cells(path), cell: record}})
+    with lock(path, f"writing {cell}", wait=WRITE_TIMEOUT):
+        write(name, matrix | {"cells": {**read_cells(path), cell: record}})
+
+
+def find_cells(patterns: Sequence[str]) -> list[str]:
+    """List the cells that match a pattern, without duplicates.
+
+    Raises:
+        typer.BadParameter: if none does.
+    """
+    cells = [f"{suite}/{system}/{seed}" for suite in SUITES for system in SYSTEMS for seed in SEEDS]
+    matches = [cell for pattern in patterns for cell in cells if fnmatch(cell, pattern)]
+    if not matches:
+        raise typer.BadParameter(
+            f"no cell matches {' '.join(patterns)}. Suites: {', '.join(SUITES)}. Systems: "
+            f"{', '.join(SYSTEMS)}. Seeds: {', '.join(map(str, SEEDS))}"
+        )
+    return list(dict.fromkeys(matches))
+
+
+def check_keep(folder: Path, cell: str, skipped: bool) -> None:
+    """Check before a training that its model can be saved to a folder.
+
+    Raises:
+        typer.BadParameter: if the cell is skipped, or if the folder holds a saved model.
+    """
+    if skipped:
+        raise typer.BadParameter(
+            f"--keep {folder}: {cell} is not run; add --again, or --name for another result file"
+        )
+    check_output(folder)
+    if is_finished(folder):
+        raise typer.BadParameter(f"--keep {folder} holds a saved model: name a new folder")
+
+
+def format_points(record: dict[str, Any]) -> str:
+    """Write the P@1 of every point on one line."""
+    points = ", ".join(
+        f"{p['task']} {p['split']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} {p['p_at_1']:.3f}"
+        for p in record["points"]
+    )
+    return f"{points}, {record['train_seconds']} s"
 
 
 def main(
     cells: Annotated[
-        list[str], typer.Argument(help='suite/system/seed, or patterns: "scenes/*/0"')
+        list[str], typer.Argument(help='suite/system/seed, or patterns: "scenes/*/0".')
     ],
     override: Annotated[
-        list[str] | None, typer.Option(help="Of the recipe, such as model.backbone=my/folder.")
+        list[str] | None,
+        typer.Option(help="A setting of the recipe, such as model.backbone=my/folder."),
     ] = None,
-    again: bool = False,
-    dry_run: bool = False,
-    keep: Annotated[Path | None, typer.Option(help="Save the model there; one cell.")] = None,
-    name: str = "findings",
+    again: Annotated[bool, typer.Option("--again", help="Measure measured cells again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells only.")] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for the trained model. For a single cell.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the file in book/results.")] = "findings",
 ) -> None:
-    """Run what is missing of the cells and merge it into ``book/results/<name>.json``."""
-    every = [f"{suite}/{system}/{seed}" for suite in SUITES for system in SYSTEMS for seed in SEEDS]
-    asked = [cell for pattern in cells for cell in every if fnmatch(cell, pattern)]
-    if not asked:
-        raise typer.BadParameter(
-            f"{cells} names no cell: suites {', '.join(SUITES)}, systems {', '.join(SYSTEMS)}, "
-            f"seeds {SEEDS}"
-        )
+    """Measure the missing cells and add them to ``book/results/<name>.json``."""
     path = RESULTS / f"{name}.json"
-    for cell in dict.fromkeys(asked):
-        measured = cell in measured_cells(path)
-        if dry_run or (measured and not again):
+    for cell in find_cells(cells):
+        measured = cell in read_cells(path)
+        skipped = dry_run or (measured and not again)
+        if skipped:
             print(f"{cell}: {'measured' if measured else 'missing'}")
-            if keep is not None:
-                raise typer.BadParameter(
-                    f"--keep {keep}: {cell} is not run; add --again, or --name for other results"
-                )
+        if keep is not None:
+            check_keep(keep, cell, skipped)
+        if skipped:
             continue
-        if keep is not None:  # before the training, not after it
-            check_output(keep)
-            if is_finished(keep):
-                raise typer.BadParameter(f"--keep {keep} holds a saved model: name a new folder")
-        running = RESULTS / f"{name}-{cell.replace('/', '-')}"
+        cell_path = path.with_name(f"{name}-{cell.replace('/', '-')}")
         try:
-            with lock(running, f"measuring {cell} for {path.name}"):
-                record = one_cell(cell, override or [], keep)
+            with lock(cell_path, f"measuring {cell} for {path.name}"):
+                record = measure_cell(cell, override or [], keep)
                 add_cell(name, cell, record)
-        except BlockingIOError as taken:
-            typer.secho(f"error: {taken}", err=True)
-            raise typer.Exit(1) from taken
-        shown = ", ".join(
-            f"{p['task']} {p['split']} ({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']} "
-            f"{p['p_at_1']:.3f}"
-            for p in record["points"]
-        )
-        print(f"{cell}: {shown}, {record['train_seconds']} s", flush=True)
+        except BlockingIOError as error:
+            typer.secho(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        print(f"{cell}: {format_points(record)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Kill a training run again and again: does every resume end with the same weights?
+"""Kill a training run at random moments: does every resume end with the same weights?
 
     python benchmarks/kill_training.py --kills 100
 
-A child process trains with a checkpoint at every step and is killed (SIGKILL) at a random moment;
-the next child resumes. When a run ends, its trained weights are compared bit for bit with those of
-a run that was never killed, and a new run begins. Prints what happened and writes it to
-`book/results/kill_training.json`.
+A child process trains with a checkpoint at every step, and is killed (SIGKILL) at a random moment.
+The next child resumes. When a run ends, its trained weights are compared bit by bit with those of a
+run that was never killed, and a new run begins. The counts are printed and written to
+``book/results/kill_training.json``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import random
 import signal
 import tempfile
 import time
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +28,9 @@ from report import write
 STEPS = 6
 
 
-def run(output: Path, resume: bool, result: Path) -> None:
-    """Train to the end in this process and write the hash of the trained weights."""
+def train_and_hash(output: Path, resume: bool, hash_file: Path) -> None:
+    """Train to the end in this process, and write the hash of the trained weights."""
+    # imported here: the process that starts and kills the others needs none of this
     import hashlib
     import logging
 
@@ -37,7 +41,7 @@ def run(output: Path, resume: bool, result: Path) -> None:
 
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
-    log = os.open(result.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(hash_file.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
@@ -54,68 +58,109 @@ def run(output: Path, resume: bool, result: Path) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             digest.update(parameter.detach().numpy().tobytes())
-    result.write_text(digest.hexdigest())
+    hash_file.write_text(digest.hexdigest())
+
+
+@dataclass
+class Trainings:
+    """Starts and kills trainings in a folder.
+
+    Attributes:
+        folder: for the runs, the hash of the latest one and its log.
+        rng: draws the moments at which a training is killed.
+        seconds: that an undisturbed run takes. ``measure_undisturbed`` sets it.
+        expected_hash: of the weights after an undisturbed run. ``measure_undisturbed`` sets it.
+    """
+
+    folder: Path
+    rng: random.Random
+    seconds: float = 0
+    expected_hash: str = ""
+    context: ForkServerContext = field(
+        default_factory=lambda: multiprocessing.get_context("forkserver")
+    )
+
+    def __post_init__(self) -> None:
+        self.context.set_forkserver_preload(
+            ["metaembed_lite.training", "metaembed_lite.data.handwriting", "sklearn.datasets"]
+        )
+
+    @property
+    def hash_file(self) -> Path:
+        """Where a training writes the hash of its weights."""
+        return self.folder / "hash"
+
+    def start(self, name: str, resume: bool = False) -> BaseProcess:
+        """Start a training as a child process."""
+        self.hash_file.unlink(missing_ok=True)
+        arguments = (self.folder / name, resume, self.hash_file)
+        child = self.context.Process(target=train_and_hash, args=arguments)
+        child.start()
+        return child
+
+    def measure_undisturbed(self) -> None:
+        """Train without a kill: how long does it take, and which weights are right?"""
+        self.start("warm-up").join()
+        started = time.perf_counter()
+        self.start("undisturbed").join()
+        self.seconds = time.perf_counter() - started
+        self.expected_hash = self.hash_file.read_text()
+
+    def run_with_kills(self, name: str, most: int) -> int:
+        """Train to the end, and kill and resume at most ``most`` times. Returns the kills.
+
+        Raises:
+            typer.Exit: with code 1, if the run fails or ends with other weights.
+        """
+        kills = 0
+        child = self.start(name)
+        while kills < most:
+            child.join(self.rng.uniform(0.2, 1.1) * self.seconds)
+            if not child.is_alive():
+                break
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            kills += 1
+            child = self.start(name, resume=True)
+        child.join()
+        self.check_weights(name, kills, child.exitcode)
+        return kills
+
+    def check_weights(self, name: str, kills: int, exit_code: int | None) -> None:
+        """Compare the weights of a run that has ended with those of the undisturbed run."""
+        final_hash = self.hash_file.read_text() if self.hash_file.is_file() else None
+        if exit_code == 0 and final_hash == self.expected_hash:
+            return
+        print(self.hash_file.with_suffix(".log").read_text()[-3000:])
+        weights = "no weights" if final_hash is None else "weights that differ"
+        print(f"{name}, killed {kills} times, ended with exit code {exit_code} and {weights}")
+        raise typer.Exit(1)
 
 
 def main(
     kills: Annotated[int, typer.Option(min=1, help="How often to kill.")] = 100,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of the moments of the kills.")] = 0,
     no_write: Annotated[bool, typer.Option("--no-write", help="Print only.")] = False,
 ) -> None:
-    """Kill, resume, compare."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["metaembed_lite.training", "metaembed_lite.data.handwriting", "sklearn.datasets"]
+    """Kill and resume trainings, and compare the weights at the end of each run."""
+    kills_per_run: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        trainings = Trainings(Path(folder), random.Random(seed))
+        trainings.measure_undisturbed()
+        while (remaining := kills - sum(kills_per_run)) > 0:
+            name = f"run-{len(kills_per_run)}"
+            kills_per_run.append(trainings.run_with_kills(name, remaining))
+    counts = {
+        "kills": sum(kills_per_run), "runs": len(kills_per_run), "steps": STEPS,
+        "most_kills_of_a_run": max(kills_per_run),
+    }  # fmt: skip
+    print(
+        f"After {counts['kills']} kills every resumed run ended with the expected weights, bit by "
+        f"bit. {counts['runs']} runs of {STEPS} steps; one of them was killed "
+        f"{counts['most_kills_of_a_run']} times."
     )
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        at = Path(scratch)
-
-        def start(output: Path, resume: bool) -> multiprocessing.process.BaseProcess:
-            child = context.Process(target=run, args=(output, resume, at / "hash"))
-            child.start()
-            return child
-
-        start(at / "warm", False).join()
-        started = time.perf_counter()
-        start(at / "whole", False).join()
-        seconds = time.perf_counter() - started
-        expected = (at / "hash").read_text()
-        killed, runs, longest = 0, 0, 0
-        while killed < kills:
-            output, cuts = at / f"run-{runs}", 0
-            while True:
-                (at / "hash").unlink(missing_ok=True)
-                child = start(output, resume=cuts > 0)
-                if killed < kills:
-                    child.join(rng.uniform(0.2, 1.1) * seconds)
-                    if child.is_alive():
-                        os.kill(child.pid, signal.SIGKILL)
-                        child.join()
-                        killed, cuts = killed + 1, cuts + 1
-                        continue
-                child.join()
-                break
-            runs, longest = runs + 1, max(longest, cuts)
-            if (
-                child.exitcode
-                or not (at / "hash").is_file()
-                or (at / "hash").read_text() != expected
-            ):
-                print((at / "hash.log").read_text()[-3000:])
-                print(
-                    f"run {runs}, killed {cuts} times: exit code {child.exitcode}, other weights "
-                    "or none"
-                )
-                raise typer.Exit(1)
-        print(
-            f"{killed} of {killed} kills resumed; the weights are bit-equal: {runs} runs of "
-            f"{STEPS} steps, one killed "
-            f"{longest} times"
-        )
     if not no_write:
-        counted = {"kills": killed, "runs": runs, "steps": STEPS, "most_kills_of_a_run": longest}
-        write("kill_training", {**counted, "seed": seed})
+        write("kill_training", {**counts, "seed": seed})
 
 
 if __name__ == "__main__":

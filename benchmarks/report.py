@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its numbers: where, when and with what they were measured."""
+"""Write a benchmark's result with hardware, versions and date."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from metaembed_lite.locking import write_whole
+from metaembed_lite.timing import processor_name
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "numpy")
 
 
 def environment() -> dict[str, Any]:
-    """Date, hardware and versions."""
-    import torch
-
-    from metaembed_lite.timing import processor_name
+    """Return date, hardware and versions."""
+    import torch  # takes seconds, which scripts that only start other processes can save
 
     return {
         "date": datetime.date.today().isoformat(),
@@ -34,7 +33,7 @@ def environment() -> dict[str, Any]:
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
-    """Write ``book/results/<name>.json`` whole or not at all."""
+    """Write ``book/results/<name>.json``, either completely or not at all. Returns its path."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     write_whole(path, json.dumps({**result, "environment": environment()}, indent=1) + "\n")

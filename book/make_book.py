@@ -1,15 +1,16 @@
 """Execute the notebooks and build the site: `python book/make_book.py --profile cpu`.
 
-`.executed/<profile>/` holds one copy of the book: configuration, prose, notebooks. nbmake
-executes the notebooks there, and Jupyter Book builds the site from there with execution off. So
-each notebook runs once for both the tests and the site, and the checkout keeps its notebooks bare.
+`.executed/<profile>/` holds a copy of the book: configuration, prose, notebooks. nbmake executes
+the notebooks there, and Jupyter Book builds the site from there without executing anything. So each
+notebook runs once for both the tests and the site, and the checkout stores notebooks without
+outputs.
 
-A notebook runs again only when something that it depends on has changed: itself, a file of the
-module, the pins, the profile, the Python, and the measured results if it names them. The site is
-built again when any of its sources has changed. What a crash or a full disk has damaged, a stamp or
-an executed notebook, is built again too.
+A notebook is executed again only when something that it depends on has changed: the notebook, a
+file of the package, the pins, the profile, the Python, or the measured results if it reads them.
+The site is built again when any of its sources has changed. A stamp or an executed notebook that is
+damaged, after a crash or on a full disk, is made again too.
 
-A profile is built by one process at a time: a second one is refused.
+Only one process at a time builds a profile. A second one is refused.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 import yaml
 
 from metaembed_lite.locking import lock, write_whole
+from metaembed_lite.model_folder import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
@@ -35,7 +37,7 @@ CELL_TIMEOUT = 3000  # seconds
 
 
 def pages() -> list[str]:
-    """Every page of `_toc.yml`, in reading order, without its suffix; the first is the root."""
+    """List the pages of `_toc.yml` in reading order, without suffix. The first is the root."""
 
     def walk(node: dict | list) -> list[str]:
         if isinstance(node, list):
@@ -49,14 +51,16 @@ def pages() -> list[str]:
 
 
 def notebooks() -> list[str]:
-    """The chapters' names: `notebooks/01_one_vector` is `01_one_vector`."""
+    """List the chapters by name: `notebooks/01_one_vector` is `01_one_vector`."""
     return [page.removeprefix("notebooks/") for page in pages() if page.startswith("notebooks/")]
 
 
 def reserve(profile: str) -> AbstractContextManager[None]:
-    """The lock on a profile's scratch copy. The thread that has it may take it again.
+    """Lock a profile's scratch copy. The thread that holds the lock may take it again.
 
-    Entering it raises BlockingIOError if another process builds or tests the same profile.
+    Raises:
+        ValueError: if there is no such profile.
+        BlockingIOError: on entering, if another process builds or tests the same profile.
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
@@ -64,7 +68,7 @@ def reserve(profile: str) -> AbstractContextManager[None]:
 
 
 def stage(profile: str) -> Path:
-    """Bring configuration and prose of the scratch copy up to date and return its folder."""
+    """Update configuration and prose of the scratch copy, and return its folder."""
     tree = EXECUTED / profile
     for folder in ("notebooks", "stamps"):
         (tree / folder).mkdir(parents=True, exist_ok=True)
@@ -78,48 +82,41 @@ def stage(profile: str) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files under `folder`, sorted, without caches and dot files."""
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [
-        p
-        for p in found
-        if not any(x == "__pycache__" or x[0] == "." for x in p.relative_to(folder).parts)
-    ]
+    """List the files under `folder`, sorted, without caches and dot files."""
+
+    def is_hidden(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return any(part == "__pycache__" or part.startswith(".") for part in parts)
+
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_hidden(path)]
 
 
 def digest(paths: list[Path], *words: str) -> str:
-    """One SHA-256 over `words` and over the names and contents of `paths`."""
-    total = hashlib.sha256("\0".join(words).encode())
-    for path in paths:
-        total.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
+    """Compute one SHA-256 over `words` and over the names and contents of `paths`."""
+    lines = [*words, *(f"{sha256(path)} {path.relative_to(ROOT).as_posix()}" for path in paths)]
+    return hashlib.sha256("\0".join(lines).encode()).hexdigest()
 
 
 def read_stamp(stamp: Path, words: int) -> list[str]:
-    """The words that the last good run left, the digest of its inputs first; empty if none did."""
+    """Read what the last good run recorded, first the digest of its inputs. Empty words if none."""
     try:
-        found = stamp.read_text(encoding="utf-8").split()
+        record = stamp.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         return [""] * words
     except UnicodeDecodeError:
-        found = []
-    if len(found) == words and len(found[0]) == 64:
-        return found
+        record = []
+    if len(record) == words and len(record[0]) == 64:
+        return record
     print(f"   {stamp.name}: the record of its last run is damaged and is ignored", flush=True)
     return [""] * words
 
 
-def sha256(path: Path) -> str:
-    """The digest of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def execute(name: str, profile: str) -> None:
-    """Execute one notebook into the scratch copy, unless its last good run still stands.
+    """Execute one notebook into the scratch copy, unless its last good run is still valid.
 
-    Raises RuntimeError with nbmake's report if a cell fails or runs longer than `CELL_TIMEOUT`,
-    BlockingIOError if another process builds this profile.
+    Raises:
+        RuntimeError: with nbmake's report, if a cell fails or takes longer than `CELL_TIMEOUT`.
+        BlockingIOError: if another process builds this profile.
     """
     with reserve(profile):
         _execute(name, profile)
@@ -129,13 +126,15 @@ def _execute(name: str, profile: str) -> None:
     tree = stage(profile)
     source = ROOT / "notebooks" / f"{name}.ipynb"
     target = tree / "notebooks" / source.name
-    stamp = tree / "stamps" / name  # the last good run: digest of its inputs, seconds, its output
+    stamp = (
+        tree / "stamps" / name
+    )  # the last good run: digest of inputs, seconds, SHA-256 of output
     inputs = [source, ROOT / "requirements.lock", *files(ROOT / "metaembed_lite")]
     if "book/results/" in source.read_text(encoding="utf-8"):
         inputs += files(ROOT / "book/results")
-    want = digest(inputs, profile, sys.version)
-    have, seconds, output = read_stamp(stamp, 3)
-    if have == want and target.exists() and sha256(target) == output:
+    inputs_digest = digest(inputs, profile, sys.version)
+    last_digest, seconds, output = read_stamp(stamp, 3)
+    if last_digest == inputs_digest and target.exists() and sha256(target) == output:
         print(f"   {name}: unchanged (it took {seconds} s)", flush=True)
         return
 
@@ -144,7 +143,7 @@ def _execute(name: str, profile: str) -> None:
     shutil.copyfile(source, target)
     environment = os.environ | {"METAEMBED_PROFILE": profile}
     if profile != "gpu":
-        environment |= {"HF_HUB_OFFLINE": "1"}  # these profiles stand on what the repository ships
+        environment |= {"HF_HUB_OFFLINE": "1"}  # these profiles need nothing but the repository
     nbmake = ["--nbmake", "--overwrite", f"--nbmake-timeout={CELL_TIMEOUT}"]
     quiet = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--timeout=0"]
     start = time.perf_counter()
@@ -156,14 +155,14 @@ def _execute(name: str, profile: str) -> None:
         raise RuntimeError(f"{name} failed in profile {profile}:\n{run.stdout}")
     drop_widget_state(target)
     seconds = f"{time.perf_counter() - start:.0f}"
-    write_whole(stamp, f"{want} {seconds} {sha256(target)}")
+    write_whole(stamp, f"{inputs_digest} {seconds} {sha256(target)}")
     print(f"   {name}: done in {seconds} s", flush=True)
 
 
 def drop_widget_state(notebook: Path) -> None:
-    """Remove the state that the kernel's widgets left: on the site there is no manager to read it.
+    """Remove the saved state of the kernel's widgets, which nothing on the site can read.
 
-    An explorer carries its state in its own element, and would otherwise stand on the page twice.
+    An explorer has its state in its HTML element. Without this, it would be on the page twice.
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     if content["metadata"].pop("widgets", None):
@@ -173,7 +172,9 @@ def drop_widget_state(notebook: Path) -> None:
 def build_site(profile: str) -> Path:
     """Build the site from the executed notebooks and return its folder. Warnings are errors.
 
-    Raises RuntimeError on a warning, BlockingIOError if another process builds this profile.
+    Raises:
+        RuntimeError: on a warning.
+        BlockingIOError: if another process builds this profile.
     """
     with reserve(profile):
         return _build_site(profile)
@@ -184,13 +185,13 @@ def _build_site(profile: str) -> Path:
     html, stamp = tree / "_build" / "html", tree / "stamps" / "site"
     sources = [tree / "_config.yml", tree / "_toc.yml", *files(tree / "book")]
     sources += [tree / "notebooks" / f"{name}.ipynb" for name in notebooks()]
-    want = digest([*sources, ROOT / "requirements.lock"], sys.version)
-    if read_stamp(stamp, 1) == [want] and (html / "index.html").exists():
+    sources_digest = digest([*sources, ROOT / "requirements.lock"], sys.version)
+    if read_stamp(stamp, 1) == [sources_digest] and (html / "index.html").exists():
         print("   site: unchanged", flush=True)
         return html
     print("   site: building", flush=True)
     stamp.unlink(missing_ok=True)
-    # From scratch: a second build over a failed one would find nothing new to warn about and pass.
+    # A second build over a failed one would warn about nothing and pass, so start from scratch.
     shutil.rmtree(tree / "_build", ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     strict = ["--warningiserror", "--nitpick", "--keep-going"]
@@ -201,27 +202,27 @@ def _build_site(profile: str) -> Path:
     if run.returncode or not (html / "index.html").exists():
         print(run.stdout, flush=True)
         raise RuntimeError("the site was not built: each warning above counts as an error")
-    write_whole(stamp, want)
+    write_whole(stamp, sources_digest)
     return html
 
 
 def build_book(profile: str) -> int:
-    """Execute every notebook, build the site and publish it in `_build/html`: the exit status."""
+    """Execute all notebooks, build the site and publish it in `_build/html`. Returns 0 or 1."""
     print(f"== {len(notebooks())} notebooks, profile {profile}", flush=True)
     failures = []
     for name in notebooks():
         try:
             execute(name, profile)
-        except RuntimeError as failure:
-            print(failure, file=sys.stderr, flush=True)
+        except RuntimeError as error:
+            print(error, file=sys.stderr, flush=True)
             failures.append(name)
     if failures:
         print(f"== no site: {', '.join(failures)} failed", file=sys.stderr)
         return 1
     try:
         html = build_site(profile)
-    except RuntimeError as failure:
-        print(f"== {failure}", file=sys.stderr)
+    except RuntimeError as error:
+        print(f"== {error}", file=sys.stderr)
         return 1
     with lock(BUILD / "html", "publishing the site", wait=60):  # every profile publishes here
         shutil.rmtree(BUILD / "html", ignore_errors=True)
@@ -239,8 +240,8 @@ def main() -> int:
     try:
         with reserve(profile):
             return build_book(profile)
-    except BlockingIOError as taken:
-        print(f"== {taken}", file=sys.stderr)
+    except BlockingIOError as error:
+        print(f"== {error}", file=sys.stderr)
         return 1
 
 

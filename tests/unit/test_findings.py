@@ -1,24 +1,21 @@
-"""The matrix of findings: every system trains, and is measured at the bytes that it says."""
+"""The matrix of findings: every system trains, and its points name the bytes that it needs."""
 
 import json
 import multiprocessing
-import sys
 import threading
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+import findings
 import numpy as np
 import pytest
+import tiny_vlm
 import torch
 import typer
 
-from metaembed_lite import MatryoshkaMultiVectorLoss, recipes, tiny_vlm
+from metaembed_lite import build, mmr_loss, recipes
 from metaembed_lite.data.handwriting import training_rows
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import findings
+from metaembed_lite.data.meta_tasks import HELD_OUT
 
 SHORT = ["train.steps=1", "train.batch_size=8", "data.n_train=16"]
 
@@ -31,7 +28,7 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize("name", findings.SYSTEMS)
 def test_every_system_trains_and_is_measured(name, small):
-    record = findings.one_cell(f"handwriting/{name}/0", SHORT, None)
+    record = findings.measure_cell(f"handwriting/{name}/0", SHORT, None)
     assert {"suite", "system", "seed", "train", "points", "environment"} <= set(record)
     for point in record["points"]:
         assert 0 <= point["p_at_1"] <= 1
@@ -43,7 +40,7 @@ def test_the_results_name_every_suite_and_system_of_the_matrix():
     assert {name: results[name] for name in findings.MATRIX} == findings.MATRIX
 
 
-def test_a_measured_cell_is_not_kept_in_silence(tmp_path):
+def test_keeping_the_model_of_a_measured_cell_is_refused(tmp_path):
     with pytest.raises(typer.BadParameter, match="handwriting/MMR/0 is not run; add --again"):
         findings.main(["handwriting/MMR/0"], keep=tmp_path)
 
@@ -62,16 +59,16 @@ def add_cells(name):
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_no_cell_of_two_processes_that_write_one_file_is_lost(results, monkeypatch):
+def test_two_processes_that_write_one_file_lose_no_cell(results, monkeypatch):
     monkeypatch.setitem(findings.write.__globals__, "environment", dict)
     fork = multiprocessing.get_context("fork")  # a new interpreter would import torch for seconds
-    adding = [fork.Process(target=add_cells, args=[name]) for name in ("first", "second")]
-    for process in adding:
+    processes = [fork.Process(target=add_cells, args=[name]) for name in ("first", "second")]
+    for process in processes:
         process.start()
-    for process in adding:
+    for process in processes:
         process.join()
-    assert [process.exitcode for process in adding] == [0, 0]
-    cells = findings.measured_cells(results / "mine.json")
+    assert [process.exitcode for process in processes] == [0, 0]
+    cells = findings.read_cells(results / "mine.json")
     assert set(cells) == {f"{name}/{seed}" for name in ("first", "second") for seed in range(20)}
     assert list(results.iterdir()) == [results / "mine.json"]
 
@@ -88,35 +85,35 @@ def test_a_cell_that_another_run_measures_is_refused_and_other_cells_run(
         except typer.Exit as stop:
             codes.append(stop.exit_code)
 
-    def one_cell(cell, *_):
+    def measure_cell(cell, *_):
         measured.append(cell)
-        if len(measured) == 1:  # a second run, while the first is in the middle of its cell
+        if len(measured) == 1:  # a second run starts while the first one measures its cell
             for other in ("handwriting/MMR/0", "handwriting/MMR/1"):
                 thread = threading.Thread(target=run, args=[other])
                 thread.start()
                 thread.join()
         return {"points": [point], "train_seconds": 1}
 
-    monkeypatch.setattr(findings, "one_cell", one_cell)
+    monkeypatch.setattr(findings, "measure_cell", measure_cell)
     run("handwriting/MMR/0")
     assert codes == [1]
     assert "measuring handwriting/MMR/0 for mine.json" in capsys.readouterr().err
     assert measured == ["handwriting/MMR/0", "handwriting/MMR/1"]
-    assert set(findings.measured_cells(results / "mine.json")) == set(measured)
+    assert set(findings.read_cells(results / "mine.json")) == set(measured)
     assert list(results.iterdir()) == [results / "mine.json"]
 
 
 @pytest.mark.parametrize("suite", ["meta-tasks", "pages"])
-def test_a_suite_of_several_tasks_trains_on_those_that_are_not_held_out(suite):
-    rows = findings.SUITES[suite].rows(40, seed=0)
+def test_a_suite_of_several_tasks_does_not_train_on_held_out_tasks(suite):
+    rows = findings.SUITES[suite].training_rows(40, seed=0)
     tasks = set(findings.SUITES[suite].tasks)
-    assert set(rows) == tasks - findings.HELD_OUT
-    assert {len(part) for part in rows.values()} == {40 // len(rows)}
+    assert set(rows) == tasks - HELD_OUT
+    assert {len(task_rows) for task_rows in rows.values()} == {40 // len(rows)}
 
 
 def test_nested_dimensions_are_measured_at_the_bytes_of_nested_budgets(small):
     def sizes(name, where):
-        points = findings.one_cell(f"handwriting/{name}/0", SHORT, None)["points"]
+        points = findings.measure_cell(f"handwriting/{name}/0", SHORT, None)["points"]
         return sorted(p["bytes_per_candidate"] for p in points if where(p))
 
     full = findings.BUDGETS[-1][1]
@@ -125,27 +122,28 @@ def test_nested_dimensions_are_measured_at_the_bytes_of_nested_budgets(small):
 
 def test_the_loss_over_dimensions_is_the_sum_of_the_losses_of_cut_embeddings():
     torch.manual_seed(0)
-    queries = findings.shrink(torch.randn(3, 2, 8), 8)
-    candidates = findings.shrink(torch.randn(3, 2, 4, 8), 8)
-    nested = findings.NestedDimensions(None, [(1, 2), (2, 4)], temperature=0.1, dims=[2, 8])
-    plain = MatryoshkaMultiVectorLoss(None, [(1, 2), (2, 4)], temperature=0.1)
+    queries = findings.cut_dimensions(torch.randn(3, 2, 8), 8)
+    candidates = findings.cut_dimensions(torch.randn(3, 2, 4, 8), 8)
+    model = build("tiny-vlm", r_q=2, r_c=4, lora_rank=None, device="cpu")
+    budgets = [(1, 2), (2, 4)]
+    nested = findings.NestedDimensions(model, budgets, temperature=0.1, dims=[2, 8])
     cut = [e[..., :2] / e[..., :2].norm(dim=-1, keepdim=True) for e in (queries, candidates)]
-    want = plain.score_loss(*cut) + plain.score_loss(queries, candidates)
-    torch.testing.assert_close(nested.score_loss(queries, candidates), want)
+    losses = [mmr_loss(*each, budgets, temperature=0.1)[0] for each in (cut, (queries, candidates))]
+    torch.testing.assert_close(nested.embedding_loss(queries, candidates), sum(losses))
 
 
 def test_shuffled_rows_are_the_same_rows_with_wrong_answers():
     rows = training_rows(20)
-    wrong = findings.prepared(rows, findings.SYSTEMS["shuffled"], 0)
-    pictures = [np.asarray(p).tobytes() for p in rows["positive"]]
-    mixed = [np.asarray(p).tobytes() for p in wrong["positive"]]
+    wrong = findings.prepare_rows(rows, findings.SYSTEMS["shuffled"], 0)
+    images = [np.asarray(image).tobytes() for image in rows["positive"]]
+    shuffled = [np.asarray(image).tobytes() for image in wrong["positive"]]
     assert wrong["query"] == rows["query"]
-    assert sorted(mixed) == sorted(pictures)
-    assert sum(a == b for a, b in zip(mixed, pictures, strict=True)) < 5
+    assert sorted(shuffled) == sorted(images)
+    assert sum(a == b for a, b in zip(shuffled, images, strict=True)) < 5
 
 
-def test_a_kept_model_lies_beside_the_recipe_that_made_it(small, tmp_path):
-    findings.one_cell("handwriting/no-MMR/1", SHORT, tmp_path / "kept")
+def test_a_kept_model_has_the_recipe_that_trains_it_again(small, tmp_path):
+    findings.measure_cell("handwriting/no-MMR/1", SHORT, tmp_path / "kept")
     again = recipes.read(tmp_path / "kept" / "recipe.yaml")
     assert again.train["budgets"] == ["8x16"]
     assert again.model["seed"] == again.data["seed"] == again.train["seed"] == 1
@@ -156,9 +154,9 @@ def test_a_wider_backbone_is_pretrained_once_and_its_log_kept(small, tmp_path, m
     monkeypatch.setattr(findings, "RESULTS", tmp_path / "book" / "results")
     pretrain = partial(tiny_vlm.pretrain, steps=1, batch_size=2)
     monkeypatch.setattr(tiny_vlm, "pretrain", pretrain)
-    first = findings.one_cell("handwriting-64/mean/0", SHORT, None)
+    first = findings.measure_cell("handwriting-64/mean/0", SHORT, None)
     monkeypatch.setattr(tiny_vlm, "pretrain", None)  # a second one would fail
-    again = findings.one_cell("handwriting-64/mean/0", SHORT, None)
+    again = findings.measure_cell("handwriting-64/mean/0", SHORT, None)
     assert first["backbone"] == again["backbone"]
     assert first["points"] == again["points"]
     shipped = tiny_vlm.build_untrained()[0].num_parameters()

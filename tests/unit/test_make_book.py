@@ -1,4 +1,4 @@
-"""The book's build: what it runs again, and that two of them do not meet in one place."""
+"""The book's build: it runs only what has changed, and one build at a time."""
 
 import json
 import re
@@ -23,7 +23,7 @@ with lock(sys.argv[1], "building the book, profile smoke"):
 
 @pytest.fixture
 def executed(tmp_path, monkeypatch):
-    """A clone with one chapter; the names of what nbmake and Jupyter Book were started for."""
+    """A clone with one chapter. The list records each start of nbmake and of Jupyter Book."""
     clone, started = tmp_path / "clone", []
     for folder in ("notebooks", "book", "metaembed_lite"):
         (clone / folder).mkdir(parents=True)
@@ -67,7 +67,7 @@ def main(monkeypatch):
     return make_book.main()
 
 
-def test_what_has_not_changed_is_not_built_again(executed, monkeypatch, capsys):
+def test_unchanged_parts_are_not_built_again(executed, monkeypatch, capsys):
     assert main(monkeypatch) == 0
     assert main(monkeypatch) == 0
     assert executed == ["notebook", "site"]
@@ -77,7 +77,9 @@ def test_what_has_not_changed_is_not_built_again(executed, monkeypatch, capsys):
 
 @pytest.mark.parametrize("damage", [b"", b"0" * 30, b"\xff\xfe\x00", b"a b c d", b"{}"])
 @pytest.mark.parametrize("name", ["01_one", "site"])
-def test_a_damaged_stamp_is_one_line_and_a_new_build(executed, monkeypatch, capsys, name, damage):
+def test_a_damaged_stamp_prints_one_line_and_is_built_again(
+    executed, monkeypatch, capsys, name, damage
+):
     main(monkeypatch)
     capsys.readouterr()
     (make_book.EXECUTED / "smoke/stamps" / name).write_bytes(damage)
@@ -110,16 +112,16 @@ def test_a_second_build_of_a_profile_is_refused(executed, monkeypatch, capsys):
         with pytest.raises(BlockingIOError, match="building the book"):
             make_book.build_site("smoke")
         assert not executed
-        make_book.execute("01_one", "cpu")  # another profile is another place
+        make_book.execute("01_one", "cpu")  # another profile has another folder
     assert main(monkeypatch) == 0
 
 
 def test_a_failed_notebook_keeps_no_stamp_and_frees_the_lock(executed, monkeypatch, capsys):
-    good = make_book.subprocess.run
+    working_run = make_book.subprocess.run
     failed = SimpleNamespace(returncode=1, stdout="a cell failed")
     monkeypatch.setattr(make_book.subprocess, "run", lambda *_, **__: failed)
     assert main(monkeypatch) == 1
     assert "a cell failed" in capsys.readouterr().err
-    monkeypatch.setattr(make_book.subprocess, "run", good)
+    monkeypatch.setattr(make_book.subprocess, "run", working_run)
     assert main(monkeypatch) == 0
     assert executed == ["notebook", "site"]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from allocations import largest_allocation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from metaembed_lite import scoring
 from metaembed_lite.scoring import as_embeddings, maxsim
@@ -211,31 +211,20 @@ def test_the_size_of_a_chunk_does_not_change_a_score(monkeypatch, chunk_values):
     np.testing.assert_allclose(maxsim(q, c, candidate_mask=mask).numpy(), expected, atol=1e-5)
 
 
-class LargestAllocation(TorchDispatchMode):
-    """Records the largest tensor that an operation inside the block makes; views are none."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and not func.is_view:
-            self.numel = max(self.numel, result.numel())
-        return result
+FLOAT32 = 4  # bytes
 
 
 def test_no_tensor_holds_all_similarities():
     q, c = unit(8, 16, 4), unit(2000, 64, 4, seed=1)
-    with LargestAllocation() as largest:
-        maxsim(q, c)
-    assert largest.numel <= scoring.CHUNK_VALUES < 8 * 16 * 2000 * 64 / 10
+    largest = largest_allocation(lambda: maxsim(q, c))
+    assert largest <= FLOAT32 * scoring.CHUNK_VALUES < FLOAT32 * 8 * 16 * 2000 * 64 / 10
 
 
 def test_a_single_query_vector_does_not_copy_all_candidates(monkeypatch):
     q, c = unit(1, 1, 64), unit(500, 4, 64, seed=1)
     monkeypatch.setattr(scoring, "CHUNK_VALUES", 1 << 10)
-    with LargestAllocation() as largest:
-        maxsim(q, c, (1, 2))  # prefixes do not lie together in memory, so a chunk is a copy
-    assert largest.numel <= 1 << 10
+    # prefixes are not contiguous in memory, so a chunk is a copy
+    assert largest_allocation(lambda: maxsim(q, c, (1, 2))) <= FLOAT32 << 10
 
 
 def test_gradients_do_not_keep_all_similarities():

@@ -1,17 +1,20 @@
-"""tiny-vlm: a Qwen2.5-VL small enough for a laptop's CPU, pretrained to read boards and scenes.
+"""Pretrain tiny-vlm: a Qwen2.5-VL small enough for a laptop's CPU that reads boards and scenes.
 
-It is built from transformers' own classes, with a tokenizer and a processor of its own, so that
+    python benchmarks/tiny_vlm.py OUT      # how the bundled checkpoint was made; about 9 minutes
+
+The model is built from transformers' own classes. Its tokenizer and processor are trained here.
 ``AutoModel`` and ``AutoProcessor`` load it exactly as they load ``Qwen/Qwen2.5-VL-3B-Instruct``.
-Pretraining is next-token prediction. An image of a board or scene, or a text that names a few of
-its places, is followed by names of places, and after each the model says what stands there:
 
-    "4 top-left, 7 center"  ->  "center b2=7, left ?, top-left a3=4"
+Pretraining is next-token prediction. The user shows a board or a scene, or names a few of its
+places in a text. The answer names places, and after each place the fact that holds there:
+
+    "4 top-left, 7 center"  ->  "all b2=7, center b2=7, left ?, top-left a3=4"
                             or  "all b2=7, second b2=7, third ?, first a3=4"
 
-A fact is one token, written as chess names squares: b2=7 is a 7 in the center. What a text does not
-name is "?"; after "all" any of the facts is right. So the state that precedes a fact tells place
-and content together, the same for an image and for a text, before the model learns to retrieve.
-Remake the shipped checkpoint with ``python -m metaembed_lite.tiny_vlm OUT``.
+A fact is one token. Places are written as squares of a chess board: b2=7 is a 7 in the center.
+Places that the text does not name are "?". After "all", any of the facts is right. The hidden state
+before a fact therefore encodes place and content together, equally for an image and for a text.
+The model learns this before it learns to retrieve.
 """
 
 from __future__ import annotations
@@ -24,12 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
+import typer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
 
 from metaembed_lite.data import handwriting, scenes
 from metaembed_lite.data.handwriting import PLACES
+from metaembed_lite.results import PRETRAINING_LOG
 
-LOG = "pretraining_log.json"  # beside the weights
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
            "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 SQUARES = [f"{column}{row}" for row in (3, 2, 1) for column in "abc"]  # PLACES, as in chess
@@ -45,13 +51,13 @@ CHAT_TEMPLATE = (
 
 
 def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, str, str]:
-    """One pretraining example: (image or None, what the user says, what the model answers).
+    """Sample one pretraining example: (image or None, text of the user, answer of the model).
 
-    ``shuffled`` is the share of images described in random order instead of reading order. A model
-    learns to read boards in reading order within a few hundred steps, and the places' names next;
-    from random order alone it learned nothing in 700 steps.
+    ``shuffled`` is the share of images that are described in random order instead of reading order.
+    A model learns to read boards in reading order within a few hundred steps, and then learns the
+    places' names. From random order alone, a model learned nothing in 700 steps.
     """
-    contents: list[tuple[str, ...]]  # a place each: (digit,) or (color, shape)
+    contents: list[tuple[str, ...]]  # one per place: (digit,) or (color, shape)
     if rng.random() < 0.6:
         digits = rng.integers(10, size=9)
         contents = [(str(d),) for d in digits]
@@ -69,30 +75,27 @@ def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, 
             if is_board
             else scenes.draw_scene(scene, rng)
         )
-        said = ""
-        asked = rng.permutation(9) if rng.random() < shuffled else np.arange(9)
+        user_text = ""
+        places = rng.permutation(9) if rng.random() < shuffled else np.arange(9)
     else:
         image, named = None, rng.permutation(9)[: rng.integers(2, 5)]
-        said = ", ".join(f"{' '.join(contents[p])} {PLACES[p]}" for p in named)
+        user_text = ", ".join(f"{' '.join(contents[p])} {PLACES[p]}" for p in named)
         facts = [facts[p] if p in named else ["?"] for p in range(9)]
         unnamed = [p for p in rng.permutation(9) if p not in named][:2]
-        asked = rng.permutation([*named, *unnamed])
-    answers = [f"{PLACES[p]} {' '.join(rng.permutation(facts[p]))}" for p in asked]
-    if image is None and rng.random() < 0.5:  # ask by the order in which the text names its places
-        told = [facts[p] for p in named] + [["?"]] * (len(ORDINALS) - len(named))
+        places = rng.permutation([*named, *unnamed])
+    answers = [f"{PLACES[p]} {' '.join(rng.permutation(facts[p]))}" for p in places]
+    if image is None and rng.random() < 0.5:  # first, second, ... instead of the places' names
+        facts_in_order = [facts[p] for p in named] + [["?"]] * (len(ORDINALS) - len(named))
         answers = [
-            f"{ORDINALS[i]} {' '.join(rng.permutation(told[i]))}"
+            f"{ORDINALS[i]} {' '.join(rng.permutation(facts_in_order[i]))}"
             for i in rng.permutation(len(ORDINALS))
         ]
-    known = [fact for of_place in facts for fact in of_place if fact != "?"]
-    return image, said, ", ".join([f"all {rng.choice(known)}", *answers])
+    known = [fact for facts_of_place in facts for fact in facts_of_place if fact != "?"]
+    return image, user_text, ", ".join([f"all {rng.choice(known)}", *answers])
 
 
 def build_tokenizer(seed: int = 0) -> Any:
-    """A byte-level BPE tokenizer trained on pretraining text; a place is one token."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
+    """Train a byte-level BPE tokenizer on pretraining text. A fact such as b2=7 is one token."""
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r" ?[abc][123]=\w+| ?[\p{L}\-]+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -111,10 +114,10 @@ def build_tokenizer(seed: int = 0) -> Any:
     rng = np.random.default_rng([seed, 9])
     texts = []
     for _ in range(2000):
-        _, said, answer = conversation(rng)
-        texts += [f"user\n{said}", f"assistant\n {answer}"]
+        _, user_text, answer = conversation(rng)
+        texts += [f"user\n{user_text}", f"assistant\n {answer}"]
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -125,22 +128,14 @@ def build_tokenizer(seed: int = 0) -> Any:
 
 
 def build_untrained(layers: int = 4, width: int = 128, seed: int = 0) -> tuple[Any, Any]:
-    """The model, a ``Qwen2_5_VLForConditionalGeneration`` with random weights, and its processor.
+    """Build a ``Qwen2_5_VLForConditionalGeneration`` with random weights, and its processor.
 
-    Boards and scenes of 48 x 48 pixels become 36 patches of 8 x 8 and, merged two by two, 9 image
-    tokens: one a place.
+    Boards and scenes of 48 x 48 pixels become 36 patches of 8 x 8. Two by two they are merged into
+    9 image tokens: one per place.
     """
-    from transformers import (
-        Qwen2_5_VLConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-    )
-
     tokenizer = build_tokenizer(seed)
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in SPECIAL}
-    config = Qwen2_5_VLConfig(
+    config = transformers.Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer) + SPARE_TOKENS,
             "hidden_size": width,
@@ -178,20 +173,20 @@ def build_untrained(layers: int = 4, width: int = 128, seed: int = 0) -> tuple[A
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
     pixels = {"shortest_edge": 16 * 16, "longest_edge": 96 * 96}
     patches = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 1, "size": pixels}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**patches),
+    processor = transformers.Qwen2_5_VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**patches),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**patches),
+        video_processor=transformers.Qwen2VLVideoProcessor(**patches),
         chat_template=CHAT_TEMPLATE,
     )
     return model, processor
 
 
 class Conversations(Dataset):
-    """``n`` pretraining conversations, made as they are asked for, the same for the same seed."""
+    """``n`` pretraining examples. Each is made on access, and is the same for the same seed."""
 
     def __init__(self, n: int, seed: int):
         self.n, self.seed = n, seed
@@ -205,10 +200,10 @@ class Conversations(Dataset):
 
 
 def collate(examples: list[tuple[Any, str, str]], processor: Any) -> dict[str, torch.Tensor]:
-    """A padded batch with ``labels`` on what the answers say of each place (-100 elsewhere)."""
+    """Pad examples to one batch. ``labels`` are the facts in the answers, and -100 elsewhere."""
     texts, images = [], []
-    for image, said, answer in examples:
-        content = [{"type": "image"}] if image is not None else [{"type": "text", "text": said}]
+    for image, text, answer in examples:
+        content = [{"type": "image"}] if image is not None else [{"type": "text", "text": text}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}])
         texts.append(f"{prompt} {answer}<|im_end|>")
         images += [image] if image is not None else []
@@ -216,16 +211,16 @@ def collate(examples: list[tuple[Any, str, str]], processor: Any) -> dict[str, t
     ids = batch["input_ids"]
     words = [*map(str, range(10)), *scenes.COLORS, *scenes.SHAPES]
     facts = ["Ġ?"] + [f"Ġ{square}={word}" for square in SQUARES for word in words]
-    wanted = torch.tensor(processor.tokenizer.convert_tokens_to_ids(facts))
+    fact_ids = torch.tensor(processor.tokenizer.convert_tokens_to_ids(facts))
     end = ids == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    answered = (end.cumsum(dim=1) == 1) & torch.isin(ids, wanted)
-    batch["labels"] = torch.where(answered, ids, -100)
+    in_answer = end.cumsum(dim=1) == 1  # after the user's text, before the end of the answer
+    batch["labels"] = torch.where(in_answer & torch.isin(ids, fact_ids), ids, -100)
     return dict(batch)
 
 
 @torch.no_grad()
 def reading_accuracy(model: Any, processor: Any, n: int = 200, seed: int = 1) -> float:
-    """Share of held-out writers' digits read right, places asked in random order."""
+    """Share of unseen writers' digits that the model reads correctly, in random order of places."""
     rng = np.random.default_rng([seed, 11])
     examples = []
     for _ in range(n):
@@ -235,31 +230,28 @@ def reading_accuracy(model: Any, processor: Any, n: int = 200, seed: int = 1) ->
     batch = collate(examples, processor)
     labels = batch.pop("labels")
     model.eval()
-    guesses = model(**batch).logits[:, :-1].argmax(-1)
-    asked = labels[:, 1:] != -100
-    return (guesses == labels[:, 1:])[asked].float().mean().item()
+    predictions = model(**batch).logits[:, :-1].argmax(-1)
+    is_fact = labels[:, 1:] != -100
+    return (predictions == labels[:, 1:])[is_fact].float().mean().item()
 
 
 def pretrain(
     out: Path, steps: int = 1600, batch_size: int = 64, layers: int = 4, width: int = 128,
     lr: float = 1e-3, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Pretrain and save tiny-vlm to the folder ``out``; returns what is written to its log."""
-    import transformers
-    from transformers import Trainer, TrainingArguments, set_seed
-
-    set_seed(seed)
+    """Pretrain tiny-vlm and save it to the folder OUT. Returns the content of its log."""
+    transformers.set_seed(seed)
     model, processor = build_untrained(layers, width, seed)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
+        arguments = transformers.TrainingArguments(
             scratch, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=lr,
             lr_scheduler_type="cosine", warmup_steps=100, weight_decay=0.05, adam_beta2=0.98,
             logging_steps=50, save_strategy="no", report_to=[], seed=seed,
             train_sampling_strategy="sequential",
             remove_unused_columns=False, dataloader_drop_last=True,
         )  # fmt: skip
-        trainer = Trainer(
+        trainer = transformers.Trainer(
             model=model, args=arguments, train_dataset=Conversations(steps * batch_size, seed),
             data_collator=lambda examples: collate(examples, processor),
         )  # fmt: skip
@@ -274,16 +266,14 @@ def pretrain(
         "test_digits_read": round(reading_accuracy(model, processor), 4),
         "torch": torch.__version__, "transformers": transformers.__version__,
         "loss": [
-            [h["step"], round(float(h["loss"]), 4)]
-            for h in trainer.state.log_history
-            if "loss" in h
+            [entry["step"], round(float(entry["loss"]), 4)]
+            for entry in trainer.state.log_history
+            if "loss" in entry
         ],
     }  # fmt: skip
-    (Path(out) / LOG).write_text(json.dumps(log, indent=1) + "\n")
+    (Path(out) / PRETRAINING_LOG).write_text(json.dumps(log, indent=1) + "\n")
     return log
 
 
 if __name__ == "__main__":
-    import typer
-
     typer.run(pretrain)

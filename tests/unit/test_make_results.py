@@ -1,32 +1,30 @@
-"""No number is typed: README and results page say what the measured JSON says."""
+"""README and results page show what the measured JSON holds: no number is typed by hand."""
 
 import json
 import math
 import re
 import shutil
-import sys
 from pathlib import Path
 
+import make_results
 import pandas as pd
 import pytest
+from make_results import fill, render_blocks
+from results_tables import format_measures, format_suite
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import results_page  # noqa: E402  (a script's folder, not a package)
-from results_page import fill, measures_markdown, sentences, systems_markdown  # noqa: E402
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A copy of the pages, the results and the log, which the script writes into."""
+    """A copy of the pages, the results and the pretraining log, for the script to work on."""
     for path in ("README.md", "book/results.md", "book/results", *LOGS):
         source, target = ROOT / path, tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    monkeypatch.setattr(results_page, "ROOT", tmp_path)
-    monkeypatch.setattr(results_page, "RESULTS", tmp_path / "book/results")
-    monkeypatch.setattr(results_page, "picture", lambda table, path: None)
+    monkeypatch.setattr(make_results, "ROOT", tmp_path)
+    monkeypatch.setattr(make_results, "RESULTS", tmp_path / "book/results")
+    monkeypatch.setattr(make_results, "save_figure", lambda findings, path: None)
     return tmp_path
 
 
@@ -41,42 +39,44 @@ def change(project, function, name="findings"):
     path.write_text(json.dumps(result))  # NaN as Python writes it
 
 
-def written(project):
-    results_page.main()
+def run(project):
+    """Run the script and return the text of both pages."""
+    make_results.main()
     return [(project / page).read_text() for page in PAGES]
 
 
-def refused(project):
+def refusal(project):
+    """Run the script, which must refuse and write nothing, and return its message."""
     before = [(project / page).read_bytes() for page in PAGES]
     with pytest.raises(SystemExit) as stop:
-        results_page.main()
+        make_results.main()
     assert [(project / page).read_bytes() for page in PAGES] == before
     assert isinstance(stop.value.code, str)  # exits with 1 and prints it
     return stop.value.code
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/results.md"])
-def test_a_page_says_what_the_json_says(page):
+def test_a_page_shows_what_the_json_holds(page):
     text = (ROOT / page).read_text()
-    assert fill(text, sentences()) == text, "run: python benchmarks/results_page.py"
+    assert fill(text, render_blocks()) == text, "run: python book/make_results.py"
 
 
 def test_a_range_is_over_seeds_and_not_over_tasks():
-    named = {"suite": "s", "says": "one", "r_q": 1, "r_c": 1, "dim": 8}
-    size = {"a": 32, "b": 48}  # token vectors differ in number from task to task
+    system = {"suite": "s", "label": "one", "r_q": 1, "r_c": 1, "dim": 8}
+    size = {"a": 32, "b": 48}  # the number of token vectors differs between tasks
     scores = {("a", 0): 0.1, ("b", 0): 0.3, ("a", 1): 0.5, ("b", 1): 0.9}
     points = [
-        named
+        system
         | {"system": "MMR", "task": task, "seed": seed, "p_at_1": p}
         | {"bytes_per_candidate": size[task]}
         for (task, seed), p in scores.items()
     ]
-    table = systems_markdown(pd.DataFrame(points), "s", ["MMR", "mean"])
+    table = format_suite(pd.DataFrame(points), "s", ["MMR", "mean"])
     assert "| one | 0.450 (0.200 to 0.700) | 2 |" in table
     assert "| a | 0.300 |\n| b | 0.600 |\n| mean | 0.450 |" in table
     assert table.startswith("`s`:\n\n| P@1 at index bytes | 40 | seeds |")
     assert "Not measured: `mean`." in table
-    assert "not measured" in systems_markdown(pd.DataFrame(points), "t", ["MMR"])
+    assert "not measured" in format_suite(pd.DataFrame(points), "t", ["MMR"])
 
 
 def test_fill_replaces_what_stands_between_markers_and_nothing_else():
@@ -85,39 +85,55 @@ def test_fill_replaces_what_stands_between_markers_and_nothing_else():
 
 
 def test_the_script_writes_the_pages_as_they_are_committed(project):
-    assert written(project) == [(ROOT / page).read_text() for page in PAGES]
+    assert run(project) == [(ROOT / page).read_text() for page in PAGES]
 
 
 @pytest.mark.parametrize("missing", ["MMR/0", "MMR/1", "no-MMR/2"])
-def test_a_row_over_fewer_seeds_says_how_many(project, missing):
+def test_a_row_over_fewer_seeds_names_their_number(project, missing):
     change(project, lambda result: result["cells"].pop(f"handwriting/{missing}"))
-    readme, results = written(project)
+    readme, results = run(project)
     short, whole = ("with MMR", "without MMR")[:: 1 if missing.startswith("MMR") else -1]
     for page in (readme, results):
         assert f"| {short} (2 seeds) |" in page
         assert f"| {whole} (3 seeds) |" in page
         assert "over 3 seeds" not in page
-    assert "mean and range over 2 to 3 seeds:" in readme
-    assert results.count("2 to 3 seeds, 500 steps each") == 1
-    says = {"MMR": "MetaEmbed with MMR", "no-MMR": "MetaEmbed without MMR"}[missing[:-2]]
-    row = re.search(rf"^\| {says} \|.*$", results, re.MULTILINE)[0]
+    assert "Mean and range over 2 to 3 seeds:" in readme
+    assert results.count("2 to 3 seeds, 500 steps per run") == 1
+    label = {"MMR": "MetaEmbed with MMR", "no-MMR": "MetaEmbed without MMR"}[missing[:-2]]
+    row = re.search(rf"^\| {label} \|.*$", results, re.MULTILINE)[0]
     assert row.endswith("| 2 |")
 
 
-def test_a_system_that_was_not_measured_at_all_is_refused(project):
+def test_a_system_that_was_not_measured_at_all_is_refusal(project):
     def drop(result):
         for seed in range(3):
             del result["cells"][f"handwriting/no-MMR/{seed}"]
 
     change(project, drop)
-    assert "without MMR" in refused(project)
+    assert "findings.json has no cell of handwriting/no-MMR; run python" in refusal(project)
 
 
-def test_measures_over_different_numbers_of_seeds_say_so():
+def test_the_readme_explains_why_training_for_one_budget_is_ahead_there(project):
+    readme, _ = run(project)
+    assert "Without MMR, 0.897 stands above 0.822 at (8, 16) because" in readme
+    assert "At (4, 8) P@1 is 0.727 with MMR and 0.196 without." in readme
+
+    def lower(result):
+        for seed in range(3):
+            for point in result["cells"][f"handwriting/no-MMR/{seed}"]["points"]:
+                point["p_at_1"] *= 0.5
+
+    change(project, lower)
+    readme, _ = run(project)
+    assert "stands above" not in readme
+    assert "With MMR, one model serves every budget, and it is ahead at (8, 16) too." in readme
+
+
+def test_measures_over_different_numbers_of_seeds_name_them():
     point = {"suite": "s", "p_at_1": 0.1, "ndcg_at_5": 0.2, "mrr_at_10": 0.3, "task": "s"}
     rows = [("one", 0), ("one", 1), ("two", 0)]
-    points = [point | {"says": s, "seed": n, "bytes_per_candidate": 8} for s, n in rows]
-    table = measures_markdown(pd.DataFrame(points), "s")
+    points = [point | {"label": s, "seed": n, "bytes_per_candidate": 8} for s, n in rows]
+    table = format_measures(pd.DataFrame(points), "s")
     assert "| one (2 seeds) | 0.100 |" in table
     assert "| two (1 seed) | 0.100 |" in table
 
@@ -131,7 +147,7 @@ def test_a_quality_outside_of_0_to_1_is_refused_and_nothing_written(project, mea
         result["cells"]["handwriting/MMR/1"]["points"][2][measure] = bad
 
     change(project, spoil)
-    message = refused(project)
+    message = refusal(project)
     if isinstance(bad, float) and not math.isfinite(bad):
         assert re.search("findings.json: .*(NaN|Infinity).*finite", message)
     else:
@@ -144,27 +160,27 @@ def test_a_quality_of_the_shipped_models_is_checked_too(project):
         next(iter(result["cells"].values()))["points"][0]["p_at_1"] = 14.2
 
     change(project, spoil, "tiny")
-    assert "p_at_1 is 14.2" in refused(project)
+    assert "p_at_1 is 14.2" in refusal(project)
 
 
-def test_a_missing_measure_or_point_is_refused(project):
+def test_a_missing_measure_or_point_is_refusal(project):
     change(project, lambda r: r["cells"]["scenes/MMR/1"]["points"][1].pop("p_at_1"))
-    assert re.match(r"cell scenes/MMR/1 at .*: p_at_1 is None", refused(project))
+    assert re.match(r"cell scenes/MMR/1 at .*: p_at_1 is None", refusal(project))
     shutil.copy(ROOT / "book/results/findings.json", project / "book/results/findings.json")
     change(project, lambda result: result["cells"]["scenes/MMR/1"]["points"].pop(1))
-    assert re.match(r"MetaEmbed with MMR: .* has 3 points and .* has 4", refused(project))
+    assert re.match(r"MetaEmbed with MMR: .* has 3 points and .* has 4", refusal(project))
 
 
 @pytest.mark.parametrize("name", ["scoring", "gradient_caching", "timings", "explorer"])
 def test_a_number_that_is_not_finite_is_refused_with_its_file(project, name):
     change(project, lambda result: result.update(extra=float("nan")), name)
-    assert re.match(rf"{name}.json: .*NaN.*finite", refused(project))
+    assert re.match(rf"{name}.json: .*NaN.*finite", refusal(project))
 
 
-def test_a_number_too_large_for_a_float_is_refused(project):
+def test_a_number_too_large_for_a_float_is_refusal(project):
     path = project / "book/results/timings.json"
     path.write_text(path.read_text().replace("{", '{"extra": 1e999,', 1))
-    assert re.match(r"timings.json: .*1e999.*finite", refused(project))
+    assert re.match(r"timings.json: .*1e999.*finite", refusal(project))
 
 
 HOSTILE = "<script>alert(1)</script> | a `b` <!-- /systems -->\n| c |"
@@ -173,7 +189,7 @@ HOSTILE = "<script>alert(1)</script> | a `b` <!-- /systems -->\n| c |"
 def test_text_from_json_is_never_markup_and_never_a_cell(project):
     def spoil(result):
         for cell in result["cells"].values():
-            cell["says"] += HOSTILE
+            cell["label"] += HOSTILE
             cell["environment"]["processor"] = HOSTILE
             for point in cell["points"]:
                 point["task"] += HOSTILE
@@ -189,7 +205,7 @@ def test_text_from_json_is_never_markup_and_never_a_cell(project):
     change(project, spoil_scoring, "scoring")
     change(project, lambda result: result.update(shape=HOSTILE), "efficiency_tiny")
     before = (ROOT / "book/results.md").read_text()
-    readme, results = written(project)
+    readme, results = run(project)
     for page in (readme, results):
         assert "<script" not in page
         assert (
@@ -204,16 +220,16 @@ def test_text_from_json_is_never_markup_and_never_a_cell(project):
 
 def test_without_findings_the_script_stops_and_writes_nothing(project):
     (project / "book/results/findings.json").unlink()
-    assert re.search(r"findings.json is missing.*python benchmarks/findings.py", refused(project))
+    assert re.search(r"findings.json is missing.*python benchmarks/findings.py", refusal(project))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2"])
 def test_a_broken_file_is_named(project, content):
     (project / "book/results/scoring.json").write_bytes(content)
-    assert refused(project).startswith("scoring.json: ")
+    assert refusal(project).startswith("scoring.json: ")
 
 
 @pytest.mark.parametrize("name", ["findings", "scoring", "tiny"])
 def test_a_file_without_a_part_is_refused(project, name):
     change(project, lambda result: result.clear(), name)
-    assert "measure it again" in refused(project)
+    assert "measure it again" in refusal(project)

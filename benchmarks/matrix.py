@@ -1,0 +1,116 @@
+"""The matrix of experiments: the suites that are measured, and the systems that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from metaembed_lite import load_task
+from metaembed_lite.data.meta_tasks import HELD_OUT, TASKS
+from metaembed_lite.data.pages import COLLECTIONS
+
+SEEDS = (0, 1, 2)
+BUDGETS = [(1, 1), (2, 4), (4, 8), (8, 16)]
+DIM_FRACTIONS = [1 / 16, 1 / 4, 1 / 2, 1]  # at (8, 16) the same bytes as BUDGETS at the full D
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The tasks that systems are trained and measured on.
+
+    Attributes:
+        recipe: name of the recipe, with the settings of every system on this suite.
+        overrides: settings that differ from the recipe's.
+        tasks: names of the tasks.
+        n_queries: number of queries per task. Defaults to 500.
+        splits: splits to measure. Defaults to the test. "train" shows what was learned and does not
+            generalize.
+        width: hidden size of a backbone that is pretrained as tiny-vlm was, for the study of scale.
+            Defaults to the recipe's backbone.
+        measure: the measure of the tables, a key of ``METRICS``. Defaults to P@1.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...]
+    tasks: tuple[str, ...]
+    n_queries: int = 500
+    splits: tuple[str, ...] = ("test",)
+    width: int | None = None
+    measure: str = "p_at_1"
+
+    def training_rows(self, n: int, seed: int) -> Any:
+        """Load ``n`` rows, or a dict of n rows in total if there are several tasks to train on."""
+        task_names = [task for task in self.tasks if task not in HELD_OUT]
+        rows_by_task = {
+            task: load_task(task, n_queries=1, n_train=n // len(task_names), seed=seed).train
+            for task in task_names
+        }
+        return rows_by_task if len(task_names) > 1 else rows_by_task[task_names[0]]
+
+
+SUITES = {
+    "handwriting": Suite("tiny", (), ("handwriting",)),
+    "scenes": Suite("tiny", ("data.name=scenes",), ("scenes",)),
+    "meta-tasks": Suite("tiny", ("data.n_train=48000", "train.steps=1500"), TASKS),
+    "pages": Suite(
+        "tiny",
+        ("data.n_train=48000", "train.steps=1500"),
+        tuple(f"pages/{kind}" for kind in COLLECTIONS),
+        measure="ndcg_at_5",
+    ),
+    "handwriting-64": Suite("tiny", (), ("handwriting",), width=64),
+    "handwriting-192": Suite("tiny", (), ("handwriting",), width=192),
+    "codesearch": Suite(
+        "minilm-codesearch", (), ("codesearch",), n_queries=1000, splits=("test", "train")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """How a system is trained.
+
+    Attributes:
+        label: its name in tables.
+        budgets: budgets of the loss. Defaults to (), for a system without meta tokens.
+        dim_fractions: fractions of D that the loss is summed over. Vectors are cut to that
+            fraction and normalized again. Defaults to the full D.
+        train_overrides: arguments of ``train`` that differ from the recipe's.
+        hard_negatives: whether training rows have a hard negative. Defaults to True.
+        shuffled: whether to train on wrong pairs. Then a score above chance shows a leak.
+            Defaults to False.
+    """
+
+    label: str
+    budgets: Sequence[tuple[int, int]] = ()
+    dim_fractions: Sequence[float] = (1,)
+    train_overrides: dict[str, Any] = field(default_factory=dict)
+    hard_negatives: bool = True
+    shuffled: bool = False
+
+
+SYSTEMS = {
+    "untrained": System("the backbone's own mean of tokens, untrained"),
+    "MMR": System("MetaEmbed with MMR", BUDGETS),
+    "no-MMR": System("MetaEmbed without MMR", BUDGETS[-1:]),
+    "last": System("single vector, last token"),
+    "mean": System("single vector, mean of tokens"),
+    "tokens": System("all token vectors (ColBERT)"),
+    "patches": System("patch vectors (ColPali)"),
+    "fixed-1x1": System("trained for (1, 1) alone", BUDGETS[:1]),
+    "fixed-2x4": System("trained for (2, 4) alone", BUDGETS[1:2]),
+    "fixed-4x8": System("trained for (4, 8) alone", BUDGETS[2:3]),
+    "MRL": System("nested dimensions", BUDGETS[-1:], DIM_FRACTIONS),
+    "MMR+MRL": System("nested budgets and dimensions", BUDGETS, DIM_FRACTIONS),
+    "easy": System("MMR, no hard negatives", BUDGETS, hard_negatives=False),
+    "shuffled": System("MMR, trained on shuffled pairs", BUDGETS, shuffled=True),
+    "tau-0.03": System("MMR, temperature 0.03", BUDGETS, train_overrides={"temperature": 0.03}),
+    "tau-0.3": System("MMR, temperature 0.3", BUDGETS, train_overrides={"temperature": 0.3}),
+    "w-large": System("MMR, weights 1 1 1 4", BUDGETS, train_overrides={"weights": [1, 1, 1, 4]}),
+}
+
+MATRIX = {  # stored with the cells, so that tables can show which cells are missing
+    "suites": {name: suite.measure for name, suite in SUITES.items()},
+    "systems": {name: system.label for name, system in SYSTEMS.items()},
+}

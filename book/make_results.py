@@ -1,0 +1,312 @@
+"""Write the measured numbers into README.md and book/results.md: no number there is typed by hand.
+
+    python book/make_results.py
+
+Both pages have blocks between ``<!-- name -->`` and ``<!-- /name -->``. Each block is rendered
+from one file of ``book/results/``. ``BLOCKS`` lists them. Each ``render_...`` takes the content of
+its file and returns Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from results_tables import (
+    NESTING,
+    count_seeds,
+    explain_nesting,
+    format_environment,
+    format_measures,
+    format_nesting,
+    format_seeds,
+    format_span,
+    format_suite,
+    format_table,
+    held_out_points,
+    nesting_points,
+    to_plain_text,
+)
+
+from metaembed_lite import checkpoints
+from metaembed_lite.plots import plot_budget_curve
+from metaembed_lite.results import load_findings, load_pretraining_log, load_result
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "book" / "results"
+PAGES = ("README.md", "book/results.md")
+NOT_MEASURED = "*Not measured yet.*"
+CELL_FILES = ("findings", "tiny")
+
+
+def render_backbone(log: dict[str, Any]) -> str:
+    """Describe the backbone of all results."""
+    return (
+        f"`tiny-vlm` has {log['parameters']:,} parameters and was pretrained for "
+        f"{log['steps']:,} steps ({log['seconds'] / 60:.0f} minutes on a CPU). It reads "
+        f"{log['test_digits_read']:.1%} of the digits of unseen writers correctly."
+    )
+
+
+def render_mmr(findings: dict[str, Any]) -> str:
+    """Compare training with and without MMR, with the figure."""
+    nesting = nesting_points(findings)
+    seeds = format_seeds(format_span(count_seeds(nesting).to_numpy().ravel()))
+    cells = findings["cells"].values()
+    runs = [c for c in cells if c["suite"] == "handwriting" and c["system"] in NESTING]
+    steps = format_span(run["train"]["steps"] for run in runs)
+    return (
+        f"{seeds}, {steps} steps per run, {nesting.train_seconds.mean() / 60:.1f} minutes per run. "
+        f"Mean over the seeds, with the range in parentheses.\n\n{format_nesting(nesting)}\n\n"
+        "```{image} results/mmr.png\n:alt: P at 1 against index bytes per board, with and without "
+        f"MMR, mean of the seeds\n```\n\n{format_environment(runs[0])}"
+    )
+
+
+def render_verdicts(findings: dict[str, Any]) -> str:
+    """Compare the three targets that were set before training with what was measured."""
+    nesting = nesting_points(findings)
+    p_at_1 = nesting.groupby(["system", "r_c"]).p_at_1.mean()
+    small, large = nesting.r_c.min(), nesting.r_c.max()
+    growth = p_at_1["with MMR", large] / p_at_1["with MMR", small]
+    share = p_at_1["without MMR", small] / p_at_1["without MMR", large]
+    points_lost = 100 * (p_at_1["without MMR", large] - p_at_1["with MMR", large])
+    verdicts = [
+        ("with MMR, P@1 at the full budget divided by P@1 at (1, 1)",
+         "at least 1.5", f"{growth:.2f}", growth >= 1.5),
+        ("without MMR, P@1 at (1, 1) divided by P@1 at the full budget",
+         "below 0.1", f"{share:.3f}", share < 0.1),
+        ("points of P@1 that MMR loses at the full budget",
+         "at most 5", f"{points_lost:.1f}", points_lost <= 5),
+    ]  # fmt: skip
+    rows = [
+        [claim, target, measured, "reached" if reached else "not reached"]
+        for claim, target, measured, reached in verdicts
+    ]
+    return format_table(["claim", "target", "measured", "verdict"], rows)
+
+
+def render_picture(findings: dict[str, Any]) -> str:
+    """Refer to the README's figure. ``save_figure`` draws it."""
+    return "![P@1 against index bytes per board, with and without MMR](book/results/mmr.png)"
+
+
+def render_results(findings: dict[str, Any]) -> str:
+    """Write the README's table, and explain its last column."""
+    nesting = nesting_points(findings)
+    seeds = format_seeds(format_span(count_seeds(nesting).to_numpy().ravel()))
+    return (
+        "Real handwriting by unseen writers, 1,000 boards, half of them hard negatives. "
+        f"Mean and range over {seeds}:\n\n{format_nesting(nesting)}\n\n"
+        f"{explain_nesting(nesting)}"
+    )
+
+
+def render_systems(findings: dict[str, Any]) -> str:
+    """Compare every system of every suite at equal index bytes."""
+    points, systems = held_out_points(findings), findings["systems"]
+    suites = findings["suites"].items()
+    return "\n\n".join(format_suite(points, suite, systems, measure) for suite, measure in suites)
+
+
+def render_code(findings: dict[str, Any]) -> str:
+    """Write every measure on code search."""
+    return format_measures(held_out_points(findings), "codesearch")
+
+
+def render_shipped(tiny: dict[str, Any]) -> str:
+    """Describe the bundled models: how long each was trained, and its quality per budget."""
+    names = {folder: name for name, folder in checkpoints.MODELS.items()}
+    lines = []
+    for cell in tiny["cells"].values():
+        qualities = ", ".join(
+            f"{point['p_at_1']:.3f} at ({point['r_q']:d}, {point['r_c']:d})"
+            for point in cell["points"]
+        )
+        lines.append(
+            f"- `{names['tiny-' + cell['suite']]}`: {cell['train']['steps']:,} steps over "
+            f"{cell['rows']:,} rows of `{to_plain_text(cell['suite'])}` (seed {cell['seed']:d}, "
+            f"{cell['train_seconds'] / 60:.0f} minutes). P@1 is {qualities}."
+        )
+    environments = dict.fromkeys(map(format_environment, tiny["cells"].values()))
+    return "\n\n".join(["\n".join(lines), *environments])
+
+
+def render_scoring(scoring: dict[str, Any]) -> str:
+    """Compare time and memory of three implementations of MaxSim, per budget."""
+    table = pd.DataFrame(scoring["rows"])
+    methods = table.method.unique()
+    rows = []
+    for budget in table.budget.unique():
+        at_budget = table[table.budget == budget].set_index("method")
+        cells = [
+            f"{at_budget.ms[method]:.1f} ({at_budget.largest_tensor_mib[method]:,.1f})"
+            for method in methods
+        ]
+        rows.append([to_plain_text(budget), *cells])
+    names = [f"`{to_plain_text(method.rpartition('.')[2])}`" for method in methods]
+    return (
+        f"{scoring['queries']:d} queries against {scoring['candidates']:,} candidates, "
+        f"{scoring['dim']:d} dimensions. Milliseconds are the median of {scoring['repeats']:d} "
+        "runs. In parentheses: MiB of the largest tensor that is made. `maxsim` is ours, "
+        "`colbert_scores` is from sentence-transformers, `one einsum` is the definition.\n\n"
+        f"{format_table(['budget', *names], rows)}\n\n{format_environment(scoring)}"
+    )
+
+
+def render_caching(caching: dict[str, Any]) -> str:
+    """Compare memory and time of a training step with and without gradient caching."""
+    table = pd.DataFrame(caching["rows"])
+    rows = []
+    for batch_size, runs in table.groupby("batch_size"):
+        at_once, in_parts = runs[runs.mini_batch_size.isna()], runs[runs.mini_batch_size.notna()]
+        cells = [f"{r.mib.iloc[0]:,.0f} ({r.seconds.iloc[0]:.1f})" for r in (at_once, in_parts)]
+        rows.append([str(batch_size), *cells])
+    parts = f"in parts of {table.mini_batch_size.max():.0f}, MiB (s)"
+    header = ["batch", "all at once, MiB (s)", parts]
+    return f"{format_table(header, rows)}\n\n{format_environment(caching)}"
+
+
+def render_efficiency(efficiency: list[dict[str, Any]]) -> str:
+    """Compare the costs of encoding and scoring, one part per shape of the backbone."""
+    return "\n\n".join(map(format_efficiency, efficiency))
+
+
+def format_efficiency(result: dict[str, Any]) -> str:
+    """Compare the costs of encoding and scoring for one shape of the backbone."""
+    header = ["budget", "scoring, ms", "GFLOP", "index, GiB (bfloat16)", "encoding / scoring"]
+    rows = [
+        [
+            to_plain_text(row["budget"]),
+            f"{row['score_ms']:,.1f}",
+            f"{row['score_gflop']:.2f}",
+            f"{row['index_gib_bf16']:.3f}",
+            f"{row['encode_over_score']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    return (
+        f"`{to_plain_text(result['shape'])}`, D = {result['dim']:d}. Encoding one query with an "
+        f"image of {result['image_tokens']:,} tokens takes {result['encode_query_ms']:,.1f} ms "
+        f"and {1000 * result['encode_query_tflop']:,.2f} GFLOP. Scoring it against "
+        f"{result['candidates']:,} candidates:\n\n{format_table(header, rows)}\n\n"
+        f"A training step of LoRA (rank 32, {result['lora_batch']} inputs, forward and backward) "
+        f"takes {result['lora_step_ms']:,.0f} ms. That is {result['lora_utilization']:.0%} of the "
+        f"speed of one large matrix product.\n\n{format_environment(result)}"
+    )
+
+
+def render_explorer(explorer: dict[str, Any]) -> str:
+    """Say how fast the explorer repaints."""
+    size, painted = explorer["size"], explorer["painted_ms"]
+    return (
+        f"{size['candidates']} candidates of {size['r_c']} vectors, queries of {size['r_q']} "
+        f"vectors, {size['dim']} dimensions. The time from the slider's event to the painted frame "
+        f"is {painted['median']:.0f} ms (median of {explorer['moves']} moves in Chromium; 95% take "
+        f"at most {painted['p95']:.0f} ms). The page itself has changed after "
+        f"{explorer['changed_ms']['median']:.0f} ms. The explorer of chapter 7 adds "
+        f"{explorer['handwriting_page_bytes'] / 1000:.0f} KB to its page.\n\n"
+        f"{format_environment(explorer)}"
+    )
+
+
+def render_timings(timings: dict[str, Any]) -> str:
+    """Say how long a newcomer waits."""
+    rows = [["`import metaembed_lite`", f"{timings['import_seconds']:.3f} s"]]
+    for target, profile in (("test", "smoke"), ("book", "cpu")):
+        if f"make_{target}_seconds" in timings:
+            minutes = timings[f"make_{target}_seconds"] / 60
+            notebooks = sum(timings[f"notebooks_{profile}_seconds"].values()) / 60
+            time = f"{minutes:.1f} min, of which notebooks (`{profile}`) {notebooks:.1f} min"
+            rows.append([f"`make {target}`, clean clone", time])
+    return f"{format_table(['', 'measured'], rows)}\n\n{format_environment(timings)}"
+
+
+# name of the block -> (name of the result, function of its content)
+BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "backbone": ("backbone", render_backbone),
+    "mmr": ("findings", render_mmr),
+    "verdicts": ("findings", render_verdicts),
+    "picture": ("findings", render_picture),
+    "results": ("findings", render_results),
+    "systems": ("findings", render_systems),
+    "code": ("findings", render_code),
+    "shipped": ("tiny", render_shipped),
+    "scoring": ("scoring", render_scoring),
+    "caching": ("gradient_caching", render_caching),
+    "efficiency": ("efficiency", render_efficiency),
+    "explorer": ("explorer", render_explorer),
+    "timings": ("timings", render_timings),
+}
+
+
+def read_results() -> dict[str, Any]:
+    """Read and check every result file, by name.
+
+    ``backbone`` is the pretraining log. ``efficiency`` is a list: one result per shape.
+    """
+    folder = ROOT / "metaembed_lite" / "checkpoints" / "tiny-vlm"
+    results: dict[str, Any] = {"backbone": load_pretraining_log(folder)}
+    for path in sorted(RESULTS.glob("*.json")):
+        read = load_findings if path.stem in CELL_FILES else load_result
+        if path.stem.startswith("efficiency_"):
+            results.setdefault("efficiency", []).append(read(path))
+        else:
+            results[path.stem] = read(path)
+    return results
+
+
+def render_blocks() -> dict[str, str]:
+    """Render every block, by name. A block without a result file says so."""
+    results = read_results()
+    return {
+        name: render(results[source]) if source in results else NOT_MEASURED
+        for name, (source, render) in BLOCKS.items()
+    }
+
+
+def fill(page: str, blocks: dict[str, str]) -> str:
+    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->``, and nothing else."""
+    for name, block in blocks.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        pattern = re.escape(start) + ".*?" + re.escape(end)
+        whole = f"{start}\n{block}\n{end}"
+        page = re.sub(pattern, lambda _, whole=whole: whole, page, flags=re.DOTALL)
+    return page
+
+
+def save_figure(findings: dict[str, Any], path: Path) -> None:
+    """Draw quality against index bytes, mean over the seeds, as a PNG on white."""
+    columns = ["p_at_1", "bytes_per_candidate"]
+    groups = nesting_points(findings).groupby(["system", "r_q", "r_c"], as_index=False)
+    figure = plot_budget_curve(groups[columns].mean())
+    figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
+
+
+def main() -> None:
+    """Write both pages and the figure, or nothing: on an error, exit with 1 and a message."""
+    path = RESULTS / "findings.json"
+    if not path.is_file():
+        sys.exit(
+            f"{path} is missing, and the pages would lose their tables: run python "
+            "benchmarks/findings.py, or restore the file; nothing was written"
+        )
+    try:
+        blocks = render_blocks()
+    except ValueError as error:
+        sys.exit(f"{error}; nothing was written")
+    except KeyError as error:
+        sys.exit(f"a result file has no {error}: measure it again; nothing was written")
+    save_figure(load_findings(path), RESULTS / "mmr.png")
+    for name in PAGES:
+        page = ROOT / name
+        page.write_text(fill(page.read_text("utf-8"), blocks), encoding="utf-8")
+        print("written:", name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Measured results as Markdown: how a number is written, and the tables of findings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from metaembed_lite.data.meta_tasks import TASKS, meta_task_table
+from metaembed_lite.results import MEASURES, points_table
+
+NESTING = {"MMR": "with MMR", "no-MMR": "without MMR"}  # the two systems of chapter 5
+
+
+def to_plain_text(text: Any) -> str:
+    """Make a text from a result file safe in a Markdown table: no markup, no cells, no code."""
+    return escape(" ".join(str(text).split()), quote=False).replace("|", "\\|").replace("`", "'")
+
+
+def format_quality(value: float) -> str:
+    """Write three decimals, or nothing where there is no value."""
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def format_mean_and_range(summary: Any) -> str:
+    """Write a mean, and the range over seeds if there is more than one seed."""
+    if not summary["count"]:
+        return ""
+    mean = f"{summary['mean']:.3f}"
+    if summary["count"] == 1:
+        return mean
+    return f"{mean} ({summary['min']:.3f} to {summary['max']:.3f})"
+
+
+def format_span(numbers: Iterable[float]) -> str:
+    """Write the range of whole numbers: "3", or "2 to 3" if they differ."""
+    numbers = list(numbers)
+    least, most = min(numbers), max(numbers)
+    return f"{least:.0f}" if least == most else f"{least:.0f} to {most:.0f}"
+
+
+def format_seeds(count: Any) -> str:
+    """Write a number of seeds, such as "1 seed" or "2 to 3 seeds"."""
+    return f"{count} seed" + ("" if str(count) == "1" else "s")
+
+
+def format_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Write a Markdown table. All cells are texts that are safe already."""
+    header = list(header)
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def format_environment(result: dict[str, Any]) -> str:
+    """Write hardware, versions and date of a result as one line."""
+    environment = {
+        name: to_plain_text(value)
+        for name, value in result["environment"].items()
+        if value is not None
+    }
+    processor = f"{environment['processor']}, {environment['threads']} threads"
+    names = ("torch", "transformers", "sentence-transformers", "peft")
+    versions = ", ".join(f"{name} {environment[name]}" for name in names)
+    return (
+        f"*{environment.get('accelerator') or processor}; Python {environment['python']}, "
+        f"{versions}; {environment['date']}.*"
+    )
+
+
+def held_out_points(findings: dict[str, Any]) -> pd.DataFrame:
+    """Return the points that were measured on a test, one row per cell and point."""
+    points = points_table(findings)
+    return points[points.split == "test"]
+
+
+def nesting_points(findings: dict[str, Any]) -> pd.DataFrame:
+    """Return the points with and without MMR on handwriting; ``system`` is the name in tables.
+
+    Raises:
+        ValueError: if one of the two systems was not measured.
+    """
+    points = held_out_points(findings)
+    rows = points[(points.suite == "handwriting") & points.system.isin(NESTING)]
+    for system in NESTING:
+        if system not in set(rows.system):
+            raise ValueError(
+                f"findings.json has no cell of handwriting/{system}; run python "
+                f"benchmarks/findings.py 'handwriting/{system}/*'"
+            )
+    return rows.assign(system=rows.system.map(NESTING)).astype({"r_q": int, "r_c": int})
+
+
+def count_seeds(nesting: pd.DataFrame) -> pd.DataFrame:
+    """Count the seeds per budget (rows) and system (columns); 0 where there is none."""
+    counts = nesting.groupby(["r_q", "r_c", "system"]).seed.nunique()
+    return counts.unstack("system", fill_value=0).reindex(columns=list(NESTING.values()))
+
+
+def format_nesting(nesting: pd.DataFrame) -> str:
+    """Write P@1 per system and budget, mean and range over seeds."""
+    budgets = list(dict.fromkeys(zip(nesting.r_q, nesting.r_c, strict=True)))
+    seeds = count_seeds(nesting)
+    same_seeds = seeds.to_numpy().min() == seeds.to_numpy().max()
+    rows = []
+    for system in NESTING.values():
+        cells = []
+        for r_q, r_c in budgets:
+            at_budget = (nesting.r_q == r_q) & (nesting.r_c == r_c)
+            p_at_1 = nesting[(nesting.system == system) & at_budget].p_at_1
+            cells.append(format_mean_and_range(p_at_1.agg(["mean", "min", "max", "count"])))
+        note = "" if same_seeds else f" ({format_seeds(format_span(seeds[system]))})"
+        rows.append([f"{system}{note}", *cells])
+    sizes = nesting.drop_duplicates("r_c").bytes_per_candidate
+    rows.append(["bytes per board (float32)", *(f"{size:,.0f}" for size in sizes)])
+    return format_table(["P@1", *(f"({r_q}, {r_c})" for r_q, r_c in budgets)], rows)
+
+
+def explain_nesting(nesting: pd.DataFrame) -> str:
+    """Explain why training without MMR is ahead at the full budget, if it is."""
+    p_at_1 = nesting.groupby(["system", "r_q", "r_c"]).p_at_1.mean()
+    budgets = sorted(set(zip(nesting.r_q, nesting.r_c, strict=True)))
+    smaller, full = budgets[-2:]
+    nested, alone = p_at_1["with MMR"], p_at_1["without MMR"]
+    if alone[full] <= nested[full]:
+        return f"With MMR, one model serves every budget, and it is ahead at {full} too."
+    return (
+        f"Without MMR, {alone[full]:.3f} stands above {nested[full]:.3f} at {full} because that "
+        f"model is trained for {full} alone, whereas MMR trains one set of weights for all "
+        f"{len(budgets)} budgets. At {smaller} P@1 is {nested[smaller]:.3f} with MMR and "
+        f"{alone[smaller]:.3f} without."
+    )
+
+
+def summarize_seeds(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Summarize the points of one system: mean, min, max and count over seeds, and bytes.
+
+    A point of several tasks is their mean. Its bytes are their mean too, because the number of
+    token vectors differs between tasks.
+
+    Raises:
+        ValueError: if a seed or a task has more points than another: they could not be matched.
+    """
+    sizes = rows.groupby(["seed", "task"]).size()
+    if sizes.nunique() > 1:
+        raise ValueError(
+            f"{rows.label.iloc[0]}: {sizes.idxmin()} (seed, task) has {sizes.min()} points and "
+            f"{sizes.idxmax()} has {sizes.max()}; measure this system again"
+        )
+    position = rows.groupby(["seed", "task"]).cumcount()  # the order is the same in every cell
+    points = rows.groupby([position, "seed"])[[measure, "bytes_per_candidate"]].mean()
+    by_position = points.groupby(level=0)
+    summary = by_position[measure].agg(["mean", "min", "max", "count"])
+    return summary.assign(bytes=by_position.bytes_per_candidate.mean().round())
+
+
+def format_suite(
+    points: pd.DataFrame, suite: str, systems: Iterable[str], measure: str = "p_at_1"
+) -> str:
+    """Write the quality of every system of a suite at equal index bytes.
+
+    Args:
+        points: of all suites, as ``held_out_points`` returns them.
+        suite: the suite. Several tasks are averaged, and a second table lists them one by one.
+        systems: the names of all systems. Those without a point are listed below the table.
+        measure: the measure to show. Defaults to P@1.
+    """
+    rows = points[points.suite == suite]
+    title = f"`{to_plain_text(suite)}`:"
+    if rows.empty:
+        return f"{title} not measured."
+    summaries = {
+        label: summarize_seeds(part, measure) for label, part in rows.groupby("label", sort=False)
+    }
+    sizes = sorted({size for summary in summaries.values() for size in summary.bytes})
+    lines = []
+    for label, summary in summaries.items():
+        by_size = summary.sort_values("mean").groupby("bytes")
+        best = {size: of_size.iloc[-1] for size, of_size in by_size}
+        cells = [format_mean_and_range(best[size]) if size in best else "" for size in sizes]
+        lines.append([to_plain_text(label), *cells, format_span(summary["count"])])
+    header = [f"{MEASURES[measure]} at index bytes", *(f"{size:,.0f}" for size in sizes), "seeds"]
+    tables = [format_table(header, lines)]
+    if rows.task.nunique() > 1:
+        tables.append(format_tasks(rows, measure))
+    measured = set(rows.system)
+    missing = ", ".join(f"`{to_plain_text(name)}`" for name in systems if name not in measured)
+    return "\n\n".join([title, *tables, f"Not measured: {missing or 'none'}."])
+
+
+def format_tasks(rows: pd.DataFrame, measure: str) -> str:
+    """Write the quality per task, one column per system at its largest size, mean over seeds."""
+    largest = rows.groupby(["label", "task"]).bytes_per_candidate.transform("max")
+    table = rows[rows.bytes_per_candidate == largest]
+    table = table.pivot_table(index="task", columns="label", values=measure, sort=False)
+    if set(table.index) == set(TASKS):
+        tables = {label: meta_task_table(column.to_dict()) for label, column in table.items()}
+        columns = {label: t.set_index(["task", "meta_task"]).p_at_1 for label, t in tables.items()}
+        table = pd.concat(columns, axis=1)
+        table.index = [f"mean, {meta}" if task == "mean" else task for task, meta in table.index]
+    else:
+        table.loc["mean"] = table.mean(skipna=False)  # of all tasks, or of none
+    lines = [
+        [to_plain_text(task), *map(format_quality, row)]
+        for task, row in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    return format_table([MEASURES[measure], *map(to_plain_text, table.columns)], lines)
+
+
+def format_measures(points: pd.DataFrame, suite: str) -> str:
+    """Write every measure of every system at its largest size, mean over seeds."""
+    rows = points[points.suite == suite]
+    largest = rows.groupby("label").bytes_per_candidate.transform("max")
+    means = rows[rows.bytes_per_candidate == largest].groupby("label", sort=False)
+    seeds = rows.groupby("label").seed.nunique()
+    lines = []
+    for label, row in means[list(MEASURES)].mean().iterrows():
+        note = "" if seeds.nunique() == 1 else f" ({format_seeds(seeds[label])})"
+        lines.append([f"{to_plain_text(label)}{note}", *map(format_quality, row)])
+    return format_table([f"`{to_plain_text(suite)}`", *MEASURES.values()], lines)
