@@ -3,7 +3,7 @@
 metaembed-lite recipes
 metaembed-lite train tiny --output my-model train.steps=100
 accelerate launch -m metaembed_lite.cli train qwen2.5-vl-7b --output my-model
-metaembed-lite evaluate my-model --suite folder path=my-pictures
+metaembed-lite evaluate my-model --suite image_folder path=my-pictures
 metaembed-lite evaluate my-model --benchmark "ViDoRe(v2)" --budget 8x16
 metaembed-lite push my-model you/my-model
 """

@@ -27,7 +27,7 @@ import torch
 from torch.utils.data import Dataset
 
 from metaembed_lite.data import handwriting, scenes
-from metaembed_lite.data.handwriting import PLACES
+from metaembed_lite.data.boards import PLACES
 
 LOG = "pretraining_log.json"  # beside the weights
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",

@@ -18,15 +18,18 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from datasets import Dataset
 
-from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.data.triples import check_sizes
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from metaembed_lite.data.task import (
+    RetrievalTask,
+    check_sizes,
+    check_split,
+    split_rng,
+    training_rng,
+)
 
 # Whole packages go to one split, so that no author's idiom is in two. What two splits have in
 # common all the same (the same sentence, the same code) stays in the first of them.
@@ -146,8 +149,7 @@ def pool(split: str) -> tuple[Function, ...]:
     Raises:
         ValueError: on an unknown split, or a package that is not installed.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    check_split(split)
     earlier = list(SPLITS)[: list(SPLITS).index(split)]
     taken = {key for other in earlier for function in pool(other) for key in _keys(function)}
     kept = []
@@ -176,9 +178,7 @@ def _draw(split: str, n: int, rng: np.random.Generator) -> list[Function]:
 
 def training_rows(n: int, seed: int = 0) -> Dataset:
     """``n`` rows (query, positive): a docstring's first sentence, the function's bare source."""
-    from datasets import Dataset
-
-    drawn = _draw("train", n, np.random.default_rng([seed, 1]))
+    drawn = _draw("train", n, training_rng(seed))
     return Dataset.from_dict(
         {"query": [f.query for f in drawn], "positive": [f.code for f in drawn]}
     )
@@ -196,8 +196,7 @@ def codesearch(
         ValueError: on sizes below one or beyond what is installed, or an unknown split.
     """
     check_sizes(n_queries, n_train)
-    pool(split)  # an unknown split stops here
-    rng = np.random.default_rng([seed, sorted(SPLITS).index(split) + 2])
+    rng = split_rng(seed, split)
     drawn = _draw(split, 2 * n_queries, rng)
     return RetrievalTask(
         name="codesearch",

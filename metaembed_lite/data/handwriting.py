@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.data.triples import Triple, check_sizes, satisfied, table
+from metaembed_lite.data.boards import CELL, PLACES, Triple, satisfied, table
+from metaembed_lite.data.task import (
+    RetrievalTask,
+    check_sizes,
+    check_split,
+    split_rng,
+    training_rng,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PLACES = (
-    "top-left", "top", "top-right",
-    "left", "center", "right",
-    "bottom-left", "bottom", "bottom-right",
-)  # fmt: skip
-CELL = 16  # pixels a digit: the 8 x 8 scans, twice as large
 NAMED = 3  # places a query names: of 1,000 random boards, one fits by chance
 
 # The scans come writer after writer (13 writers, about 138 scans each), not shuffled. The gap
@@ -41,8 +41,7 @@ def digit_scans(split: str) -> tuple[np.ndarray, ...]:
     """The scans of a split, by digit: ten arrays (n, 8, 8), ink 0 to 255, uint8."""
     from sklearn.datasets import load_digits
 
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    check_split(split)
     digits = load_digits()
     part = slice(*SPLITS[split])
     scans = (digits.images[part] * 255 / 16).round().astype(np.uint8)
@@ -74,7 +73,7 @@ def draw_triple(rng: np.random.Generator) -> Triple:
 
 def training_rows(n: int, seed: int = 0) -> Dataset:
     """``n`` rows (query, positive, negative): text, board, board with one named digit changed."""
-    rng = np.random.default_rng([seed, 1])
+    rng = training_rng(seed)
     triples = (draw_triple(rng) for _ in range(n))
     return table(triples, draw_query, lambda digits: draw_board(digits, rng, "train"))
 
@@ -92,8 +91,7 @@ def handwriting(
         ValueError: on sizes below one or an unknown split.
     """
     check_sizes(n_queries, n_train)
-    digit_scans(split)  # an unknown split stops here
-    rng = np.random.default_rng([seed, sorted(SPLITS).index(split) + 2])
+    rng = split_rng(seed, split)
     triples = [draw_triple(rng) for _ in range(n_queries)]
     boards = [t.board for t in triples] + [t.negative for t in triples]
     return RetrievalTask(

@@ -30,9 +30,10 @@ import numpy as np
 from PIL import Image
 
 from metaembed_lite.data import handwriting, scenes
-from metaembed_lite.data.handwriting import CELL, PLACES, SPLITS
-from metaembed_lite.data.task import Item, RetrievalTask, by_meta_task
-from metaembed_lite.data.triples import Triple, check_sizes, rows
+from metaembed_lite.data.boards import CELL, PLACES, Triple
+from metaembed_lite.data.mmeb import by_meta_task
+from metaembed_lite.data.rows import rows
+from metaembed_lite.data.task import Item, RetrievalTask, check_sizes, split_rng, training_rng
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,9 +251,7 @@ def meta_task(
     """
     suite, kind = _known(name)
     check_sizes(n_queries, n_train)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    rng = np.random.default_rng([seed, sorted(SPLITS).index(split) + 2, TASKS.index(name)])
+    rng = split_rng(seed, split, TASKS.index(name))
     examples = [example(suite, kind, rng, split) for _ in range(n_queries)]
     candidates = [e.positive for e in examples] + [e.negative for e in examples]
     facts = [e.facts[1] for e in examples] + [e.facts[2] for e in examples]
@@ -273,7 +272,7 @@ def meta_task(
 def training_rows(name: str, n: int, seed: int = 0) -> Dataset:
     """``n`` rows (query, positive, negative) of a task, drawn with the training writers' scans."""
     suite, kind = _known(name)
-    rng = np.random.default_rng([seed, 1, TASKS.index(name)])
+    rng = training_rng(seed, TASKS.index(name))
     return rows(example(suite, kind, rng, "train")[:3] for _ in range(n))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from metaembed_lite.items import describe, read
+import pandas as pd
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets import Image as ImageFeature
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset
+from metaembed_lite.data.task import Item
+from metaembed_lite.items import describe, open_picture, read
 
 COLUMN = re.compile(r"query|positive|negative(_\w+)?")
 EXPECTED = "expected query, positive, then any negatives (negative, negative_1, ...)"
@@ -65,8 +67,6 @@ def _checked(name: str, rows: Any, batch: int) -> Dataset:
 
 
 def _as_dataset(name: str, rows: Any) -> Dataset | None:
-    from datasets import Dataset, IterableDataset
-
     if rows is None:
         return None
     if isinstance(rows, Dataset):
@@ -110,10 +110,6 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> Dataset:
         ValueError: naming the row and the column of an item that cannot be read, or a row that has
             other keys than the first.
     """
-    from datasets import Dataset, Features, Value
-
-    from metaembed_lite.data.picture_feature import PictureFeature
-
     image = PictureFeature()
     columns: dict[str, list[dict[str, Any]]] = {}
     for index, record in enumerate(records):
@@ -144,3 +140,76 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> Dataset:
             kinds[name] = {"text": Value("string"), "image": image}
             stored[name] = [{k: parts.get(k) for k in ("text", "image")} for parts in column]
     return Dataset.from_dict(stored, features=Features(kinds))
+
+
+def rows(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
+    """Rows (query, positive, negative), as ``from_records`` makes them."""
+    names = ("query", "positive", "negative")
+    return from_records(dict(zip(names, example, strict=True)) for example in examples)
+
+
+class PictureFeature(ImageFeature):
+    """datasets' ``Image``, decoded by ``open_picture``: in RGB, and with errors that name the file.
+
+    It stores what ``Image`` stores. Where datasets rebuilds the features from a file, an ``Image``
+    comes back, and ``preprocess`` opens its pictures by the same rules.
+    """
+
+    def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
+        """The picture in RGB."""
+        return open_picture(value)
+
+
+def picture_file(root: Path, name: str, where: str) -> Path:
+    """The resolved path of a picture that a table names: one path per file, and below ``root``.
+
+    Args:
+        root: the folder that the name is relative to.
+        name: as the table has it.
+        where: the table and the line, for the errors.
+
+    Raises:
+        ValueError: if the name leads out of the folder, also by a symbolic link.
+    """
+    try:
+        file, folder = (root / name).resolve(), root.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # NUL, too long, a loop of links
+        raise ValueError(f"{where}: {name!r} is not a path: {error}") from error
+    if not file.is_relative_to(folder):
+        raise ValueError(
+            f"{where}: {name!r} leads out of {root}; put the picture into that folder, and give "
+            "its path relative to it"
+        )
+    return file
+
+
+def lazy_rows(
+    sides: dict[str, tuple[list[str], list[str]]], root: Path, where: str = "training rows"
+) -> Dataset:
+    """Rows whose images are opened when they are read, by ``items.open_picture``.
+
+    Args:
+        sides: column -> (n texts, n image paths relative to ``root``), "" where there is none. A
+            column becomes texts, images, or ``{"text", "image"}``, by what it holds. In the last
+            kind a row without an image has None in its place.
+        root: the folder of the images.
+        where: the table that the paths come from, for the errors.
+
+    Raises:
+        ValueError: if a path leads out of ``root``.
+    """
+    columns: dict[str, list[Any]] = {}
+    kinds: dict[str, Any] = {}
+    for name, (texts, paths) in sides.items():
+        files = [
+            str(picture_file(root, path, f"{where}, row {row}, {name}")) if path else None
+            for row, path in enumerate(paths)
+        ]
+        if not any(files):
+            columns[name], kinds[name] = list(texts), Value("string")
+        elif not any(texts):
+            columns[name], kinds[name] = files, PictureFeature()
+        else:
+            columns[name] = [{"text": t, "image": i} for t, i in zip(texts, files, strict=True)]
+            kinds[name] = {"text": Value("string"), "image": PictureFeature()}
+    return Dataset.from_dict(columns, features=Features(kinds))

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from metaembed_lite.data.handwriting import CELL, PLACES, SPLITS
-from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.data.triples import Triple, check_sizes, satisfied, table
+from metaembed_lite.data.boards import CELL, PLACES, Triple, satisfied, table
+from metaembed_lite.data.task import RetrievalTask, check_sizes, split_rng, training_rng
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,7 +87,7 @@ def draw_triple(rng: np.random.Generator) -> Triple:
 
 def training_rows(n: int, seed: int = 0) -> Dataset:
     """``n`` rows (query, positive, negative): text, scene, scene one attribute away."""
-    rng = np.random.default_rng([seed, 1])
+    rng = training_rng(seed)
     triples = (draw_triple(rng) for _ in range(n))
     return table(triples, describe, lambda scene: draw_scene(scene, rng))
 
@@ -106,9 +105,7 @@ def scenes(
         ValueError: on sizes below one or an unknown split.
     """
     check_sizes(n_queries, n_train)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    rng = np.random.default_rng([seed, sorted(SPLITS).index(split) + 2])
+    rng = split_rng(seed, split)
     triples = [draw_triple(rng) for _ in range(n_queries)]
     contents = [t.board for t in triples] + [t.negative for t in triples]
     return RetrievalTask(

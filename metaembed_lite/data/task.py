@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    import pandas as pd
     from datasets import Dataset
 
 LARGEST_GRADE = 1e300  # NDCG adds grades up, and the sum must not overflow
 
 Item = Any  # a str, a picture (PIL image, Path, bytes, array) or {"text", "image"}: see items.py
+SPLITS = ("train", "validation", "test")
+_SPLIT_STREAMS = {"test": 2, "train": 3, "validation": 4}
+_TRAINING_STREAM = 1
+
+
+def check_split(split: str) -> None:
+    """Check that a split is one of ``SPLITS``.
+
+    Raises:
+        ValueError: on another split.
+
+    Example:
+        >>> check_split("test")
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+
+
+def split_rng(seed: int, split: str, *stream: int) -> np.random.Generator:
+    """The random generator that samples the queries and candidates of a split.
+
+    Args:
+        seed: of the task.
+        split: "train", "validation" or "test".
+        *stream: numbers that tell apart several tasks of one suite.
+
+    Raises:
+        ValueError: on another split.
+
+    Example:
+        >>> split_rng(0, "test").integers(10, size=3).tolist()
+        []
+    """
+    check_split(split)
+    return np.random.default_rng([seed, _SPLIT_STREAMS[split], *stream])
+
+
+def training_rng(seed: int, *stream: int) -> np.random.Generator:
+    """The random generator that samples training rows, independent of every split's.
+
+    Example:
+        >>> training_rng(0).integers(10, size=3).tolist()
+        []
+    """
+    return np.random.default_rng([seed, _TRAINING_STREAM, *stream])
 
 
 @dataclass(frozen=True)
@@ -129,49 +172,9 @@ def _real(values: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
     return array
 
 
-def by_meta_task(
-    p_at_1: Mapping[str, float],
-    meta_tasks: Mapping[str, Collection[str]],
-    out_of_distribution: Collection[str],
-) -> pd.DataFrame:
-    """P@1 per task, and the averages that MMEB reports.
-
-    Args:
-        p_at_1: task -> P@1, for any of the tasks.
-        meta_tasks: meta-task -> all of its tasks.
-        out_of_distribution: the tasks that are not trained on.
-
-    Returns:
-        Rows of task, meta_task, p_at_1: the tasks, then the mean of each meta-task, of the
-        in-distribution and out-of-distribution tasks, and of all. An average over fewer tasks than
-        there are says so in the column ``tasks``, such as "3 of 12".
-
-    Raises:
-        ValueError: on a name that is not a task, or a value that is not finite.
-    """
-    import pandas as pd
-
-    every = [name for names in meta_tasks.values() for name in names]
-    unknown = sorted(set(p_at_1) - set(every))
-    if unknown:
-        raise ValueError(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(every)}")
-    for name, value in p_at_1.items():
-        if not np.isfinite(value):
-            raise ValueError(f"p_at_1 of {name} is {value}: an average needs finite values")
-    rows = [
-        {"task": name, "meta_task": meta, "p_at_1": p_at_1[name], "tasks": "1"}
-        for meta, names in meta_tasks.items()
-        for name in names
-        if name in p_at_1
-    ]
-    groups = dict(meta_tasks)
-    groups["in-distribution"] = [name for name in every if name not in out_of_distribution]
-    groups["out-of-distribution"] = [name for name in every if name in out_of_distribution]
-    groups["overall"] = every
-    for group, names in groups.items():
-        found = [p_at_1[name] for name in names if name in p_at_1]
-        if found:
-            counted = f"{len(found)} of {len(names)}"
-            mean = float(np.mean(found))
-            rows.append({"task": "mean", "meta_task": group, "p_at_1": mean, "tasks": counted})
-    return pd.DataFrame(rows)
+def check_sizes(n_queries: int, n_train: int) -> None:
+    """Raises ValueError unless there is at least one query and no negative number of rows."""
+    if n_queries < 1 or n_train < 0:
+        raise ValueError(
+            f"n_queries={n_queries}, n_train={n_train}: need n_queries >= 1 and n_train >= 0"
+        )

@@ -167,7 +167,7 @@ def held_out(
         )
     if name == trained_on and _same_path(path, data.get("path")):
         # In a folder the split depends on whether there are training rows at all; one is enough.
-        n_train = 1 if name == "folder" and data.get("n_train") != 0 else 0
+        n_train = 1 if name == "image_folder" and data.get("n_train") != 0 else 0
         chosen = suite_settings(name, given, **{**data, "n_train": n_train})
         return {"name": name, **chosen}, "the test split of the model's training"
     chosen = suite_settings(name, given, n_queries=500, n_train=0)

@@ -18,8 +18,8 @@ from metaembed_lite.data import (
     load_task,
     scenes,
 )
-from metaembed_lite.data.handwriting import PLACES
-from metaembed_lite.data.task import by_meta_task
+from metaembed_lite.data.boards import PLACES
+from metaembed_lite.data.mmeb import by_meta_task
 
 BOARDS = {"handwriting": (handwriting, "draw_board"), "scenes": (scenes, "draw_scene")}
 
@@ -294,8 +294,13 @@ def test_sizes_and_splits_that_cannot_be_are_refused(name, sizes, named):
 
 
 def test_an_unknown_suite_is_refused_with_the_choice():
-    with pytest.raises(ValueError, match="'mnist'; choose from handwriting, scenes, codesearch"):
+    with pytest.raises(ValueError, match=r"'mnist'\. Choose from handwriting, scenes, codesearch"):
         load_task("mnist")
+
+
+def test_an_unknown_suite_suggests_the_closest_name():
+    with pytest.raises(ValueError, match=r"'folder'\. Did you mean 'image_folder'\?"):
+        load_task("folder")
 
 
 def test_a_task_needs_queries_and_candidates():

@@ -21,8 +21,8 @@ from PIL import Image
 from test_backbones import bert, mllama, paligemma
 
 from metaembed_lite import RetrievalTask, build, items, load, sweep, train
-from metaembed_lite.data.pictures import lazy_rows
-from metaembed_lite.data.triples import rows as compressed_rows
+from metaembed_lite.data.rows import lazy_rows
+from metaembed_lite.data.rows import rows as compressed_rows
 from metaembed_lite.explorer_state import shown
 from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
 from metaembed_lite.items import ItemError, open_picture

@@ -9,7 +9,7 @@ from PIL import Image
 
 from metaembed_lite import load_task
 from metaembed_lite.data import meta_tasks, scenes
-from metaembed_lite.data.handwriting import PLACES
+from metaembed_lite.data.boards import PLACES
 from metaembed_lite.data.meta_tasks import HELD_OUT, META_TASKS, TASKS, WORLDS
 from metaembed_lite.evaluation import precision_at_1
 

@@ -13,11 +13,11 @@ import pytest
 from sklearn import datasets
 
 from metaembed_lite import build, load_task, sweep
-from metaembed_lite.data import pages
-from metaembed_lite.data.page_charts import THEMES
-from metaembed_lite.data.page_drawing import LAYOUTS, Look
-from metaembed_lite.data.page_numbers import FORMS, numbers, sources
 from metaembed_lite.data.pages import COLLECTIONS
+from metaembed_lite.data.pages import task as pages
+from metaembed_lite.data.pages.charts import THEMES
+from metaembed_lite.data.pages.layout import LAYOUTS, Look
+from metaembed_lite.data.pages.tables import FORMS, numbers, sources
 
 KINDS = list(COLLECTIONS)
 # What a query may say that is no word of the page: how one asks, and what a reader sees.
@@ -317,7 +317,7 @@ def test_sweep_reports_ndcg_over_graded_pages():
 
 @pytest.mark.parametrize(("settings", "named"), [
     ({"collection": "maps"}, "unknown collection 'maps'; choose from tables, bars, lines, pies"),
-    ({"split": "exam"}, "unknown split 'exam'; choose from test, validation, train"),
+    ({"split": "exam"}, "unknown split 'exam'; choose from train, validation, test"),
     ({"pixels": 48}, "pixels=48: .*ask for 96 or more"),
     ({"n_queries": 0}, "n_queries=0"),
     ({"n_train": -1}, "n_train=-1"),

@@ -65,7 +65,7 @@ def test_overrides_are_read_as_yaml_and_may_add_a_line():
         (["data.nqueries=3"], "data has no 'nqueries'. Did you mean 'n_queries'"),
         (["data.name=moon"], "recipe tiny: data: unknown suite 'moon'"),
         (["data.name=[scenes]"], r"data needs the name of a suite.*\['scenes'\]"),
-        (["data.name=folder"], "data: missing a required argument: 'path'"),
+        (["data.name=image_folder"], "data: missing a required argument: 'path'"),
         (["steps=3"], "section.key=value"),
         (["train.steps"], "section.key=value"),
         (["optimizer.lr=1"], "model, data, train"),
@@ -239,8 +239,8 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
             "'nowhere/nothing'",
         ),
         (["train", "tiny", "data.pth=x"], "pth"),
-        (["evaluate", "tiny", "--suite", "folder", "path=nowhere"], "nowhere"),
-        (["evaluate", "tiny", "--suite", "folder"], "missing a required argument: 'path'"),
+        (["evaluate", "tiny", "--suite", "image_folder", "path=nowhere"], "nowhere"),
+        (["evaluate", "tiny", "--suite", "image_folder"], "missing a required argument: 'path'"),
         (["evaluate", "tiny", "seed"], "'seed' has no '='"),
         (["evaluate", "nowhere/nothing"], "'nowhere/nothing'"),
         (["evaluate", "tiny", "--budget", "9x9"], "r_q <= 8"),
@@ -250,7 +250,7 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["train", "tiny", "train.budgets=4x8"], "[4x8]"),
         (["train", "tiny", "model.layout=[joint]"], "expected 'joint' or 'separate'"),
         (["train", "."], "is a folder"),
-        (["train", "tiny", "data.name=folder", "data.path=3"], "path is 3"),
+        (["train", "tiny", "data.name=image_folder", "data.path=3"], "path is 3"),
         (["evaluate", "tiny", "n_queries=many"], "n_queries is 'many'"),
         (["evaluate", "tiny", "n_queries=2.5"], "n_queries is 2.5"),
         (["evaluate", "tiny", "nqueries=3"], "Did you mean 'n_queries'"),
@@ -305,7 +305,7 @@ def test_a_picture_too_large_to_open_is_an_error_without_a_traceback(tmp_path, m
         Image.new("L", (90, 90)).save(tmp_path / name)
     (tmp_path / "captions.csv").write_text("image,text\na.png,a\nb.png,b\n")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    done = run("evaluate", "tiny", "--suite", "folder", f"path={tmp_path}")
+    done = run("evaluate", "tiny", "--suite", "image_folder", f"path={tmp_path}")
     assert done.exit_code == 2
     assert "\nerror: " in f"\n{done.output}"
 

@@ -10,19 +10,17 @@ a constant scorer gets 100 %. Here ties count against the model, and equal candi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from datasets import Dataset, load_dataset
+from pyarrow.compute import struct_field
 
-from metaembed_lite.data.pictures import lazy_rows, picture_file
-from metaembed_lite.data.task import Item, RetrievalTask, by_meta_task
+from metaembed_lite.data.rows import PictureFeature, lazy_rows, picture_file
+from metaembed_lite.data.task import Item, RetrievalTask
 from metaembed_lite.items import open_picture
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset
 
 IMAGE_TOKEN = "<|image_1|>"  # how MMEB's texts say where their image goes
 META_TASKS = {
@@ -166,10 +164,6 @@ def colpali_train(
         ValueError: on columns of another schema, or a row that names a file in place of its
             picture.
     """
-    from pyarrow.compute import struct_field
-
-    from metaembed_lite.data.picture_feature import PictureFeature
-
     rows = _read(path, None, "train", ("query", "image"))
     rows = rows.cast_column("image", PictureFeature())
     row = struct_field(rows.data.column("image"), "bytes").is_null().index(True).as_py()
@@ -194,9 +188,53 @@ def mmeb_table(p_at_1: Mapping[str, float]) -> pd.DataFrame:
     return by_meta_task(p_at_1, META_TASKS, OUT_OF_DISTRIBUTION)
 
 
-def _read(path: str | Path, name: str | None, split: str, columns: tuple[str, ...]) -> Dataset:
-    from datasets import load_dataset
+def by_meta_task(
+    p_at_1: Mapping[str, float],
+    meta_tasks: Mapping[str, Collection[str]],
+    out_of_distribution: Collection[str],
+) -> pd.DataFrame:
+    """P@1 per task, and the averages that MMEB reports.
 
+    Args:
+        p_at_1: task -> P@1, for any of the tasks.
+        meta_tasks: meta-task -> all of its tasks.
+        out_of_distribution: the tasks that are not trained on.
+
+    Returns:
+        Rows of task, meta_task, p_at_1: the tasks, then the mean of each meta-task, of the
+        in-distribution and out-of-distribution tasks, and of all. An average over fewer tasks than
+        there are says so in the column ``tasks``, such as "3 of 12".
+
+    Raises:
+        ValueError: on a name that is not a task, or a value that is not finite.
+    """
+    every = [name for names in meta_tasks.values() for name in names]
+    unknown = sorted(set(p_at_1) - set(every))
+    if unknown:
+        raise ValueError(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(every)}")
+    for name, value in p_at_1.items():
+        if not np.isfinite(value):
+            raise ValueError(f"p_at_1 of {name} is {value}: an average needs finite values")
+    rows = [
+        {"task": name, "meta_task": meta, "p_at_1": p_at_1[name], "tasks": "1"}
+        for meta, names in meta_tasks.items()
+        for name in names
+        if name in p_at_1
+    ]
+    groups = dict(meta_tasks)
+    groups["in-distribution"] = [name for name in every if name not in out_of_distribution]
+    groups["out-of-distribution"] = [name for name in every if name in out_of_distribution]
+    groups["overall"] = every
+    for group, names in groups.items():
+        found = [p_at_1[name] for name in names if name in p_at_1]
+        if found:
+            counted = f"{len(found)} of {len(names)}"
+            mean = float(np.mean(found))
+            rows.append({"task": "mean", "meta_task": group, "p_at_1": mean, "tasks": counted})
+    return pd.DataFrame(rows)
+
+
+def _read(path: str | Path, name: str | None, split: str, columns: tuple[str, ...]) -> Dataset:
     folder = Path(path) / name if name else Path(path)
     if folder.is_dir():
         # A copy of a hub's folder holds every split; files of one's own need no such name.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from metaembed_lite.data.page_charts import (
+from metaembed_lite.data.pages.charts import (
     LEAST,
     THEMES,
     Box,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image
 
-from metaembed_lite.data.rows import from_records
-from metaembed_lite.data.task import Item
+from metaembed_lite.data.rows import rows
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+PLACES = (
+    "top-left", "top", "top-right",
+    "left", "center", "right",
+    "bottom-left", "bottom", "bottom-right",
+)  # fmt: skip
+CELL = 16  # pixels: the edge of a place in an image of 48 x 48
 
 
 class Triple(NamedTuple):
@@ -29,14 +33,6 @@ class Triple(NamedTuple):
     negative: np.ndarray
 
 
-def check_sizes(n_queries: int, n_train: int) -> None:
-    """Raises ValueError unless there is at least one query and no negative number of rows."""
-    if n_queries < 1 or n_train < 0:
-        raise ValueError(
-            f"n_queries={n_queries}, n_train={n_train}: need n_queries >= 1 and n_train >= 0"
-        )
-
-
 def satisfied(triples: Sequence[Triple], boards: Sequence[np.ndarray]) -> np.ndarray:
     """(Q, N) float32: 1 where a board holds what a query names at all the places it names."""
     contents = np.stack(boards)  # (N, 9, ...)
@@ -51,9 +47,3 @@ def table(
 ) -> Dataset:
     """Rows (query, positive, negative): text, image, image; triples and drawings in turn."""
     return rows((describe(t.board, t.places), draw(t.board), draw(t.negative)) for t in triples)
-
-
-def rows(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
-    """Rows (query, positive, negative), as ``from_records`` makes them."""
-    names = ("query", "positive", "negative")
-    return from_records(dict(zip(names, example, strict=True)) for example in examples)

@@ -6,20 +6,16 @@ import io
 from csv import Error as CsvError
 from csv import reader as csv_reader
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from metaembed_lite.data.pictures import lazy_rows, picture_file
-from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.data.triples import check_sizes
+from metaembed_lite.data.rows import lazy_rows, picture_file
+from metaembed_lite.data.task import RetrievalTask, check_sizes
 from metaembed_lite.items import open_picture
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def folder(
+def image_folder(
     path: str | Path,
     csv: str = "captions.csv",
     image: str = "image",
@@ -100,8 +96,6 @@ def read_captions(file: Path, image: str, text: str) -> pd.DataFrame:
         ValueError: that names the file and the line, if it is not a CSV in UTF-8, has other columns
             or an empty cell.
     """
-    import pandas as pd
-
     data = file.read_bytes()
     try:
         content = data.decode("utf-8-sig")

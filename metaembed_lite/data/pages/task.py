@@ -23,10 +23,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from metaembed_lite.data.page_drawing import LAYOUTS, SMALLEST, THEMES, Look, draw_page
-from metaembed_lite.data.page_numbers import FORMS, numbers, sources
-from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.data.triples import check_sizes, rows
+from metaembed_lite.data.pages.layout import LAYOUTS, SMALLEST, THEMES, Look, draw_page
+from metaembed_lite.data.pages.tables import FORMS, numbers, sources
+from metaembed_lite.data.rows import rows
+from metaembed_lite.data.task import (
+    RetrievalTask,
+    check_sizes,
+    check_split,
+    split_rng,
+    training_rng,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -99,8 +105,7 @@ def facts(kind: str, split: str) -> tuple[Fact, ...]:
     Raises:
         ValueError: on an unknown split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    check_split(split)
     held = tuple(Fact(*pair, form) for pair in pairs(split) for form in range(len(FORMS[kind])))
     looks: dict[tuple, list[np.ndarray]] = {}
     for earlier in list(SPLITS)[: list(SPLITS).index(split)]:
@@ -173,7 +178,7 @@ def training_rows(collection: str, n: int, seed: int = 0, pixels: int = SMALLEST
     The negative looks the same and has the same form; it shows either the same column of the table
     in another section, or another column in the same section.
     """
-    rng = np.random.default_rng([seed, 1, list(COLLECTIONS).index(collection)])
+    rng = training_rng(seed, list(COLLECTIONS).index(collection))
 
     def examples() -> Iterator[tuple[str, Image.Image, Image.Image]]:
         found = list(near_misses(collection).items())
@@ -227,9 +232,7 @@ def pages(
             f"n_queries={n_queries:,}: the {split} split has {len(held):,} facts to ask for; ask "
             "for that many or fewer"
         )
-    rng = np.random.default_rng(
-        [seed, sorted(SPLITS).index(split) + 2, list(COLLECTIONS).index(collection)]
-    )
+    rng = split_rng(seed, split, list(COLLECTIONS).index(collection))
     of_pair: dict[Pair, list[Fact]] = {}
     for fact in held:
         of_pair.setdefault(fact[:3], []).append(fact)
