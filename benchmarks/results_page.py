@@ -18,7 +18,7 @@ import pandas as pd
 from report import RESULTS
 
 from metaembed_lite.checkpoints import MODELS
-from metaembed_lite.data.meta_tasks import TASKS, meta_task_table
+from metaembed_lite.data.meta_tasks import TASKS, tabulate_meta_tasks
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = {"MMR": "with MMR", "no-MMR": "without MMR"}
@@ -213,7 +213,7 @@ def tasks_markdown(rows: pd.DataFrame, measure: str) -> str:
     table = rows[rows.bytes_per_candidate == most]
     table = table.pivot_table(index="task", columns="says", values=measure, sort=False)
     if set(table.index) == set(TASKS):
-        tables = {says: meta_task_table(column.to_dict()) for says, column in table.items()}
+        tables = {says: tabulate_meta_tasks(column.to_dict()) for says, column in table.items()}
         named = {says: t.set_index(["task", "meta_task"]) for says, t in tables.items()}
         table = pd.concat({says: t.p_at_1 for says, t in named.items()}, axis=1)
         table.index = [f"mean, {meta}" if task == "mean" else task for task, meta in table.index]

@@ -56,7 +56,7 @@ def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, 
         digits = rng.integers(10, size=9)
         contents = [(str(d),) for d in digits]
     else:
-        scene = scenes.random_scene(rng)
+        scene = scenes.sample_scene(rng)
         contents = [(list(scenes.COLORS)[c], scenes.SHAPES[s]) for c, s in scene]
     facts = [
         [f"{square}={word}" for word in words]
@@ -65,9 +65,9 @@ def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, 
     if rng.random() < 0.7:
         is_board = len(contents[0]) == 1
         image = (
-            handwriting.draw_board(digits, rng, "train")
+            handwriting.render_board(digits, rng, "train")
             if is_board
-            else scenes.draw_scene(scene, rng)
+            else scenes.render_scene(scene, rng)
         )
         said = ""
         asked = rng.permutation(9) if rng.random() < shuffled else np.arange(9)
@@ -231,7 +231,7 @@ def reading_accuracy(model: Any, processor: Any, n: int = 200, seed: int = 1) ->
     for _ in range(n):
         digits, order = rng.integers(10, size=9), rng.permutation(9)
         answer = ", ".join(f"{PLACES[p]} {SQUARES[p]}={digits[p]}" for p in order)
-        examples.append((handwriting.draw_board(digits, rng, "test"), "", answer))
+        examples.append((handwriting.render_board(digits, rng, "test"), "", answer))
     batch = collate(examples, processor)
     labels = batch.pop("labels")
     model.eval()

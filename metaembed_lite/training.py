@@ -27,7 +27,7 @@ from metaembed_lite import memory, training_run
 from metaembed_lite.adapter import AdapterTransformer
 from metaembed_lite.arguments import whole_number
 from metaembed_lite.budget import Budget
-from metaembed_lite.data.rows import training_rows
+from metaembed_lite.data.rows import check_rows
 from metaembed_lite.gradient_caching import CachedMatryoshkaMultiVectorLoss
 from metaembed_lite.locking import lock, write_whole
 from metaembed_lite.meta_tokens import MetaTokenTransformer
@@ -150,7 +150,7 @@ def train(
         raise ValueError(
             "resume=True goes on from checkpoints and restart=True deletes them: choose one"
         )
-    several = training_rows(rows, batch_size * devices)
+    several = check_rows(rows, batch_size * devices)
     settings_of_mmr = (budgets, weights, temperature, mini_batch_size)
     mmr = None
     if loss is None:

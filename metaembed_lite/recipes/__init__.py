@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metaembed_lite import checkpoints
+from metaembed_lite.data import find_suite
+from metaembed_lite.model import build
 from metaembed_lite.settings import check, parse
+from metaembed_lite.training import train
 
 FOLDER = Path(__file__).parent
 SECTIONS = ("model", "data", "train")
@@ -99,10 +103,8 @@ def suite_settings(name: str, assignments: Sequence[str], **defaults: Any) -> di
     Raises:
         ValueError: on an unknown suite or setting, or a value of another type.
     """
-    from metaembed_lite.data import suite
-
     values = {**defaults, **dict(map(assignment, assignments))}
-    return check(suite(name), values, f"suite {name!r}")
+    return check(find_suite(name), values, f"suite {name!r}")
 
 
 def _sections(file: Path) -> dict[str, dict[Any, Any]]:
@@ -152,8 +154,6 @@ def held_out(
     Raises:
         ValueError: on an unknown suite or setting, or a value of another type.
     """
-    from metaembed_lite import checkpoints
-
     file = (checkpoints.folder(str(model)) or Path(model)) / "recipe.yaml"
     data = dict(read(file).data) if file.is_file() else {}
     trained_on = data.pop("name", None)
@@ -187,9 +187,6 @@ def _same_path(one: Any, other: Any) -> bool:
 
 
 def _checked(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
-    from metaembed_lite import build, train
-    from metaembed_lite.data import suite
-
     owner = f"recipe {name}"
     settings = dict(sections["data"])
     suite_name = settings.pop("name", None)
@@ -198,7 +195,7 @@ def _checked(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
             f"{owner}: data needs the name of a suite, such as name: scenes; it has {suite_name!r}"
         )
     try:
-        function = suite(suite_name)
+        function = find_suite(suite_name)
     except ValueError as error:
         raise ValueError(f"{owner}: data: {error}") from error
     return Recipe(

@@ -86,7 +86,7 @@ def test_mmebs_training_rows_train(tmp_path):
         "pos_image_path": "", "neg_text": "blue", "neg_image_path": "",
     }  # fmt: skip
     write(tmp_path / "OK-VQA", [row, {**row, "qry_image_path": b, "pos_text": "blue"}] * 2)
-    rows = mmeb.mmeb_train("OK-VQA", tmp_path)
+    rows = mmeb.load_mmeb_train("OK-VQA", tmp_path)
     assert rows.column_names == ["query", "positive", "negative"]
     assert rows[0]["query"]["text"] == "What is it?"
     assert rows[0]["query"]["image"].size == (48, 48)
@@ -107,7 +107,7 @@ def test_colpalis_rows_are_a_question_and_its_page(tmp_path):
             "source": ["x"] * 2,
         }
     ).to_parquet(tmp_path / "train-0.parquet")
-    rows = mmeb.colpali_train(tmp_path)
+    rows = mmeb.load_colpali_train(tmp_path)
     assert rows.column_names == ["query", "positive"]
     assert rows[1]["positive"].getpixel((0, 0)) == (200, 200, 200)
 
@@ -120,7 +120,9 @@ def test_mmebs_tasks_are_36_in_4_meta_tasks_20_of_them_in_distribution():
 
 
 def test_mmebs_table_averages_as_the_paper_does_and_says_over_how_many():
-    table = mmeb.mmeb_table({"MSCOCO_t2i": 0.8, "EDIS": 0.4, "OK-VQA": 0.3}).set_index("meta_task")
+    table = mmeb.tabulate_mmeb({"MSCOCO_t2i": 0.8, "EDIS": 0.4, "OK-VQA": 0.3}).set_index(
+        "meta_task"
+    )
     means = table[table.task == "mean"]
     assert means.p_at_1["Retrieval"] == pytest.approx(0.6)
     assert means.tasks["Retrieval"] == "2 of 12"
@@ -128,14 +130,14 @@ def test_mmebs_table_averages_as_the_paper_does_and_says_over_how_many():
     assert means.p_at_1["out-of-distribution"] == pytest.approx(0.4)
     assert means.p_at_1["overall"] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="Moon"):
-        mmeb.mmeb_table({"Moon": 1.0})
+        mmeb.tabulate_mmeb({"Moon": 1.0})
 
 
 def test_what_is_wrong_with_published_files_is_named(tmp_path, evaluation):
     with pytest.raises(ValueError, match="no task 'Moon'"):
         load_task("mmeb", task="Moon")
     with pytest.raises(ValueError, match="no training set 'GQA'"):
-        mmeb.mmeb_train("GQA")
+        mmeb.load_mmeb_train("GQA")
     with pytest.raises(FileNotFoundError, match="no folder 'CIRR'"):
         load_task("mmeb", task="CIRR", path=evaluation)
     write(tmp_path / "CIRR", [{"qry_text": "x"}])
@@ -195,7 +197,7 @@ def test_of_a_copy_that_holds_every_split_only_one_is_read(tmp_path):
         write(folder, [{**row, "pos_text": answer}])
         (folder / "part-0.parquet").rename(folder / f"{name}-00000-of-00001.parquet")
     folder.rename(tmp_path / "OK-VQA")
-    assert mmeb.mmeb_train("OK-VQA", tmp_path)["positive"][:] == ["red"]
+    assert mmeb.load_mmeb_train("OK-VQA", tmp_path)["positive"][:] == ["red"]
 
 
 def test_a_missing_training_picture_is_named_before_training(album):
@@ -242,7 +244,7 @@ def test_a_path_that_leads_out_of_the_folder_is_refused_with_its_line(walled, na
     row = {"qry": "x", "qry_image_path": "", "pos_text": "", "pos_image_path": name}
     write(walled / "OK-VQA", [row])
     with pytest.raises(ValueError, match=rf"OK-VQA, row 0, positive: '{name}' leads out of"):
-        mmeb.mmeb_train("OK-VQA", walled)
+        mmeb.load_mmeb_train("OK-VQA", walled)
 
 
 def test_a_path_that_is_no_path_is_named(walled):
@@ -317,7 +319,7 @@ def test_rows_of_mmeb_of_which_only_some_have_an_image_train(tmp_path):
     a = picture(tmp_path, "img/a.png", 0)
     row = {"qry": "what?", "qry_image_path": a, "pos_text": "red", "pos_image_path": ""}
     write(tmp_path / "OK-VQA", [row, {**row, "qry_image_path": ""}, {**row, "qry": ""}, row])
-    rows = mmeb.mmeb_train("OK-VQA", tmp_path)
+    rows = mmeb.load_mmeb_train("OK-VQA", tmp_path)
     assert rows[1]["query"] == {"text": "what?", "image": None}
     model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
     for mini_batch_size in (None, 2):
@@ -334,7 +336,7 @@ def test_rows_of_mmeb_without_text_or_target_are_named(tmp_path):
     ):
         write(tmp_path / "OK-VQA", [row, {**row, **bad}])
         with pytest.raises(ValueError, match=rf"OK-VQA, {message}"):
-            mmeb.mmeb_train("OK-VQA", tmp_path)
+            mmeb.load_mmeb_train("OK-VQA", tmp_path)
     row = {"qry_text": "x", "qry_img_path": "", "tgt_text": ["a"], "tgt_img_path": [""]}
     for bad, message in (
         ({"tgt_text": [], "tgt_img_path": []}, "row 1: 0 tgt_text and 0 tgt_img_path"),
@@ -362,4 +364,4 @@ def test_a_page_that_is_only_a_path_is_not_opened(tmp_path):
     table = {"query": ["a", "b"], "image": [whole, {"bytes": None, "path": str(secret)}]}
     pd.DataFrame(table).to_parquet(pages / "train-0.parquet")
     with pytest.raises(ValueError, match="row 1 has no picture, only a path"):
-        mmeb.colpali_train(pages)
+        mmeb.load_colpali_train(pages)

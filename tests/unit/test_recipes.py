@@ -361,5 +361,5 @@ def test_the_offline_recipes_have_the_rows_they_ask_for():
     from metaembed_lite.data import codesearch
 
     data = recipes.read("minilm-codesearch").data
-    assert data["n_train"] <= len(codesearch.pool("train"))
-    assert data["n_queries"] <= len(codesearch.pool("test"))
+    assert data["n_train"] <= len(codesearch.load_functions("train"))
+    assert data["n_queries"] <= len(codesearch.load_functions("test"))

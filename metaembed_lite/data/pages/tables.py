@@ -1,4 +1,4 @@
-"""The numbers on the pages: scikit-learn's real tables, their sections, and what to show of them.
+"""The numbers on the pages: scikit-learn's tables, their sections, and statistics of their columns.
 
 Nothing is copied or downloaded: the tables are read from the installed scikit-learn.
 """
@@ -8,25 +8,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 
-class Source(NamedTuple):
+class Table(NamedTuple):
     """A real table.
 
     Attributes:
-        title: as pages and queries call it.
-        columns: a column of numbers each, by the name that pages show; rows counted from 1.
-        by: what the rows are compared by, such as "species".
-        groups: which group each row is in.
-        stratum: the column that cuts the table into sections; it is not among ``columns``.
-        strata: its values.
-        edges: a section begins at an edge and ends before the next; the last edge is included.
+        title: the name that pages and queries use.
+        columns: the columns that pages show, by name. Rows are counted from 1.
+        by: what the rows are grouped by, such as "species".
+        groups: the group of each row.
+        stratum: the column that cuts the table into sections. It is not among ``columns``.
+        strata: the values of the stratum.
+        edges: a section begins at an edge and ends before the next. The last edge is included.
+
+    Example:
+        >>> wine = load_tables()["wine"]
+        >>> wine.sections[4], int(wine.select_rows(4).sum())
+        ('Wine, alcohol 13 to 13.3', 22)
     """
 
     title: str
@@ -39,35 +42,47 @@ class Source(NamedTuple):
 
     @property
     def sections(self) -> list[str]:
-        """Their names, as pages show them: "Wine, alcohol 13 to 13.3"."""
+        """The names of the sections, as pages show them: "Wine, alcohol 13 to 13.3"."""
         return [f"{self.title}, {self.stratum} {a:g} to {b:g}" for a, b in pairwise(self.edges)]
 
-    def rows(self, section: int) -> pd.Series:
-        """True for the rows of a section."""
+    def select_rows(self, section: int) -> pd.Series:
+        """Return True for the rows of a section."""
         last = len(self.edges) - 2
         bounds = "both" if section == last else "left"
         return self.strata.between(*self.edges[section : section + 2], inclusive=bounds)
 
 
 Numbers = list[tuple[str, float]]  # what a chart shows: label, value
-Show = Callable[["pd.Series", "pd.Series", Source], Numbers]  # values and groups of a section
+Compute = Callable[[pd.Series, pd.Series, Table], Numbers]  # of values and groups of a section
 
 
-class Form(NamedTuple):
-    """A way to show a column: what the page calls it and a query may, and its numbers.
+class Statistic(NamedTuple):
+    """A way to summarize a column. ``{by}``, ``{stratum}`` and ``{column}`` are filled in.
 
-    ``{by}``, ``{stratum}`` and ``{column}`` stand for the table's own words.
+    Attributes:
+        title: what the page calls it.
+        phrase: what a query may call it.
+        compute: computes the labels and values that the chart shows.
+
+    Example:
+        >>> STATISTICS["bars"][0].phrase.format(column="malic acid", by="class")
+        'mean malic acid by class'
     """
 
     title: str
     phrase: str
-    show: Show
+    compute: Compute
 
 
 @cache
-def sources() -> dict[str, Source]:
-    """The tables, by name. A section has nine rows or more."""
-    from sklearn.datasets import (
+def load_tables() -> dict[str, Table]:
+    """Load the tables, by name. A section has nine rows or more.
+
+    Example:
+        >>> list(load_tables())
+        ['iris', 'wine', 'breast_cancer', 'diabetes', 'linnerud']
+    """
+    from sklearn.datasets import (  # importing sklearn takes seconds
         load_breast_cancer,
         load_diabetes,
         load_iris,
@@ -95,7 +110,7 @@ def sources() -> dict[str, Source]:
     )
     club = linnerud.data.join(linnerud.target).rename(columns=str.lower)
     pulse = (club["pulse"] < 55).map({True: "below 55", False: "from 55"})
-    tables = {
+    parts = {
         "iris": ("Iris", iris.data.rename(columns=lambda name: name.removesuffix(" (cm)")),
                  "species", species, "sepal length", (4.3, 4.9, 5.1, 5.5, 5.8, 6.2, 6.6, 8)),
         "wine": ("Wine", chemistry, "class", "class " + wine.target.astype(str),
@@ -109,105 +124,133 @@ def sources() -> dict[str, Source]:
         "linnerud": ("Linnerud", club.drop(columns="pulse"), "pulse", pulse, "weight",
                      (138, 175, 250)),
     }  # fmt: skip
-    made = {}
-    for name, (title, frame, by, groups, stratum, edges) in tables.items():
+    tables = {}
+    for name, (title, frame, by, groups, stratum, edges) in parts.items():
         frame.index = groups.index = frame.index + 1
-        made[name] = Source(
+        tables[name] = Table(
             title, frame.drop(columns=stratum), by, groups, stratum, frame[stratum], edges
         )
-    return made
+    return tables
 
 
-def _listed(values: pd.Series) -> Numbers:
+def _list_rows(values: pd.Series) -> Numbers:
     return [(f"No. {row}", value) for row, value in values[:3].items()]
 
 
-def _quarters(values: pd.Series) -> Numbers:
+def _count_quarters(values: pd.Series) -> Numbers:
     counts, _ = np.histogram(values, bins=4)
     return list(zip(("1st", "2nd", "3rd", "4th"), counts.tolist(), strict=True))
 
 
-def _thirds(values: pd.Series, whole: pd.Series) -> Numbers:
-    low, high = whole.quantile([1 / 3, 2 / 3])
+def _count_thirds(values: pd.Series, column: pd.Series) -> Numbers:
+    low, high = column.quantile([1 / 3, 2 / 3])
     below, above = int((values <= low).sum()), int((values > high).sum())
     return [("low", below), ("middle", len(values) - below - above), ("high", above)]
 
 
-def _by_group(values: pd.Series, groups: pd.Series, how: str) -> Numbers:
+def _aggregate(values: pd.Series, groups: pd.Series, how: str) -> Numbers:
     return list(values.groupby(groups).agg(how).items())
 
 
-def _line(values: pd.Series) -> Numbers:
+def _list_points(values: pd.Series) -> Numbers:
     return [("", value) for value in values]
 
 
-FORMS: dict[str, tuple[Form, ...]] = {
+STATISTICS: dict[str, tuple[Statistic, ...]] = {
     "tables": (
-        Form("first values", "first values of {column}", lambda v, g, s: _listed(v)),
-        Form("mean by {by}", "mean {column} by {by}", lambda v, g, s: _by_group(v, g, "mean")),
-        Form(
+        Statistic("first values", "first values of {column}", lambda v, g, t: _list_rows(v)),
+        Statistic(
+            "mean by {by}", "mean {column} by {by}", lambda v, g, t: _aggregate(v, g, "mean")
+        ),
+        Statistic(
             "mean and extremes",
             "mean and extremes of {column}",
-            lambda v, g, s: [("mean", v.mean()), ("lowest", v.min()), ("highest", v.max())],
+            lambda v, g, t: [("mean", v.mean()), ("lowest", v.min()), ("highest", v.max())],
         ),
-        Form(
+        Statistic(
             "highest values",
             "highest values of {column}",
-            lambda v, g, s: _listed(v.sort_values(ascending=False, kind="stable")),
+            lambda v, g, t: _list_rows(v.sort_values(ascending=False, kind="stable")),
         ),
     ),
     "bars": (
-        Form("mean by {by}", "mean {column} by {by}", lambda v, g, s: _by_group(v, g, "mean")),
-        Form("lowest by {by}", "lowest {column} by {by}", lambda v, g, s: _by_group(v, g, "min")),
-        Form("highest by {by}", "highest {column} by {by}", lambda v, g, s: _by_group(v, g, "max")),
-        Form(
+        Statistic(
+            "mean by {by}", "mean {column} by {by}", lambda v, g, t: _aggregate(v, g, "mean")
+        ),
+        Statistic(
+            "lowest by {by}", "lowest {column} by {by}", lambda v, g, t: _aggregate(v, g, "min")
+        ),
+        Statistic(
+            "highest by {by}", "highest {column} by {by}", lambda v, g, t: _aggregate(v, g, "max")
+        ),
+        Statistic(
             "quarters of range",
             "{column} in quarters of its range",
-            lambda v, g, s: _quarters(v),
+            lambda v, g, t: _count_quarters(v),
         ),
     ),
     "lines": (
-        Form(
+        Statistic(
             "in order of {stratum}",
             "{column} in order of {stratum}",
-            lambda v, g, s: _line(v.loc[s.strata[v.index].sort_values(kind="stable").index]),
+            lambda v, g, t: _list_points(v.loc[t.strata[v.index].sort_values(kind="stable").index]),
         ),
-        Form(
-            "from low to high", "{column} from low to high", lambda v, g, s: _line(v.sort_values())
+        Statistic(
+            "from low to high",
+            "{column} from low to high",
+            lambda v, g, t: _list_points(v.sort_values()),
         ),
-        Form(
-            "running mean", "running mean of {column}", lambda v, g, s: _line(v.expanding().mean())
+        Statistic(
+            "running mean",
+            "running mean of {column}",
+            lambda v, g, t: _list_points(v.expanding().mean()),
         ),
-        Form("running highest", "running highest {column}", lambda v, g, s: _line(v.cummax())),
+        Statistic(
+            "running highest", "running highest {column}", lambda v, g, t: _list_points(v.cummax())
+        ),
     ),
     "pies": (
-        Form(
+        Statistic(
             "quarters of range",
             "{column} in quarters of its range",
-            lambda v, g, s: _quarters(v),
+            lambda v, g, t: _count_quarters(v),
         ),
-        Form(
+        Statistic(
             "low, middle, high",
             "low, middle and high {column}",
-            lambda v, g, s: _thirds(v, s.columns[v.name]),
+            lambda v, g, t: _count_thirds(v, t.columns[v.name]),
         ),
-        Form(
+        Statistic(
             "above mean, by {by}",
             "{column} above mean, by {by}",
-            lambda v, g, s: _by_group(v[v > v.mean()], g, "size"),
+            lambda v, g, t: _aggregate(v[v > v.mean()], g, "size"),
         ),
-        Form(
+        Statistic(
             "below mean, by {by}",
             "{column} below mean, by {by}",
-            lambda v, g, s: _by_group(v[v < v.mean()], g, "size"),
+            lambda v, g, t: _aggregate(v[v < v.mean()], g, "size"),
         ),
     ),
 }
 
 
 @cache
-def numbers(table: str, column: str, section: int, form: Form) -> Numbers:
-    """What a page shows: a column of a table, in a section of its rows, in a form."""
-    source = sources()[table]
-    rows = source.rows(section)
-    return form.show(source.columns[column][rows], source.groups[rows], source)
+def compute_numbers(name: str, column: str, section: int, statistic: Statistic) -> Numbers:
+    """Compute what a page shows: a statistic of a column, in a section of a table's rows.
+
+    Args:
+        name: of the table, such as "wine".
+        column: such as "malic acid".
+        section: an index into the table's sections.
+        statistic: one of ``STATISTICS``.
+
+    Returns:
+        (label, value) pairs, in drawing order.
+
+    Example:
+        >>> compute_numbers("wine", "malic acid", 4, STATISTICS["bars"][3])
+        [('1st', 11), ('2nd', 4), ('3rd', 5), ('4th', 2)]
+    """
+    table = load_tables()[name]
+    rows = table.select_rows(section)
+    return statistic.compute(table.columns[column][rows], table.groups[rows], table)
