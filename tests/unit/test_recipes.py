@@ -30,7 +30,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipes.list_names())
 def test_every_recipe_fits_the_functions_it_is_for(name):
     recipe = recipes.read(name)
     full = Budget(recipe.model["r_q"], recipe.model["r_c"])
@@ -48,6 +48,15 @@ def test_the_papers_settings_are_those_of_its_published_configuration():
         assert (model["lora_rank"], model["lora_alpha"], model["lora_dropout"]) == (32, 32, 0.1)
         assert (train["temperature"], train["learning_rate"]) == (0.03, 1e-4)
         assert (train["warmup_steps"], train["steps"], train["batch_size"]) == (500, 4000, 48)
+
+
+def test_where_the_papers_settings_come_from_is_written_once_and_listed():
+    listing = run("recipes").output
+    assert recipes.PAPER_NOTE in listing
+    assert "scripts/7b_mrl.yaml" in recipes.PAPER_NOTE
+    for name in recipes.list_names():
+        assert name in listing
+        assert "7b_mrl" not in (recipes.FOLDER / f"{name}.yaml").read_text()
 
 
 def test_overrides_are_read_as_yaml_and_may_add_a_line():
@@ -324,7 +333,7 @@ def test_only_a_slip_in_our_own_code_shows_a_traceback(monkeypatch, error, shown
     def fail():
         raise error
 
-    monkeypatch.setattr(recipes, "names", fail)
+    monkeypatch.setattr(recipes, "list_names", fail)
     done = run("recipes")
     if shown is None:
         assert done.exception is error
