@@ -33,7 +33,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.utils.data import Dataset
 
 from metaembed_lite.data import handwriting, scenes
-from metaembed_lite.data.handwriting import PLACES
+from metaembed_lite.data.boards import PLACES
 from metaembed_lite.results import PRETRAINING_LOG
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
@@ -62,7 +62,7 @@ def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, 
         digits = rng.integers(10, size=9)
         contents = [(str(d),) for d in digits]
     else:
-        scene = scenes.random_scene(rng)
+        scene = scenes.sample_scene(rng)
         contents = [(list(scenes.COLORS)[c], scenes.SHAPES[s]) for c, s in scene]
     facts = [
         [f"{square}={word}" for word in words]
@@ -71,9 +71,9 @@ def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, 
     if rng.random() < 0.7:
         is_board = len(contents[0]) == 1
         image = (
-            handwriting.draw_board(digits, rng, "train")
+            handwriting.render_board(digits, rng, "train")
             if is_board
-            else scenes.draw_scene(scene, rng)
+            else scenes.render_scene(scene, rng)
         )
         user_text = ""
         places = rng.permutation(9) if rng.random() < shuffled else np.arange(9)
@@ -226,7 +226,7 @@ def reading_accuracy(model: Any, processor: Any, n: int = 200, seed: int = 1) ->
     for _ in range(n):
         digits, order = rng.integers(10, size=9), rng.permutation(9)
         answer = ", ".join(f"{PLACES[p]} {SQUARES[p]}={digits[p]}" for p in order)
-        examples.append((handwriting.draw_board(digits, rng, "test"), "", answer))
+        examples.append((handwriting.render_board(digits, rng, "test"), "", answer))
     batch = collate(examples, processor)
     labels = batch.pop("labels")
     model.eval()

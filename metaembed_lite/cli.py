@@ -3,7 +3,7 @@
 metaembed-lite recipes
 metaembed-lite train tiny --output my-model train.steps=100
 accelerate launch -m metaembed_lite.cli train qwen2.5-vl-7b --output my-model
-metaembed-lite evaluate my-model --suite folder path=my-pictures
+metaembed-lite evaluate my-model --suite image_folder path=my-pictures
 metaembed-lite evaluate my-model --benchmark "ViDoRe(v2)" --budget 8x16
 metaembed-lite push my-model you/my-model
 """
@@ -60,12 +60,13 @@ def _say(line: str) -> None:
 
 @app.command()
 def recipes() -> None:
-    """List the recipes that ship."""
+    """List the bundled recipes, and where the values of the paper's recipes come from."""
     from metaembed_lite import recipes
 
-    for name in recipes.names():
+    for name in recipes.list_names():
         recipe = recipes.read(name)
         typer.echo(f"{name:22} {recipe.model['backbone']} on {recipe.data['name']}")
+    typer.echo(f"\n{recipes.PAPER_NOTE}")
 
 
 @app.command()
@@ -141,7 +142,7 @@ def evaluate(
 
     budgets = [Budget.parse(text) for text in budget] if budget else None
     if benchmark is None:
-        chosen, which = recipes.held_out(model, suite, settings or [], n_queries=queries)
+        chosen, which = recipes.choose_held_out(model, suite, settings or [], n_queries=queries)
         loaded, task = load(model), load_task(**chosen)
         _say(f"{task!r}: {which}")
         table = sweep(loaded, task, budgets)

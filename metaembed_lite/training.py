@@ -22,7 +22,7 @@ from metaembed_lite import memory, training_run
 from metaembed_lite.arguments import is_finite_number, whole_number
 from metaembed_lite.budget import Budget
 from metaembed_lite.callbacks import LossByBudget, MarkWhole
-from metaembed_lite.data.rows import training_rows
+from metaembed_lite.data.rows import check_rows
 from metaembed_lite.loading import load
 from metaembed_lite.locking import lock
 from metaembed_lite.losses import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss
@@ -149,7 +149,7 @@ def train(
     check_schedule(schedule)
     check_device(model, devices)
     _check_modes(output, resume=resume, restart=restart, overwrite=overwrite)
-    datasets = training_rows(rows, batch_size * devices)
+    datasets = check_rows(rows, batch_size * devices)
     mmr_settings = {
         "budgets": budgets, "weights": weights, "temperature": temperature,
         "mini_batch_size": mini_batch_size,

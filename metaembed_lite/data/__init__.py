@@ -1,55 +1,74 @@
-"""The suites: real handwriting, scenes, pages, the reader's own packages, pictures, and MMEB."""
+"""Retrieval tasks by name: handwriting, scenes, pages, code, your own images, and MMEB."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
+from metaembed_lite.data import (
+    codesearch,
+    handwriting,
+    image_folder,
+    meta_tasks,
+    mmeb,
+    pages,
+    scenes,
+)
 from metaembed_lite.data.task import RetrievalTask
+from metaembed_lite.settings import check
+
+SUITES: dict[str, Callable[..., RetrievalTask]] = {
+    "handwriting": handwriting.load_handwriting,
+    "scenes": scenes.load_scenes,
+    "codesearch": codesearch.load_codesearch,
+    "pages": pages.load_pages,
+    "image_folder": image_folder.load_image_folder,
+    "mmeb": mmeb.load_mmeb,
+    **{name: partial(meta_tasks.load_meta_task, name) for name in meta_tasks.TASKS},
+    **{f"pages/{kind}": partial(pages.load_pages, kind) for kind in pages.COLLECTIONS},
+}
 
 
-def load_task(name: str, **sizes: Any) -> RetrievalTask:
-    """A suite's task by name.
+def load_task(name: str, **settings: Any) -> RetrievalTask:
+    """Load the retrieval task of a suite.
 
     Args:
-        name: "handwriting", "scenes", "codesearch", "pages", "folder" (your own pictures and
-            captions), "mmeb", one of ``meta_tasks.TASKS``, such as "scenes/vqa", or a collection
-            of pages, such as "pages/bars".
-        **sizes: arguments of the suite's function: ``n_queries``, ``n_train``, and others such as
-            ``seed``, ``split``, ``collection`` or ``path``.
+        name: "handwriting", "scenes", "codesearch", "pages", "image_folder" (your own images and
+            captions) or "mmeb"; one of ``meta_tasks.TASKS``, such as "scenes/vqa"; or one
+            collection of pages, such as "pages/bars".
+        **settings: arguments of the suite's function: ``n_queries``, ``n_train``, and others such
+            as ``seed``, ``split``, ``collection`` or ``path``.
 
     Raises:
         ValueError: on an unknown suite or setting, a missing setting, or a value of another type.
+
+    Example:
+        >>> load_task("scenes", n_queries=5, n_train=2)
+        RetrievalTask('scenes': 5 queries, 10 candidates, 2 training rows)
     """
-    from metaembed_lite.settings import check
-
-    function = suite(name)
-    return function(**check(function, sizes, f"suite {name!r}"))
+    load = find_suite(name)
+    return load(**check(load, settings, f"suite {name!r}"))
 
 
-def suite(name: str) -> Callable[..., RetrievalTask]:
-    """The function that makes a suite's task; its parameters are the suite's settings.
+def find_suite(name: str) -> Callable[..., RetrievalTask]:
+    """Return the function that loads a suite's task. Its parameters are the suite's settings.
 
     Raises:
-        ValueError: on an unknown name.
+        ValueError: on an unknown name. The error suggests the closest one.
+
+    Example:
+        >>> find_suite("folder")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown suite 'folder'. Did you mean 'image_folder'? Choose from ...
     """
-    from functools import partial
-
-    from metaembed_lite.data import codesearch, folder, handwriting, hub, meta_tasks, pages, scenes
-
-    suites: dict[str, Callable[..., RetrievalTask]] = {
-        "handwriting": handwriting.handwriting,
-        "scenes": scenes.scenes,
-        "codesearch": codesearch.codesearch,
-        "pages": pages.pages,
-        "folder": folder.folder,
-        "mmeb": hub.mmeb,
-        **{task: partial(meta_tasks.meta_task, task) for task in meta_tasks.TASKS},
-        **{f"pages/{kind}": partial(pages.pages, kind) for kind in pages.COLLECTIONS},
-    }
-    if name not in suites:
-        raise ValueError(f"unknown suite {name!r}; choose from {', '.join(suites)}")
-    return suites[name]
+    if name not in SUITES:
+        near = get_close_matches(name, SUITES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown suite {name!r}.{hint} Choose from {', '.join(SUITES)}")
+    return SUITES[name]
 
 
-__all__ = ["RetrievalTask", "load_task"]
+__all__ = ["SUITES", "RetrievalTask", "find_suite", "load_task"]

@@ -1,106 +1,151 @@
-"""Boards of real handwriting: the running example of the book.
+"""Boards of real handwriting, the running example of the book.
 
-A board is a 3 x 3 image of scanned digits (scikit-learn's copy of the UCI optical digits). A query
-names a few of its places, "4 top-left, 7 center, 1 right"; a hard negative is the same board with
-another digit at one of the named places.
-
-The scans are "Optical Recognition of Handwritten Digits" by Ethem Alpaydin and Cenk Kaynak, UCI
-Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0.
+A board is a 3 x 3 image of scanned digits. A query names three places, "4 top-left, 7 center,
+1 right". Its hard negative is the same board with another digit at one named place.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image
 
-from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.data.triples import Triple, check_sizes, satisfied, table
+from metaembed_lite.data.boards import CELL, PLACES, Triple, grade_boards, render_rows
+from metaembed_lite.data.task import (
+    RetrievalTask,
+    check_sizes,
+    check_split,
+    split_rng,
+    training_rng,
+)
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+ABOUT = """\
+Boards of real handwriting.
 
-PLACES = (
-    "top-left", "top", "top-right",
-    "left", "center", "right",
-    "bottom-left", "bottom", "bottom-right",
-)  # fmt: skip
-CELL = 16  # pixels a digit: the 8 x 8 scans, twice as large
-NAMED = 3  # places a query names: of 1,000 random boards, one fits by chance
+A board is a 3 x 3 image of scanned digits. A query names three of its places, such as "4 top-left,
+7 center, 1 right". A hard negative is the same board with another digit at one of the named places.
+Test boards use the scans of writers who are not in the training boards.
 
-# The scans come writer after writer (13 writers, about 138 scans each), not shuffled. The gap
-# between train and test is as wide as a writer, so that no hand is in both; it is the validation
-# split, which may share a hand with either side and is used to choose settings, never to report.
-SPLITS = {"train": (0, 1100), "validation": (1100, 1240), "test": (1240, 1797)}
+The scans are "Optical Recognition of Handwritten Digits" by Ethem Alpaydin and Cenk Kaynak, UCI
+Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0. They
+are read from the installed scikit-learn.
+"""
+NAMED_PLACES = 3  # per query; 1 of 1,000 random boards fits by chance
+
+# Scans are ordered by writer (13 writers, about 138 each). A gap of one writer keeps train and test
+# writers disjoint. The gap is the validation split: it may share writers with either side, so use
+# it for tuning only.
+SCAN_RANGES = {"train": (0, 1100), "validation": (1100, 1240), "test": (1240, 1797)}
 
 
 @cache
-def digit_scans(split: str) -> tuple[np.ndarray, ...]:
-    """The scans of a split, by digit: ten arrays (n, 8, 8), ink 0 to 255, uint8."""
-    from sklearn.datasets import load_digits
+def load_scans(split: str) -> tuple[np.ndarray, ...]:
+    """Load the scans of a split, by digit.
 
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    Returns:
+        Ten arrays (n, 8, 8), uint8, ink from 0 (none) to 255.
+
+    Raises:
+        ValueError: on an unknown split.
+
+    Example:
+        >>> scans = load_scans("test")
+        >>> len(scans), scans[0].shape[1:]
+        (10, (8, 8))
+    """
+    from sklearn.datasets import load_digits  # importing sklearn takes seconds
+
+    check_split(split)
     digits = load_digits()
-    part = slice(*SPLITS[split])
+    part = slice(*SCAN_RANGES[split])
     scans = (digits.images[part] * 255 / 16).round().astype(np.uint8)
-    return tuple(scans[digits.target[part] == d] for d in range(10))
+    return tuple(scans[digits.target[part] == digit] for digit in range(10))
 
 
-def draw_board(digits: np.ndarray, rng: np.random.Generator, split: str) -> Image.Image:
-    """A board image, 48 x 48 RGB, each digit a scan drawn at random from the split's writers."""
-    scans = digit_scans(split)
-    cells = [scans[d][rng.integers(len(scans[d]))] for d in digits.ravel()]
+def render_board(digits: np.ndarray, rng: np.random.Generator, split: str) -> Image.Image:
+    """Render nine digits as a board, 48 x 48 RGB. Each digit is a random scan of the split.
+
+    Example:
+        >>> render_board(np.arange(9), np.random.default_rng(0), "train").size
+        (48, 48)
+    """
+    scans = load_scans(split)
+    cells = [scans[digit][rng.integers(len(scans[digit]))] for digit in digits.ravel()]
     rows = [np.hstack(cells[i : i + 3]) for i in (0, 3, 6)]
     board = Image.fromarray(255 - np.vstack(rows)).convert("RGB")
     return board.resize((3 * CELL, 3 * CELL), Image.Resampling.BILINEAR)
 
 
-def draw_query(digits: np.ndarray, places: np.ndarray) -> str:
-    """The query that names the given places of a board, in the order given."""
-    return ", ".join(f"{digits[p]} {PLACES[p]}" for p in places)
+def describe(digits: np.ndarray, places: np.ndarray) -> str:
+    """Describe some places of a board, in the order given.
+
+    Example:
+        >>> describe(np.arange(9), np.array([4, 0]))
+        '4 center, 0 top-left'
+    """
+    return ", ".join(f"{digits[place]} {PLACES[place]}" for place in places)
 
 
-def draw_triple(rng: np.random.Generator) -> Triple:
-    """A random board of digits (9,), the places a query names (NAMED,), and its hard negative."""
+def sample_triple(rng: np.random.Generator) -> Triple:
+    """Sample a board of digits (9,), the places that its query names (3,), and a hard negative.
+
+    Example:
+        >>> triple = sample_triple(np.random.default_rng(0))
+        >>> int((triple.board != triple.negative).sum())
+        1
+    """
     digits = rng.integers(10, size=9)
-    places = rng.permutation(9)[:NAMED]
+    places = rng.permutation(9)[:NAMED_PLACES]
     negative = digits.copy()
     negative[places[0]] = (digits[places[0]] + rng.integers(1, 10)) % 10
     return Triple(digits, rng.permutation(places), negative)
 
 
 def training_rows(n: int, seed: int = 0) -> Dataset:
-    """``n`` rows (query, positive, negative): text, board, board with one named digit changed."""
-    rng = np.random.default_rng([seed, 1])
-    triples = (draw_triple(rng) for _ in range(n))
-    return table(triples, draw_query, lambda digits: draw_board(digits, rng, "train"))
+    """Sample ``n`` rows (query, positive, negative): text, board, board with one digit changed.
+
+    Example:
+        >>> training_rows(2).column_names
+        ['query', 'positive', 'negative']
+    """
+    rng = training_rng(seed)
+    triples = (sample_triple(rng) for _ in range(n))
+    return render_rows(triples, describe, lambda digits: render_board(digits, rng, "train"))
 
 
-def handwriting(
+def load_handwriting(
     n_queries: int = 500, n_train: int = 16_000, seed: int = 0, split: str = "test"
 ) -> RetrievalTask:
-    """Text query to board image, over ``2 * n_queries`` candidates.
+    """Load the task: text query to board image, over ``2 * n_queries`` candidates.
 
-    Half of the candidates are the queries' boards, half are hard negatives, one a query, that
-    differ in one named digit. Every board that satisfies a query counts as relevant, also one that
-    does so by chance. Training boards use other writers' scans than test boards.
+    Half of the candidates are the queries' boards. The other half are hard negatives, one per
+    query, which differ in one named digit. Every board that satisfies a query is relevant, even
+    one that satisfies it by chance. Training boards use other writers' scans than test boards.
+
+    Args:
+        n_queries: number of queries.
+        n_train: number of training rows.
+        seed: of the sampling.
+        split: "train", "validation" or "test".
 
     Raises:
-        ValueError: on sizes below one or an unknown split.
+        ValueError: on fewer than one query, a negative ``n_train``, or an unknown split.
+
+    Example:
+        >>> load_handwriting(n_queries=5, n_train=0).relevance.shape
+        (5, 10)
     """
     check_sizes(n_queries, n_train)
-    digit_scans(split)  # an unknown split stops here
-    rng = np.random.default_rng([seed, sorted(SPLITS).index(split) + 2])
-    triples = [draw_triple(rng) for _ in range(n_queries)]
+    rng = split_rng(seed, split)
+    triples = [sample_triple(rng) for _ in range(n_queries)]
     boards = [t.board for t in triples] + [t.negative for t in triples]
     return RetrievalTask(
         name="handwriting",
-        queries=[draw_query(t.board, t.places) for t in triples],
-        candidates=[draw_board(board, rng, split) for board in boards],
-        relevance=satisfied(triples, boards),
+        queries=[describe(t.board, t.places) for t in triples],
+        candidates=[render_board(board, rng, split) for board in boards],
+        relevance=grade_boards(triples, boards),
         train=training_rows(n_train, seed) if n_train else None,
-        about=__doc__ or "",
+        about=ABOUT,
     )

@@ -1,40 +1,70 @@
-"""Training rows from a Dataset, a DataFrame, dicts or columns, checked before training."""
+"""Training rows: Datasets with the columns query, positive and negatives, checked before training.
+
+Rows come from records with items in memory (``rows_from_records``), from a suite's examples
+(``rows_from_examples``) or from image files that are opened when a row is read (``lazy_rows``).
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from metaembed_lite.items import describe, read
+import pandas as pd
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets import Image as ImageFeature
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset
+from metaembed_lite.data.task import Item
+from metaembed_lite.items import describe, open_picture, read
 
 COLUMN = re.compile(r"query|positive|negative(_\w+)?")
 EXPECTED = "expected query, positive, then any negatives (negative, negative_1, ...)"
 
 
-def training_rows(
+class PictureFeature(ImageFeature):
+    """The ``Image`` feature of datasets, decoded by ``open_picture``: RGB, errors name the file.
+
+    It stores what ``Image`` stores. When datasets rebuilds the features from a file, they become
+    ``Image`` again, and ``preprocess`` opens those pictures by the same rules.
+    """
+
+    def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
+        """Open the picture in RGB."""
+        return open_picture(value)
+
+
+def check_rows(
     rows: Dataset | Mapping[str, Any] | pd.DataFrame | Sequence[Mapping[str, Any]] | None,
-    batch: int,
+    batch_size: int,
 ) -> dict[str, Dataset]:
-    """Training sets by name, with the columns query, positive, negatives, in that order.
+    """Check training rows and bring them into one form: Datasets by name, columns in order.
 
     Args:
-        rows: a Dataset, a DataFrame, a list of dicts, or Datasets by name.
-        batch: the fewest rows that a set may have.
+        rows: a Dataset, a DataFrame, a list of dicts, or several of these by name.
+        batch_size: the fewest rows that a set may have.
+
+    Returns:
+        Name -> Dataset with the columns query, positive, then any negatives. A single set is named
+        "the task".
 
     Raises:
         ValueError: naming the set, and the column or the number of rows that does not fit.
-    """
 
+    Example:
+        >>> rows = [{"positive": "a cat", "query": "animal"}, {"positive": "a car", "query": "car"}]
+        >>> check_rows(rows, batch_size=2)["the task"].column_names
+        ['query', 'positive']
+        >>> check_rows(rows, batch_size=3)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: the task: 2 training rows for batches of 3: ...
+    """
     if isinstance(rows, Mapping) and all(map(_is_set, rows.values())):
         if not rows:
             raise ValueError("no training sets: the mapping of names to Datasets is empty")
-        return {str(name): _checked(str(name), part, batch) for name, part in rows.items()}
-    return {"the task": _checked("the task", rows, batch)}
+        return {str(name): _check_set(str(name), part, batch_size) for name, part in rows.items()}
+    return {"the task": _check_set("the task", rows, batch_size)}
 
 
 def _is_set(part: Any) -> bool:
@@ -44,29 +74,28 @@ def _is_set(part: Any) -> bool:
     return not is_column
 
 
-def _checked(name: str, rows: Any, batch: int) -> Dataset:
-    rows = _as_dataset(name, rows)
-    if rows is None or len(rows) < batch:
+def _check_set(name: str, rows: Any, batch_size: int) -> Dataset:
+    dataset = _to_dataset(name, rows)
+    n_rows = 0 if dataset is None else len(dataset)
+    if dataset is None or n_rows < batch_size:
         raise ValueError(
-            f"{name}: {0 if rows is None else len(rows)} training rows for batches of "
-            f"{batch}: give more rows or a smaller batch_size"
+            f"{name}: {n_rows} training rows for batches of {batch_size}: give more rows or a "
+            "smaller batch_size"
         )
-    columns = list(rows.column_names)
+    columns = list(dataset.column_names)
     _check_columns(name, columns)
     for column in columns:
-        kind = rows.features[column]
-        if isinstance(kind, list) or type(kind).__name__ in ("List", "LargeList", "Sequence"):
+        feature = dataset.features[column]
+        if isinstance(feature, list) or type(feature).__name__ in ("List", "LargeList", "Sequence"):
             raise ValueError(
                 f"{name}: column {column!r} holds lists: spread them over columns such as "
                 "negative_1, negative_2, with one item per row in each"
             )
     ordered = ["query", "positive", *(c for c in columns if c not in ("query", "positive"))]
-    return rows if ordered == columns else rows.select_columns(ordered)
+    return dataset if ordered == columns else dataset.select_columns(ordered)
 
 
-def _as_dataset(name: str, rows: Any) -> Dataset | None:
-    from datasets import Dataset, IterableDataset
-
+def _to_dataset(name: str, rows: Any) -> Dataset | None:
     if rows is None:
         return None
     if isinstance(rows, Dataset):
@@ -90,31 +119,34 @@ def _as_dataset(name: str, rows: Any) -> Dataset | None:
         )
     for index, row in enumerate(rows):
         _check_columns(f"{name}, row {index}", list(row) if isinstance(row, Mapping) else [])
-    return from_records(rows)
+    return rows_from_records(rows)
 
 
 def _check_columns(where: str, columns: Sequence[str]) -> None:
-    strange = [column for column in columns if not COLUMN.fullmatch(str(column))]
-    if strange or not {"query", "positive"} <= set(columns):
-        remedy = f"; leave out {', '.join(map(str, strange))}" if strange else ""
+    unknown = [column for column in columns if not COLUMN.fullmatch(str(column))]
+    if unknown or not {"query", "positive"} <= set(columns):
+        remedy = f"; leave out {', '.join(map(str, unknown))}" if unknown else ""
         raise ValueError(f"{where}: training columns {list(columns)}: {EXPECTED}{remedy}")
 
 
-def from_records(records: Iterable[Mapping[str, Any]]) -> Dataset:
-    """A Dataset from dicts with the same keys. A column is of one kind: text, image, or both.
+def rows_from_records(records: Iterable[Mapping[str, Any]]) -> Dataset:
+    """Make a Dataset from dicts with the same keys. A column holds texts, images, or both.
 
     In a column of both, or of items of several kinds, a row has None for the part that it lacks.
-    Images are compressed one by one, so large ones are not all in memory at once.
+    Images are compressed one by one, so large images are never all in memory.
+
+    Args:
+        records: column -> item. May be a generator.
 
     Raises:
-        ValueError: naming the row and the column of an item that cannot be read, or a row that has
-            other keys than the first.
+        ValueError: naming the row and the column of an item that cannot be read, or a row whose
+            keys differ from the first row's.
+
+    Example:
+        >>> rows_from_records([{"query": "a cat", "positive": {"text": "a pet"}}])[0]
+        {'query': 'a cat', 'positive': 'a pet'}
     """
-    from datasets import Dataset, Features, Value
-
-    from metaembed_lite.data.picture_feature import PictureFeature
-
-    image = PictureFeature()
+    picture_feature = PictureFeature()
     columns: dict[str, list[dict[str, Any]]] = {}
     for index, record in enumerate(records):
         columns = columns or {name: [] for name in record}
@@ -130,17 +162,94 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> Dataset:
                     f"row {index}, column {name!r} ({describe(item)}): {error}"
                 ) from error
             if "image" in parts:
-                parts["image"] = image.encode_example(parts["image"])
+                parts["image"] = picture_feature.encode_example(parts["image"])
             columns[name].append(parts)
-    kinds: dict[str, Any] = {}
+    features: dict[str, Any] = {}
     stored: dict[str, list[Any]] = {}
     for name, column in columns.items():
-        names = {part for parts in column for part in parts}
-        if len(names) == 1:
-            (part,) = names
-            kinds[name] = Value("string") if part == "text" else image
+        part_names = {part for parts in column for part in parts}
+        if len(part_names) == 1:
+            (part,) = part_names
+            features[name] = Value("string") if part == "text" else picture_feature
             stored[name] = [parts[part] for parts in column]
         else:
-            kinds[name] = {"text": Value("string"), "image": image}
+            features[name] = {"text": Value("string"), "image": picture_feature}
             stored[name] = [{k: parts.get(k) for k in ("text", "image")} for parts in column]
-    return Dataset.from_dict(stored, features=Features(kinds))
+    return Dataset.from_dict(stored, features=Features(features))
+
+
+def rows_from_examples(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
+    """Make a Dataset with the columns query, positive, negative. See ``rows_from_records``.
+
+    Example:
+        >>> rows_from_examples([("a cat", "cat.txt", "car.txt")])[0]
+        {'query': 'a cat', 'positive': 'cat.txt', 'negative': 'car.txt'}
+    """
+    names = ("query", "positive", "negative")
+    return rows_from_records(dict(zip(names, example, strict=True)) for example in examples)
+
+
+def lazy_rows(
+    columns: Mapping[str, tuple[list[str], list[str]]],
+    root: Path,
+    where: str = "training rows",
+) -> Dataset:
+    """Make a Dataset whose images are opened by ``items.open_picture`` when a row is read.
+
+    Args:
+        columns: name -> (n texts, n image paths relative to ``root``), with "" for a missing text
+            or image. A column that has only texts holds texts, one that has only images holds
+            images. Otherwise it holds ``{"text", "image"}``, with None for a missing image.
+        root: the folder of the images.
+        where: the table that the paths come from, for the errors.
+
+    Raises:
+        ValueError: if a path leads out of ``root``.
+
+    Example:
+        >>> rows = lazy_rows({"query": (["a cat"], [""]), "positive": ([""], ["cat.png"])}, Path())
+        >>> rows.column_names
+        ['query', 'positive']
+    """
+    stored: dict[str, list[Any]] = {}
+    features: dict[str, Any] = {}
+    for name, (texts, paths) in columns.items():
+        files = [
+            str(resolve_picture(root, path, f"{where}, row {row}, {name}")) if path else None
+            for row, path in enumerate(paths)
+        ]
+        if not any(files):
+            stored[name], features[name] = list(texts), Value("string")
+        elif not any(texts):
+            stored[name], features[name] = files, PictureFeature()
+        else:
+            stored[name] = [{"text": t, "image": i} for t, i in zip(texts, files, strict=True)]
+            features[name] = {"text": Value("string"), "image": PictureFeature()}
+    return Dataset.from_dict(stored, features=Features(features))
+
+
+def resolve_picture(root: Path, name: str, where: str) -> Path:
+    """Resolve the path of a picture that a table names: one path per file, always below ``root``.
+
+    Args:
+        root: the folder that the name is relative to.
+        name: the path as the table has it.
+        where: the table and the line, for the errors.
+
+    Raises:
+        ValueError: if the path leads out of the folder, also through a symbolic link.
+
+    Example:
+        >>> resolve_picture(Path(), "a/../b.png", "captions.csv, line 2").name
+        'b.png'
+    """
+    try:
+        file, folder = (root / name).resolve(), root.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # NUL, too long, a loop of links
+        raise ValueError(f"{where}: {name!r} is not a path: {error}") from error
+    if not file.is_relative_to(folder):
+        raise ValueError(
+            f"{where}: {name!r} leads out of {root}; put the picture into that folder, and give "
+            "its path relative to it"
+        )
+    return file

@@ -1,45 +1,51 @@
-"""Rendered scenes of shapes: synthetic, so that the ground truth is exact.
+"""Rendered scenes of colored shapes. They are synthetic, so the ground truth is exact.
 
-A scene is a 3 x 3 grid; each place holds one of 6 shapes in one of 8 colors. A query names a few
-of its objects by place; a hard negative differs in one attribute (color or shape) of one of them.
+A scene is a board whose nine places each hold one of 6 shapes in one of 8 colors. A query names two
+of its objects by place. Its hard negative differs in the color or the shape of one of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from datasets import Dataset
 from PIL import Image, ImageDraw
 
-from metaembed_lite.data.handwriting import CELL, PLACES, SPLITS
-from metaembed_lite.data.task import RetrievalTask
-from metaembed_lite.data.triples import Triple, check_sizes, satisfied, table
+from metaembed_lite.data.boards import CELL, PLACES, Triple, grade_boards, render_rows
+from metaembed_lite.data.task import RetrievalTask, check_sizes, split_rng, training_rng
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+ABOUT = """\
+Rendered scenes of colored shapes: synthetic, so the ground truth is exact.
 
+A scene is a 3 x 3 grid. Each place holds one of 6 shapes in one of 8 colors. A query names two
+objects by place, such as "red circle top, gray ring left". A hard negative differs in one attribute
+(color or shape) of one named object. The splits are different random samples of the same world.
+"""
 COLORS = {
     "red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 119, 180),
     "yellow": (240, 200, 30), "purple": (128, 60, 170), "orange": (255, 127, 14),
     "black": (20, 20, 20), "gray": (140, 140, 140),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
-NAMED = 2  # objects a query names: 48 kinds a place, one scene in 2,304 fits by chance
+NAMED_OBJECTS = 2  # per query; there are 48 objects, so 1 of 2,304 random scenes fits by chance
+SUPERSAMPLE = 4  # scenes are drawn this many times larger, then reduced, for smooth edges
 
 Scene = np.ndarray  # (9, 2) int: color index, shape index
 
 
-def draw_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """A scene as an image, 48 x 48 RGB; sizes and offsets vary, drawn at four times the size."""
-    scale = 4
-    image = Image.new("RGB", (3 * CELL * scale, 3 * CELL * scale), "white")
+def render_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
+    """Render a scene, 48 x 48 RGB. Sizes and offsets of the objects vary.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> render_scene(sample_scene(rng), rng).size
+        (48, 48)
+    """
+    image = Image.new("RGB", (3 * CELL * SUPERSAMPLE, 3 * CELL * SUPERSAMPLE), "white")
     pen = ImageDraw.Draw(image)
     for place, (color, shape) in enumerate(scene):
-        r = rng.uniform(5.2, 6.8) * scale
-        x, y = (
-            ((place % 3) + 0.5) * CELL * scale + rng.uniform(-1, 1) * scale,
-            ((place // 3) + 0.5) * CELL * scale + rng.uniform(-1, 1) * scale,
-        )
+        r = rng.uniform(5.2, 6.8) * SUPERSAMPLE
+        x = ((place % 3) + 0.5) * CELL * SUPERSAMPLE + rng.uniform(-1, 1) * SUPERSAMPLE
+        y = ((place // 3) + 0.5) * CELL * SUPERSAMPLE + rng.uniform(-1, 1) * SUPERSAMPLE
         _draw_shape(pen, SHAPES[shape], list(COLORS.values())[color], x, y, r)
     return image.resize((3 * CELL, 3 * CELL), Image.Resampling.LANCZOS)
 
@@ -64,58 +70,89 @@ def _draw_shape(
 
 
 def describe(scene: Scene, places: np.ndarray) -> str:
-    """The query that names the objects at the given places: "red circle top, gray ring left"."""
+    """Describe the objects at some places, in the order given.
+
+    Example:
+        >>> scene = np.array([[0, 0], [7, 5]] + [[0, 0]] * 7)
+        >>> describe(scene, np.array([1, 0]))
+        'gray ring top, red circle top-left'
+    """
+    colors = list(COLORS)
     return ", ".join(
-        f"{list(COLORS)[scene[p, 0]]} {SHAPES[scene[p, 1]]} {PLACES[p]}" for p in places
+        f"{colors[scene[place, 0]]} {SHAPES[scene[place, 1]]} {PLACES[place]}" for place in places
     )
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
-    """Nine objects, colors and shapes independent and uniform."""
+def sample_scene(rng: np.random.Generator) -> Scene:
+    """Sample nine objects. Colors and shapes are independent and uniform.
+
+    Example:
+        >>> sample_scene(np.random.default_rng(0)).shape
+        (9, 2)
+    """
     return np.stack([rng.integers(len(COLORS), size=9), rng.integers(len(SHAPES), size=9)], axis=1)
 
 
-def draw_triple(rng: np.random.Generator) -> Triple:
-    """A random scene, the places a query names (NAMED,), and its hard negative."""
-    scene, places = random_scene(rng), rng.permutation(9)[:NAMED]
+def sample_triple(rng: np.random.Generator) -> Triple:
+    """Sample a scene, the places that its query names (2,), and a hard negative.
+
+    Example:
+        >>> triple = sample_triple(np.random.default_rng(0))
+        >>> int((triple.board != triple.negative).sum())
+        1
+    """
+    scene, places = sample_scene(rng), rng.permutation(9)[:NAMED_OBJECTS]
     negative = scene.copy()
     attribute = int(rng.integers(2))
-    kinds = (len(COLORS), len(SHAPES))[attribute]
-    negative[places[0], attribute] += rng.integers(1, kinds)
-    negative[places[0], attribute] %= kinds
+    n_values = (len(COLORS), len(SHAPES))[attribute]
+    negative[places[0], attribute] += rng.integers(1, n_values)
+    negative[places[0], attribute] %= n_values
     return Triple(scene, rng.permutation(places), negative)
 
 
 def training_rows(n: int, seed: int = 0) -> Dataset:
-    """``n`` rows (query, positive, negative): text, scene, scene one attribute away."""
-    rng = np.random.default_rng([seed, 1])
-    triples = (draw_triple(rng) for _ in range(n))
-    return table(triples, describe, lambda scene: draw_scene(scene, rng))
+    """Sample ``n`` rows (query, positive, negative): text, scene, scene with one attribute changed.
+
+    Example:
+        >>> training_rows(2).column_names
+        ['query', 'positive', 'negative']
+    """
+    rng = training_rng(seed)
+    triples = (sample_triple(rng) for _ in range(n))
+    return render_rows(triples, describe, lambda scene: render_scene(scene, rng))
 
 
-def scenes(
+def load_scenes(
     n_queries: int = 500, n_train: int = 16_000, seed: int = 0, split: str = "test"
 ) -> RetrievalTask:
-    """Text query to rendered scene, over ``2 * n_queries`` candidates.
+    """Load the task: text query to rendered scene, over ``2 * n_queries`` candidates.
 
-    Half of the candidates are the queries' scenes, half are hard negatives, one a query, that
-    differ in one attribute of a named object. Every scene that satisfies a query counts as
-    relevant, also one that does so by chance. The splits are different random draws.
+    Half of the candidates are the queries' scenes. The other half are hard negatives, one per
+    query, which differ in one attribute of a named object. Every scene that satisfies a query is
+    relevant, even one that satisfies it by chance.
+
+    Args:
+        n_queries: number of queries.
+        n_train: number of training rows.
+        seed: of the sampling.
+        split: "train", "validation" or "test": different random samples.
 
     Raises:
-        ValueError: on sizes below one or an unknown split.
+        ValueError: on fewer than one query, a negative ``n_train``, or an unknown split.
+
+    Example:
+        >>> load_scenes(n_queries=5, n_train=0).relevance.shape
+        (5, 10)
     """
     check_sizes(n_queries, n_train)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    rng = np.random.default_rng([seed, sorted(SPLITS).index(split) + 2])
-    triples = [draw_triple(rng) for _ in range(n_queries)]
-    contents = [t.board for t in triples] + [t.negative for t in triples]
+    rng = split_rng(seed, split)
+    triples = [sample_triple(rng) for _ in range(n_queries)]
+    scenes = [t.board for t in triples] + [t.negative for t in triples]
     return RetrievalTask(
         name="scenes",
         queries=[describe(t.board, t.places) for t in triples],
-        candidates=[draw_scene(scene, rng) for scene in contents],
-        relevance=satisfied(triples, contents),
+        candidates=[render_scene(scene, rng) for scene in scenes],
+        relevance=grade_boards(triples, scenes),
         train=training_rows(n_train, seed) if n_train else None,
-        about=__doc__ or "",
+        about=ABOUT,
     )

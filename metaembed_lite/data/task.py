@@ -1,18 +1,18 @@
-"""What a suite is: queries, candidates, who is relevant to whom, and what to train on."""
+"""A retrieval task: queries, candidates, relevance and training rows; and what all suites share."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset
-
-LARGEST_GRADE = 1e300  # NDCG adds grades up, and the sum must not overflow
+MAX_GRADE = 1e300  # NDCG adds grades, and the sum must not overflow
+SPLITS = ("train", "validation", "test")
+# The numbers that keep the random streams apart. Other numbers would sample other tasks.
+_SPLIT_STREAMS = {"test": 2, "train": 3, "validation": 4}
+_TRAINING_STREAM = 1
 
 Item = Any  # a str, a picture (PIL image, Path, bytes, array) or {"text", "image"}: see items.py
 
@@ -25,17 +25,21 @@ class RetrievalTask:
         name: shown in tables and figures.
         queries: Q items: a str, a picture, or ``{"text", "image"}`` (see ``items.read``).
         candidates: N items of the same kinds.
-        relevance: (Q, N) grades, finite and at least 0, of any real type; kept as float64. 0 is
+        relevance: (Q, N) grades, finite and at least 0, of any real type; stored as float64. 0 is
             not relevant, larger is better. A query may have several relevant candidates.
-        train: rows ``query``, ``positive`` and, where the suite has one, ``negative``;
-            None for a task that is only evaluated.
+        train: rows ``query``, ``positive`` and, where the suite has one, ``negative``. Defaults to
+            None, for a task that is only evaluated.
         pool: (Q, N) bool or 0/1, which candidates count for a query, as in MMEB, where each query
-            has its own list; kept as bool. None: all of them.
-        about: one paragraph: what the data is, where it comes from, what it cannot show.
+            has its own list; stored as bool. Defaults to None: all candidates count.
+        about: what the data is, where it comes from and what it cannot show.
 
     Raises:
-        ValueError: on shapes that do not fit, grades or a pool of other values, a relevant
-            candidate outside of its query's pool, or a query without a relevant candidate.
+        ValueError: on shapes that do not match, invalid grades or pool values, a relevant
+            candidate outside its query's pool, or a query without a relevant candidate.
+
+    Example:
+        >>> RetrievalTask("pets", ["meow", "woof"], ["cat", "dog"], np.eye(2))
+        RetrievalTask('pets': 2 queries, 2 candidates, 0 training rows)
     """
 
     name: str
@@ -57,51 +61,59 @@ class RetrievalTask:
                 f"{len(self.candidates)} candidates; it needs at least one of each"
             )
         shape = (len(self.queries), len(self.candidates))
-        for name, read in (("relevance", as_grades), ("pool", as_pool)):
-            if name == "relevance" or self.pool is not None:
-                try:
-                    object.__setattr__(self, name, read(getattr(self, name), shape))
-                except ValueError as error:
-                    raise ValueError(f"task {self.name!r}: {error}") from None
+        try:
+            object.__setattr__(self, "relevance", as_grades(self.relevance, shape))
+            if self.pool is not None:
+                object.__setattr__(self, "pool", as_pool(self.pool, shape))
+        except ValueError as error:
+            raise ValueError(f"task {self.name!r}: {error}") from None
         if self.pool is not None and (self.relevance[~self.pool] > 0).any():
             raise ValueError(f"task {self.name!r}: a relevant candidate is not in its query's pool")
-        orphans = np.flatnonzero(self.relevance.max(axis=1) <= 0)
-        if len(orphans):
+        unanswered = np.flatnonzero(self.relevance.max(axis=1) <= 0)
+        if len(unanswered):
             raise ValueError(
-                f"task {self.name!r}: {len(orphans)} queries have no relevant candidate, first "
-                f"index {orphans[0]}; drop them or add their candidates"
+                f"task {self.name!r}: {len(unanswered)} queries have no relevant candidate, first "
+                f"index {unanswered[0]}; drop them or add their candidates"
             )
 
     def __repr__(self) -> str:
-        rows = 0 if self.train is None else len(self.train)
+        n_train = 0 if self.train is None else len(self.train)
         return (
             f"RetrievalTask({self.name!r}: {len(self.queries):,} queries, "
-            f"{len(self.candidates):,} candidates, {rows:,} training rows)"
+            f"{len(self.candidates):,} candidates, {n_train:,} training rows)"
         )
 
 
 def as_grades(values: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Grades of relevance as float64, (Q, N) = ``shape``.
+    """Convert grades of relevance to float64, (Q, N) = ``shape``.
 
     Raises:
-        ValueError: unless they are real numbers of that shape, from 0 to ``LARGEST_GRADE``.
+        ValueError: unless they are real numbers of that shape, from 0 to ``MAX_GRADE``.
+
+    Example:
+        >>> as_grades([[1, 0], [0, 2]], (2, 2)).tolist()
+        [[1.0, 0.0], [0.0, 2.0]]
     """
     grades = _real(values, "relevance", shape).astype(np.float64)
-    bad = ~((grades >= 0) & (grades <= LARGEST_GRADE))  # so written, NaN is bad too
+    bad = ~((grades >= 0) & (grades <= MAX_GRADE))  # NaN fails both comparisons, so it is bad too
     if bad.any():
-        where = tuple(np.argwhere(bad)[0].tolist())
+        position = tuple(np.argwhere(bad)[0].tolist())
         raise ValueError(
-            f"relevance{list(where)} is {grades[where]}: grades must be finite, from 0 (not "
-            f"relevant) to {LARGEST_GRADE:.0e}"
+            f"relevance{list(position)} is {grades[position]}: grades must be finite, from 0 (not "
+            f"relevant) to {MAX_GRADE:.0e}"
         )
     return grades
 
 
 def as_pool(values: Any, shape: tuple[int, int]) -> np.ndarray:
-    """A pool as bool, (Q, N) = ``shape``: True where a candidate counts for a query.
+    """Convert a pool to bool, (Q, N) = ``shape``: True where a candidate counts for a query.
 
     Raises:
         ValueError: unless it is bool, or 0 and 1, of that shape.
+
+    Example:
+        >>> as_pool([[1, 0]], (1, 2)).tolist()
+        [[True, False]]
     """
     pool = _real(values, "pool", shape)
     bad = (pool != 0) & (pool != 1)
@@ -113,7 +125,7 @@ def as_pool(values: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _real(values: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """The values as an array of real numbers of that shape."""
+    """Convert values to an array of real numbers of a shape."""
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError(f"{name} is a numpy masked array, whose mask would be lost: fill it first")
     try:
@@ -129,49 +141,62 @@ def _real(values: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
     return array
 
 
-def by_meta_task(
-    p_at_1: Mapping[str, float],
-    meta_tasks: Mapping[str, Collection[str]],
-    out_of_distribution: Collection[str],
-) -> pd.DataFrame:
-    """P@1 per task, and the averages that MMEB reports.
-
-    Args:
-        p_at_1: task -> P@1, for any of the tasks.
-        meta_tasks: meta-task -> all of its tasks.
-        out_of_distribution: the tasks that are not trained on.
-
-    Returns:
-        Rows of task, meta_task, p_at_1: the tasks, then the mean of each meta-task, of the
-        in-distribution and out-of-distribution tasks, and of all. An average over fewer tasks than
-        there are says so in the column ``tasks``, such as "3 of 12".
+def check_sizes(n_queries: int, n_train: int) -> None:
+    """Check that there is at least one query and that ``n_train`` is not negative.
 
     Raises:
-        ValueError: on a name that is not a task, or a value that is not finite.
-    """
-    import pandas as pd
+        ValueError: that names both values.
 
-    every = [name for names in meta_tasks.values() for name in names]
-    unknown = sorted(set(p_at_1) - set(every))
-    if unknown:
-        raise ValueError(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(every)}")
-    for name, value in p_at_1.items():
-        if not np.isfinite(value):
-            raise ValueError(f"p_at_1 of {name} is {value}: an average needs finite values")
-    rows = [
-        {"task": name, "meta_task": meta, "p_at_1": p_at_1[name], "tasks": "1"}
-        for meta, names in meta_tasks.items()
-        for name in names
-        if name in p_at_1
-    ]
-    groups = dict(meta_tasks)
-    groups["in-distribution"] = [name for name in every if name not in out_of_distribution]
-    groups["out-of-distribution"] = [name for name in every if name in out_of_distribution]
-    groups["overall"] = every
-    for group, names in groups.items():
-        found = [p_at_1[name] for name in names if name in p_at_1]
-        if found:
-            counted = f"{len(found)} of {len(names)}"
-            mean = float(np.mean(found))
-            rows.append({"task": "mean", "meta_task": group, "p_at_1": mean, "tasks": counted})
-    return pd.DataFrame(rows)
+    Example:
+        >>> check_sizes(n_queries=500, n_train=0)
+    """
+    if n_queries < 1 or n_train < 0:
+        raise ValueError(
+            f"n_queries={n_queries}, n_train={n_train}: need n_queries >= 1 and n_train >= 0"
+        )
+
+
+def check_split(split: str) -> None:
+    """Check that a split is one of ``SPLITS``.
+
+    Raises:
+        ValueError: on another split.
+
+    Example:
+        >>> check_split("test")
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+
+
+def split_rng(seed: int, split: str, *stream: int) -> np.random.Generator:
+    """Create the random generator that samples the queries and candidates of a split.
+
+    Args:
+        seed: of the task.
+        split: "train", "validation" or "test".
+        *stream: numbers that tell apart several tasks of one suite.
+
+    Raises:
+        ValueError: on another split.
+
+    Example:
+        >>> split_rng(0, "test").integers(10, size=3).tolist()
+        [9, 0, 2]
+    """
+    check_split(split)
+    return np.random.default_rng([seed, _SPLIT_STREAMS[split], *stream])
+
+
+def training_rng(seed: int, *stream: int) -> np.random.Generator:
+    """Create the random generator that samples training rows. No split's generator equals it.
+
+    Args:
+        seed: of the task.
+        *stream: numbers that tell apart several tasks of one suite.
+
+    Example:
+        >>> training_rng(0).integers(10, size=3).tolist()
+        [5, 8, 9]
+    """
+    return np.random.default_rng([seed, _TRAINING_STREAM, *stream])

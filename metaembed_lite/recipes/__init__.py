@@ -1,10 +1,10 @@
-"""Recipes: which backbone, which data, which settings; one YAML file each, beside this one.
+"""Recipes: a backbone, data and training settings, in one YAML file each, in this folder.
 
     model:  arguments of build()
     data:   arguments of load_task()
     train:  arguments of train()
 
-``metaembed-lite train NAME`` runs one, and ``section.key=value`` overrides any line of it.
+``metaembed-lite train NAME`` runs a recipe, and ``section.key=value`` overrides any line of it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metaembed_lite import checkpoints
+from metaembed_lite.data import find_suite
+from metaembed_lite.model import build
 from metaembed_lite.settings import check, parse
+from metaembed_lite.training import train
 
 FOLDER = Path(__file__).parent
 SECTIONS = ("model", "data", "train")
-OF_THE_RUN = (  # arguments of train() that no recipe gives
+RUN_ARGUMENTS = (  # arguments of train() that a recipe may not set
     "model", "rows", "output", "resume", "restart", "overwrite", "recipe",
 )  # fmt: skip
+PAPER_NOTE = """\
+The recipes llama-3.2-vision-11b, paligemma-3b and qwen2.5-vl-* follow the published configuration
+(scripts/7b_mrl.yaml of the official code), as readers of its README report it: budgets and weights,
+temperature, LoRA rank, alpha and dropout, learning rate, warm-up, steps, bfloat16, and 48 queries
+per device with one hard negative each. The number of GPUs is unknown, and so is the global batch
+size. Two things are ours: mini_batch_size, and the data, which you replace with your own."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,12 @@ class Recipe:
     Attributes:
         name: of the recipe, or the path of its file.
         model: arguments of ``build``.
-        data: arguments of ``load_task``, ``name`` among them.
+        data: arguments of ``load_task``, with the suite as ``name``.
         train: arguments of ``train``.
+
+    Example:
+        >>> Recipe("mine", model={"r_q": 8}, data={"name": "scenes"}, train={}).data
+        {'name': 'scenes'}
     """
 
     name: str
@@ -40,32 +54,42 @@ class Recipe:
     train: dict[str, Any]
 
 
-def names() -> list[str]:
-    """The recipes that ship."""
+def list_names() -> list[str]:
+    """List the bundled recipes.
+
+    Example:
+        >>> "tiny" in list_names()
+        True
+    """
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
 def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe that ships, by name, or your own, by path.
+    """Read a bundled recipe, by name, or your own, by path.
 
-    Every value is checked against the signature of the function that it is for: ``build``, the
-    suite's function, ``train``. Nothing is loaded.
+    Every value is checked against the signature of its function: ``build``, the suite's function,
+    or ``train``. No model and no data are loaded.
 
     Args:
         name_or_path: such as "tiny" or "my/recipe.yaml".
-        overrides: "section.key=value", the value as YAML: "train.steps=100", "model.dim=null".
+        overrides: "section.key=value", with the value as YAML: "train.steps=100", "model.dim=null".
 
     Raises:
         ValueError: on an unknown recipe, section, suite or key, a value of another type, an
             override without "=", or a file that is not YAML in UTF-8.
         OSError: if the file cannot be read.
+
+    Example:
+        >>> recipe = read("tiny", ["train.steps=3"])
+        >>> recipe.model["backbone"], recipe.train["steps"]
+        ('tiny-vlm', 3)
     """
     file = FOLDER / f"{name_or_path}.yaml"
     if not file.is_file():
         file = Path(name_or_path)
-    sections = _sections(file)
+    sections = _read_sections(file)
     for override in overrides:
-        path, value = assignment(override)
+        path, value = parse_assignment(override)
         section, dot, key = path.partition(".")
         if not dot or section not in SECTIONS:
             raise ValueError(
@@ -73,14 +97,18 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"{', '.join(SECTIONS)}, such as train.steps=100"
             )
         sections[section] = {**sections[section], key: value}
-    return _checked(str(name_or_path), sections)
+    return _check_sections(str(name_or_path), sections)
 
 
-def assignment(text: str) -> tuple[str, Any]:
-    """ "key=value" as a key and a value, the value read as YAML.
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Parse "key=value" as a key and a value, with the value read as YAML.
 
     Raises:
         ValueError: without "=", or on a value that is not YAML.
+
+    Example:
+        >>> parse_assignment("n_queries=1e3")
+        ('n_queries', 1000.0)
     """
     key, equals, value = text.partition("=")
     if not equals:
@@ -88,8 +116,8 @@ def assignment(text: str) -> tuple[str, Any]:
     return key, parse(value, repr(value))
 
 
-def suite_settings(name: str, assignments: Sequence[str], **defaults: Any) -> dict[str, Any]:
-    """Settings of a suite that were written as "key=value", checked as those of a recipe.
+def read_suite_settings(name: str, assignments: Sequence[str], **defaults: Any) -> dict[str, Any]:
+    """Read settings of a suite that are written as "key=value", checked like those of a recipe.
 
     Args:
         name: of the suite.
@@ -98,45 +126,19 @@ def suite_settings(name: str, assignments: Sequence[str], **defaults: Any) -> di
 
     Raises:
         ValueError: on an unknown suite or setting, or a value of another type.
+
+    Example:
+        >>> read_suite_settings("scenes", ["n_queries=1e3"], n_train=0)
+        {'n_train': 0, 'n_queries': 1000}
     """
-    from metaembed_lite.data import suite
-
-    values = {**defaults, **dict(map(assignment, assignments))}
-    return check(suite(name), values, f"suite {name!r}")
+    values = {**defaults, **dict(map(parse_assignment, assignments))}
+    return check(find_suite(name), values, f"suite {name!r}")
 
 
-def _sections(file: Path) -> dict[str, dict[Any, Any]]:
-    """The three sections of a file, unchecked; an empty section is an empty dict."""
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder: name the recipe's file in it")
-    if not file.is_file():
-        raise ValueError(
-            f"no recipe {str(file)!r}: there is no such file; the bundled recipes are "
-            f"{', '.join(names())}"
-        )
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text in UTF-8: {error}; save it as UTF-8") from error
-    found = parse(text, str(file))
-    if not isinstance(found, dict) or set(found) != set(SECTIONS):
-        there = ", ".join(map(str, found)) if isinstance(found, dict) else f"only {found!r:.80}"
-        raise ValueError(
-            f"{file}: a recipe has the sections {', '.join(SECTIONS)}, and no others; "
-            f"it has {there}"
-        )
-    for name, values in found.items():
-        if values is not None and not isinstance(values, dict):
-            raise ValueError(
-                f"{file}: {name} is {values!r:.80}; expected lines of 'key: value' below"
-            )
-    return {name: found[name] or {} for name in SECTIONS}
-
-
-def held_out(
+def choose_held_out(
     model: str | Path, name: str | None, assignments: Sequence[str], n_queries: int | None = None
 ) -> tuple[dict[str, Any], str]:
-    """The arguments of ``load_task`` that give items on which a model was not trained.
+    """Choose the arguments of ``load_task`` that give items on which a model was not trained.
 
     Args:
         model: a bundled name or the folder of a saved model. Its ``recipe.yaml`` says what it was
@@ -151,59 +153,86 @@ def held_out(
 
     Raises:
         ValueError: on an unknown suite or setting, or a value of another type.
-    """
-    from metaembed_lite import checkpoints
 
+    Example:
+        >>> arguments, part = choose_held_out("tiny", None, [], n_queries=10)
+        >>> arguments["name"], arguments["n_queries"], part
+        ('handwriting', 10, "the test split of the model's training")
+    """
     file = (checkpoints.folder(str(model)) or Path(model)) / "recipe.yaml"
     data = dict(read(file).data) if file.is_file() else {}
     trained_on = data.pop("name", None)
     name = name or trained_on or "handwriting"
     given = [*assignments, *([] if n_queries is None else [f"n_queries={n_queries}"])]
-    path = dict(map(assignment, assignments)).get("path")
+    path = dict(map(parse_assignment, assignments)).get("path")
     if name == trained_on and path is None and "path" in data:
         raise ValueError(
             f"{file} says that the model was trained on path={data['path']}. A recipe does not "
             f"choose what is read: add path={data['path']}, or another path"
         )
-    if name == trained_on and _same_path(path, data.get("path")):
-        # In a folder the split depends on whether there are training rows at all; one is enough.
-        n_train = 1 if name == "folder" and data.get("n_train") != 0 else 0
-        chosen = suite_settings(name, given, **{**data, "n_train": n_train})
-        return {"name": name, **chosen}, "the test split of the model's training"
-    chosen = suite_settings(name, given, n_queries=500, n_train=0)
+    if name == trained_on and _is_same_path(path, data.get("path")):
+        # An image folder splits its images only if there are training rows. One row is enough.
+        n_train = 1 if name == "image_folder" and data.get("n_train") != 0 else 0
+        settings = read_suite_settings(name, given, **{**data, "n_train": n_train})
+        return {"name": name, **settings}, "the test split of the model's training"
+    settings = read_suite_settings(name, given, n_queries=500, n_train=0)
+    part = "other data than the model was trained on"
     if trained_on is None:
-        return {
-            "name": name,
-            **chosen,
-        }, "the model has no recipe.yaml, so it may have been trained on these items"
-    return {"name": name, **chosen}, "other data than the model was trained on"
+        part = "the model has no recipe.yaml, so it may have been trained on these items"
+    return {"name": name, **settings}, part
 
 
-def _same_path(one: Any, other: Any) -> bool:
+def _is_same_path(first: Any, second: Any) -> bool:
     """Whether two settings name the same folder, or are both missing."""
-    if one is None or other is None:
-        return one is other
-    return Path(str(one)).resolve() == Path(str(other)).resolve()
+    if first is None or second is None:
+        return first is second
+    return Path(str(first)).resolve() == Path(str(second)).resolve()
 
 
-def _checked(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
-    from metaembed_lite import build, train
-    from metaembed_lite.data import suite
-
-    owner = f"recipe {name}"
-    settings = dict(sections["data"])
-    suite_name = settings.pop("name", None)
-    if not isinstance(suite_name, str):
+def _read_sections(file: Path) -> dict[str, dict[Any, Any]]:
+    """Read the three sections of a file, unchecked. An empty section is an empty dict."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: name the recipe's file in it")
+    if not file.is_file():
         raise ValueError(
-            f"{owner}: data needs the name of a suite, such as name: scenes; it has {suite_name!r}"
+            f"no recipe {str(file)!r}: there is no such file; the bundled recipes are "
+            f"{', '.join(list_names())}"
         )
     try:
-        function = suite(suite_name)
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8: {error}; save it as UTF-8") from error
+    sections = parse(text, str(file))
+    if not isinstance(sections, dict) or set(sections) != set(SECTIONS):
+        is_mapping = isinstance(sections, dict)
+        content = ", ".join(map(str, sections)) if is_mapping else f"only {sections!r:.80}"
+        raise ValueError(
+            f"{file}: a recipe has the sections {', '.join(SECTIONS)}, and no others; "
+            f"it has {content}"
+        )
+    for name, values in sections.items():
+        if values is not None and not isinstance(values, dict):
+            raise ValueError(
+                f"{file}: {name} is {values!r:.80}; expected lines of 'key: value' below"
+            )
+    return {name: sections[name] or {} for name in SECTIONS}
+
+
+def _check_sections(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
+    owner = f"recipe {name}"
+    settings = dict(sections["data"])
+    suite = settings.pop("name", None)
+    if not isinstance(suite, str):
+        raise ValueError(
+            f"{owner}: data needs the name of a suite, such as name: scenes; it has {suite!r}"
+        )
+    try:
+        load = find_suite(suite)
     except ValueError as error:
         raise ValueError(f"{owner}: data: {error}") from error
     return Recipe(
         name,
         model=check(build, sections["model"], f"{owner}: model"),
-        data={"name": suite_name, **check(function, settings, f"{owner}: data")},
-        train=check(train, sections["train"], f"{owner}: train", OF_THE_RUN),
+        data={"name": suite, **check(load, settings, f"{owner}: data")},
+        train=check(train, sections["train"], f"{owner}: train", RUN_ARGUMENTS),
     )

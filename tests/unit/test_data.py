@@ -18,10 +18,10 @@ from metaembed_lite.data import (
     load_task,
     scenes,
 )
-from metaembed_lite.data.handwriting import PLACES
-from metaembed_lite.data.task import by_meta_task
+from metaembed_lite.data.boards import PLACES
+from metaembed_lite.data.mmeb import average_by_meta_task
 
-BOARDS = {"handwriting": (handwriting, "draw_board"), "scenes": (scenes, "draw_scene")}
+BOARDS = {"handwriting": (handwriting, "render_board"), "scenes": (scenes, "render_scene")}
 
 
 @pytest.fixture(params=BOARDS)
@@ -116,22 +116,22 @@ def test_the_splits_and_seeds_give_different_boards(name):
 
 def test_no_scan_of_the_test_is_in_the_training():
     def scans(split):
-        return {scan.tobytes() for digit in handwriting.digit_scans(split) for scan in digit}
+        return {scan.tobytes() for digit in handwriting.load_scans(split) for scan in digit}
 
     assert len(scans("test")) > 500
     assert not scans("train") & (scans("test") | scans("validation"))
 
 
 def test_the_gap_between_train_and_test_is_as_wide_as_a_writer():
-    assert handwriting.SPLITS["test"][0] - handwriting.SPLITS["train"][1] >= 1797 / 13
+    assert handwriting.SCAN_RANGES["test"][0] - handwriting.SCAN_RANGES["train"][1] >= 1797 / 13
 
 
 def test_a_board_shows_its_digits_at_their_places():
-    scans = handwriting.digit_scans("test")
+    scans = handwriting.load_scans("test")
     flat = np.concatenate(scans).reshape(-1, 64).astype(float)
     labels = np.repeat(np.arange(10), [len(s) for s in scans])
     digits = np.array([3, 1, 4, 1, 5, 9, 2, 6, 0])
-    board = handwriting.draw_board(digits, np.random.default_rng(0), "test")
+    board = handwriting.render_board(digits, np.random.default_rng(0), "test")
     ink = 255 - np.asarray(board.convert("L").resize((24, 24))).astype(float)
     cells = ink.reshape(3, 8, 3, 8).swapaxes(1, 2).reshape(9, 64)
     nearest = ((cells[:, None] - flat) ** 2).sum(axis=2).argmin(axis=1)
@@ -143,7 +143,7 @@ def test_a_scene_shows_an_object_at_its_place_in_its_color(place):
     scene = np.zeros((9, 2), dtype=int)
     scene[:, 0] = list(scenes.COLORS).index("blue")
     scene[place, 0] = list(scenes.COLORS).index("red")
-    pixels = np.asarray(scenes.draw_scene(scene, np.random.default_rng(0))).astype(int)
+    pixels = np.asarray(scenes.render_scene(scene, np.random.default_rng(0))).astype(int)
     reddish = pixels[..., 0] - pixels[..., 2] > 100
     cells = reddish.reshape(3, 16, 3, 16).sum(axis=(1, 3)).ravel()
     assert cells[place] > 50
@@ -154,7 +154,7 @@ def test_every_shape_looks_different():
     drawn = []
     for shape in range(len(scenes.SHAPES)):
         scene = np.stack([np.zeros(9, dtype=int), np.full(9, shape)], axis=1)
-        drawn.append(np.asarray(scenes.draw_scene(scene, np.random.default_rng(0))).astype(int))
+        drawn.append(np.asarray(scenes.render_scene(scene, np.random.default_rng(0))).astype(int))
     for i, a in enumerate(drawn):
         assert all(np.abs(a - b).mean() > 5 for b in drawn[:i])
 
@@ -165,20 +165,20 @@ def code():
 
 
 def test_no_test_package_is_trained_on():
-    trained, evaluated = set(codesearch.SPLITS["train"]), set(codesearch.SPLITS["test"])
+    trained, evaluated = set(codesearch.PACKAGES["train"]), set(codesearch.PACKAGES["test"])
     assert not trained & evaluated
-    assert {f.package for f in codesearch.pool("test")} == evaluated
-    assert {f.package for f in codesearch.pool("train")} == trained
+    assert {f.package for f in codesearch.load_functions("test")} == evaluated
+    assert {f.package for f in codesearch.load_functions("train")} == trained
 
 
 def test_no_sentence_and_no_code_of_the_test_is_trained_on():
-    test, train = codesearch.pool("test"), codesearch.pool("train")
+    test, train = codesearch.load_functions("test"), codesearch.load_functions("train")
     assert not {f.query.casefold() for f in test} & {f.query.casefold() for f in train}
     assert not {f.code for f in test} & {f.code for f in train}
 
 
 def test_no_sentence_and_no_code_comes_twice(code):
-    pool = codesearch.pool("test")
+    pool = codesearch.load_functions("test")
     assert len({f.query.casefold() for f in pool}) == len({f.code for f in pool}) == len(pool)
     assert len(set(code.candidates)) == len(code.candidates) >= 2 * len(code.queries)
 
@@ -191,13 +191,13 @@ def test_code_that_is_found_parses_and_hides_its_name(code):
 
 
 def test_the_right_code_is_the_querys_own(code):
-    own = {f.query: f.code for f in codesearch.pool("test")}
+    own = {f.query: f.code for f in codesearch.load_functions("test")}
     for query, relevant in zip(code.queries, code.relevance, strict=True):
         assert [code.candidates[i] for i in np.flatnonzero(relevant)] == [own[query]]
 
 
 def test_training_rows_are_a_sentence_and_code_of_the_training_packages(code):
-    pairs = {(f.query, f.code) for f in codesearch.pool("train")}
+    pairs = {(f.query, f.code) for f in codesearch.load_functions("train")}
     assert code.train.column_names == ["query", "positive"]
     assert len(code.train) == 1000
     assert {(row["query"], row["positive"]) for row in code.train} <= pairs
@@ -225,7 +225,7 @@ def walk(tree, depth=0):
         return tree.walk()
     return [visit(child) for child in tree.children]
 '''
-    (function,) = codesearch.functions_in(source, "example")
+    (function,) = codesearch.find_functions(source, "example")
     assert function.query == "Visit every node of a tree."
     for hidden in ("walk", "secret", "Visit", "comment", "Inner"):
         assert hidden not in function.code
@@ -238,17 +238,17 @@ def walk(tree, depth=0):
     ">>> walk(tree, depth=1) == 3", "A word " * 40,
 ])  # fmt: skip
 def test_a_docstring_without_a_usable_first_sentence_is_no_query(docstring):
-    assert codesearch.summary(docstring) is None
+    assert codesearch.extract_summary(docstring) is None
 
 
 def test_a_missing_package_is_named():
     with pytest.raises(ValueError, match="'no_such_package' is not installed"):
-        list(codesearch.python_files("no_such_package"))
+        list(codesearch.list_python_files("no_such_package"))
 
 
 def test_more_functions_than_there_are_is_refused_with_their_number():
-    held = f"{len(codesearch.pool('test')):,}"
-    with pytest.raises(ValueError, match=f"200,000 functions asked.*{held}"):
+    held = f"{len(codesearch.load_functions('test')):,}"
+    with pytest.raises(ValueError, match=f"200,000 functions requested.*{held}"):
         load_task("codesearch", n_queries=100_000, n_train=0)
 
 
@@ -294,8 +294,13 @@ def test_sizes_and_splits_that_cannot_be_are_refused(name, sizes, named):
 
 
 def test_an_unknown_suite_is_refused_with_the_choice():
-    with pytest.raises(ValueError, match="'mnist'; choose from handwriting, scenes, codesearch"):
+    with pytest.raises(ValueError, match=r"'mnist'\. Choose from handwriting, scenes, codesearch"):
         load_task("mnist")
+
+
+def test_an_unknown_suite_suggests_the_closest_name():
+    with pytest.raises(ValueError, match=r"'folder'\. Did you mean 'image_folder'\?"):
+        load_task("folder")
 
 
 def test_a_task_needs_queries_and_candidates():
@@ -374,7 +379,7 @@ def test_queries_that_are_no_list_are_refused(queries):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_an_average_over_tasks_needs_finite_values(bad):
     with pytest.raises(ValueError, match=f"p_at_1 of b is {bad}"):
-        by_meta_task({"a": 0.5, "b": bad}, {"all": ["a", "b"]}, [])
+        average_by_meta_task({"a": 0.5, "b": bad}, {"all": ["a", "b"]}, [])
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ from PIL import Image
 from test_backbones import bert, mllama, paligemma
 
 from metaembed_lite import RetrievalTask, build, items, load, sweep, train
-from metaembed_lite.data.pictures import lazy_rows
-from metaembed_lite.data.triples import rows as compressed_rows
+from metaembed_lite.data.rows import lazy_rows, rows_from_examples
 from metaembed_lite.explorer.display import item_to_json
 from metaembed_lite.items import ItemError, open_picture
 from metaembed_lite.losses import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss
@@ -197,7 +196,7 @@ def test_one_picture_has_one_embedding_in_every_form_and_in_training(tmp_path, t
             "row": column[0]["p"],
             "undecoded row": column.cast_column("p", ImageFeature(decode=False))[0]["p"],
             "lazy row": lazy_rows({"p": ([""], [name])}, tmp_path)[0]["p"],
-            "compressed row": compressed_rows([(Image.open(file),) * 3])[0]["query"],
+            "compressed row": rows_from_examples([(Image.open(file),) * 3])[0]["query"],
         }
         want = tiny.encode_document(file)
         for form, item in forms.items():
@@ -693,7 +692,7 @@ def test_the_trainer_carries_the_keys_to_the_loss(cached):
         lambda module, args: calls.append([column.get("item_keys").clone() for column in args[0]])
     )
     board = Image.fromarray(PIXELS)
-    data = compressed_rows(
+    data = rows_from_examples(
         [("a", board, "x"), ("a", board, "y"), ("b", board, "x"), ("c", "z", "x")]
     )
     train(model, data, loss=loss, steps=1, batch_size=4)

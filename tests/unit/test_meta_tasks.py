@@ -9,8 +9,9 @@ from PIL import Image
 
 from metaembed_lite import load_task
 from metaembed_lite.data import meta_tasks, scenes
-from metaembed_lite.data.handwriting import PLACES
-from metaembed_lite.data.meta_tasks import HELD_OUT, META_TASKS, TASKS, WORLDS
+from metaembed_lite.data.boards import PLACES
+from metaembed_lite.data.meta_tasks import HELD_OUT, META_TASKS, TASKS
+from metaembed_lite.data.questions import DOMAINS, sample_example
 from metaembed_lite.evaluation import precision_at_1
 
 
@@ -30,9 +31,9 @@ class Drawn:
 
 @pytest.fixture
 def unpainted(monkeypatch):
-    for suite, world in WORLDS.items():
-        bare = {**vars(world), "draw": lambda board, rng, split: Drawn(board)}
-        monkeypatch.setitem(WORLDS, suite, type(world)(**bare))
+    for suite, world in DOMAINS.items():
+        bare = {**vars(world), "render": lambda board, rng, split: Drawn(board)}
+        monkeypatch.setitem(DOMAINS, suite, type(world)(**bare))
 
 
 def told(text):
@@ -68,17 +69,17 @@ def answer(kind, query, candidate, suite):
 
 @pytest.mark.parametrize("name", [t for t in TASKS if not t.endswith("ground")])
 def test_relevance_is_what_texts_and_symbols_say(name, unpainted):
-    task = meta_tasks.meta_task(name, n_queries=60)
+    task = meta_tasks.load_meta_task(name, n_queries=60)
     suite, _, kind = name.partition("/")
     read = [[answer(kind, q, c, suite) for c in task.candidates] for q in task.queries]
     np.testing.assert_array_equal(task.relevance, np.array(read, dtype=np.float32))
     assert task.relevance.any(axis=1).all()
 
 
-@pytest.mark.parametrize("suite", WORLDS)
+@pytest.mark.parametrize("suite", DOMAINS)
 def test_grounding_asks_for_the_crop_at_the_named_place(suite):
     n = 40
-    task = meta_tasks.meta_task(f"{suite}/ground", n_queries=n)
+    task = meta_tasks.load_meta_task(f"{suite}/ground", n_queries=n)
     for i, query in enumerate(task.queries):
         place = PLACES.index(query["text"].removeprefix("crop "))
         pixels = np.asarray(query["image"])
@@ -94,7 +95,7 @@ def test_a_negative_is_wrong_and_close(name, unpainted):
     suite, _, kind = name.partition("/")
     rng = np.random.default_rng(0)
     for _ in range(30):
-        example = meta_tasks.example(suite, kind, rng, "train")
+        example = sample_example(suite, kind, rng, "train")
         assert answer(kind, example.query, example.positive, suite)
         assert not answer(kind, example.query, example.negative, suite)
         if isinstance(example.positive, Drawn):
@@ -113,9 +114,9 @@ def test_a_full_task_has_a_thousand_candidates_and_rows_of_one_kind(name):
 
 
 @pytest.mark.parametrize("kind", ["classify", "vqa"])
-@pytest.mark.parametrize("suite", WORLDS)
+@pytest.mark.parametrize("suite", DOMAINS)
 def test_all_answers_are_candidates_and_differ(suite, kind):
-    answers = WORLDS[suite].answers(kind)
+    answers = DOMAINS[suite].list_answers(kind)
     assert len(set(answers)) == len(answers) >= 1000
 
 
@@ -127,15 +128,15 @@ def test_every_meta_task_is_there_and_the_held_out_are_trained_in_the_other_suit
     assert {name.partition("/")[2] for name in HELD_OUT} <= {n.partition("/")[2] for n in trained}
 
 
-@pytest.mark.parametrize("suite", WORLDS)
+@pytest.mark.parametrize("suite", DOMAINS)
 def test_no_near_duplicate_of_a_test_board_is_in_training(suite, unpainted):
     """No training board is the same but for one place; a hard negative is, a copy more so."""
     trained = [
-        meta_tasks.example(suite, "t2i", rng, "train").positive.words
+        sample_example(suite, "t2i", rng, "train").positive.words
         for rng in [np.random.default_rng([0, 1, TASKS.index(f"{suite}/t2i")])]
         for _ in range(3000)
     ]
-    tested = [c.words for c in meta_tasks.meta_task(f"{suite}/t2i", n_queries=100).candidates]
+    tested = [c.words for c in meta_tasks.load_meta_task(f"{suite}/t2i", n_queries=100).candidates]
     agree = np.array(tested)[:, None] == np.array(trained)[None]
     assert 2 <= agree.sum(axis=2).max() <= 7
 
@@ -143,7 +144,8 @@ def test_no_near_duplicate_of_a_test_board_is_in_training(suite, unpainted):
 def test_the_splits_ask_different_questions():
     made = {
         split: [
-            str(q) for q in meta_tasks.meta_task("scenes/t2i", n_queries=50, split=split).queries
+            str(q)
+            for q in meta_tasks.load_meta_task("scenes/t2i", n_queries=50, split=split).queries
         ]
         for split in ("train", "validation", "test")
     }
@@ -151,7 +153,9 @@ def test_the_splits_ask_different_questions():
 
 
 def test_the_same_seed_gives_the_same_task_and_another_another():
-    one, two, other = (meta_tasks.meta_task("scenes/vqa", n_queries=5, seed=s) for s in (0, 0, 1))
+    one, two, other = (
+        meta_tasks.load_meta_task("scenes/vqa", n_queries=5, seed=s) for s in (0, 0, 1)
+    )
     assert [q["text"] for q in one.queries] == [q["text"] for q in two.queries]
     assert all(
         np.array_equal(a["image"], b["image"])
@@ -179,7 +183,7 @@ def without_words(kind, query, task):
     return [float(ways[c]) for c in task.candidates]
 
 
-@pytest.mark.parametrize("suite", WORLDS)
+@pytest.mark.parametrize("suite", DOMAINS)
 @pytest.mark.parametrize(
     ("blind", "kind"),
     [
@@ -190,7 +194,7 @@ def without_words(kind, query, task):
 def test_half_a_question_cannot_be_answered(blind, kind, suite, request):
     if kind != "ground":  # crops are of pixels
         request.getfixturevalue("unpainted")
-    task = meta_tasks.meta_task(f"{suite}/{kind}", n_queries=300)
+    task = meta_tasks.load_meta_task(f"{suite}/{kind}", n_queries=300)
     scores = [blind(kind, query, task) for query in task.queries]
     if scores[0] is None:
         assert task.relevance.mean(axis=0).max() < 0.05  # the most frequent answer, always given
@@ -202,10 +206,10 @@ def test_half_a_question_cannot_be_answered(blind, kind, suite, request):
         assert precision_at_1(np.array(scores) + noise, task.relevance) < bound
 
 
-@pytest.mark.parametrize("suite", WORLDS)
+@pytest.mark.parametrize("suite", DOMAINS)
 def test_grounding_without_words_is_a_toss_of_a_coin(suite):
     """Two crops of a query's own board are candidates, and only its words tell which is meant."""
-    task = meta_tasks.meta_task(f"{suite}/ground", n_queries=300)
+    task = meta_tasks.load_meta_task(f"{suite}/ground", n_queries=300)
     boards = [np.asarray(query["image"]) for query in task.queries]
     corners = list(itertools.product((0, 16, 32), repeat=2))
     inside = [{b[y:y + 16, x:x + 16].tobytes() for y, x in corners} for b in boards]  # fmt: skip
@@ -218,14 +222,14 @@ def test_grounding_without_words_is_a_toss_of_a_coin(suite):
 
 def test_the_table_has_every_average(unpainted):
     scores = {name: i / len(TASKS) for i, name in enumerate(TASKS)}
-    table = meta_tasks.meta_task_table(scores).set_index(["task", "meta_task"])
+    table = meta_tasks.tabulate_meta_tasks(scores).set_index(["task", "meta_task"])
     means = table.loc["mean"].p_at_1
     assert means["overall"] == pytest.approx(np.mean(list(scores.values())))
     assert means["out-of-distribution"] == pytest.approx(np.mean([scores[n] for n in HELD_OUT]))
     assert means["VQA"] == pytest.approx((scores["handwriting/vqa"] + scores["scenes/vqa"]) / 2)
     assert table.loc[("mean", "Retrieval")].tasks == "8 of 8"
     with pytest.raises(ValueError, match=r"handwriting/ocr.*handwriting/t2i"):
-        meta_tasks.meta_task_table({"handwriting/ocr": 1.0})
+        meta_tasks.tabulate_meta_tasks({"handwriting/ocr": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -244,6 +248,6 @@ def test_errors_name_what_was_wrong_and_what_there_is(name, settings, said):
 
 def test_pictures_are_whole_boards_or_single_places():
     for name in TASKS:
-        for item in meta_tasks.meta_task(name, n_queries=2).candidates[:2]:
+        for item in meta_tasks.load_meta_task(name, n_queries=2).candidates[:2]:
             if isinstance(item, Image.Image):
                 assert item.size == ((16, 16) if name.endswith("ground") else (48, 48))

@@ -13,11 +13,11 @@ import pytest
 from sklearn import datasets
 
 from metaembed_lite import build, load_task, sweep
-from metaembed_lite.data import pages
-from metaembed_lite.data.page_charts import THEMES
-from metaembed_lite.data.page_drawing import LAYOUTS, Look
-from metaembed_lite.data.page_numbers import FORMS, numbers, sources
 from metaembed_lite.data.pages import COLLECTIONS
+from metaembed_lite.data.pages import task as pages
+from metaembed_lite.data.pages.charts import THEMES
+from metaembed_lite.data.pages.layout import LAYOUTS, Style
+from metaembed_lite.data.pages.tables import STATISTICS, compute_numbers, load_tables
 
 KINDS = list(COLLECTIONS)
 # What a query may say that is no word of the page: how one asks, and what a reader sees.
@@ -31,20 +31,20 @@ def words(text):
 
 @pytest.fixture(params=KINDS)
 def symbols(request, monkeypatch):
-    """A function that makes a collection's task with (fact, look) for the image of a page."""
+    """A function that makes a collection's task with (fact, style) for the image of a page."""
     kind = request.param
-    monkeypatch.setattr(pages, "draw", lambda kind, fact, look, pixels: (fact, look))
-    return kind, lambda **sizes: pages.pages(kind, n_train=0, **sizes)
+    monkeypatch.setattr(pages, "render_page", lambda kind, fact, style, pixels: (fact, style))
+    return kind, lambda **sizes: pages.load_pages(kind, n_train=0, **sizes)
 
 
 @cache
 def asked_for(kind, split="test"):
     """Words -> the fact they ask for, from every wording of every fact, written out by hand."""
     found = {}
-    for fact in pages.facts(kind, split):
-        said = pages.said(kind, fact)
+    for fact in pages.list_facts(kind, split):
+        said = pages.write_captions(kind, fact)
         where = said["section"][0].lower() + said["section"][1:]
-        for what in (said["phrase"], f"{fact.column}, {said['form']}"):
+        for what in (said["phrase"], f"{fact.column}, {said['statistic']}"):
             for query in (
                 f"{what}, {where}", f"{where}: {what}", f"{what} ({where})",
                 f"{COLLECTIONS[kind]} of {what}, {where}", f"show {what} for {where}",
@@ -58,10 +58,10 @@ def test_grades_are_what_a_reader_would_give(symbols):
     task = make(n_queries=60)
     meaning = asked_for(kind)
     for query, grades in zip(task.queries, task.relevance, strict=True):
-        asked = pages.said(kind, meaning[query])
+        asked = pages.write_captions(kind, meaning[query])
         for (fact, _), grade in zip(task.candidates, grades, strict=True):
-            shown = pages.said(kind, fact)
-            same = [shown[key] == asked[key] for key in ("section", "column", "form")]
+            shown = pages.write_captions(kind, fact)
+            same = [shown[key] == asked[key] for key in ("section", "column", "statistic")]
             assert grade == (2 if all(same) else 1 if all(same[:2]) else 0)
 
 
@@ -79,11 +79,11 @@ def test_the_pages_of_a_fact_differ_in_layout(symbols):
     _, make = symbols
     made = make(n_queries=200).candidates
     assert len(set(made)) == len(made)
-    for (fact, look), (again, other) in zip(made[::2], made[1::2], strict=True):
+    for (fact, style), (again, other) in zip(made[::2], made[1::2], strict=True):
         assert fact == again
-        assert look.layout != other.layout
-    assert {look.layout for _, look in made} == set(LAYOUTS)
-    assert {look.theme for _, look in made} == set(range(len(THEMES)))
+        assert style.layout != other.layout
+    assert {style.layout for _, style in made} == set(LAYOUTS)
+    assert {style.theme for _, style in made} == set(range(len(THEMES)))
 
 
 def test_a_query_says_nothing_that_its_pages_do_not(symbols):
@@ -92,42 +92,43 @@ def test_a_query_says_nothing_that_its_pages_do_not(symbols):
     queries = make(n_queries=300).queries
     assert len(set(queries)) == 300
     for query in queries:
-        said = pages.said(kind, meaning[query])
-        on_page = words(f"{said['section']} {said['column']} {said['form']}")
+        said = pages.write_captions(kind, meaning[query])
+        on_page = words(f"{said['section']} {said['column']} {said['statistic']}")
         assert words(query) - on_page <= ASKING
         assert on_page - {"of", "in"} <= words(query) | {"in", "order"}
 
 
 def test_no_fact_and_no_query_crosses_a_split():
-    pairs = {split: set(pages.pairs(split)) for split in pages.SPLITS}
+    pairs = {split: set(pages.list_pairs(split)) for split in pages.REMAINDERS}
     assert not pairs["train"] & pairs["test"]
     assert not pairs["validation"] & (pairs["train"] | pairs["test"])
     for kind in KINDS:
-        queries = {split: set(asked_for(kind, split)) for split in pages.SPLITS}
+        queries = {split: set(asked_for(kind, split)) for split in pages.REMAINDERS}
         assert not queries["train"] & queries["test"]
         assert not queries["validation"] & (queries["train"] | queries["test"])
 
 
 def test_every_column_and_section_of_the_test_is_trained_on_with_another():
-    train, test = pages.pairs("train"), pages.pairs("test")
+    train, test = pages.list_pairs("train"), pages.list_pairs("test")
     assert {pair[:2] for pair in test} <= {pair[:2] for pair in train}
     assert {(t, s) for t, _, s in test} <= {(t, s) for t, _, s in train}
 
 
 def test_sections_have_no_row_in_common_and_leave_none_out():
-    for source in sources().values():
-        rows = [source.rows(section) for section in range(len(source.sections))]
+    for source in load_tables().values():
+        rows = [source.select_rows(section) for section in range(len(source.sections))]
         assert (sum(part.astype(int) for part in rows) == 1).all()
         assert min(part.sum() for part in rows) >= 9
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("look", [Look("top", 0, False), Look("side", 1, True)])
-def test_no_page_of_the_test_looks_like_one_that_is_trained_on(kind, look):
+@pytest.mark.parametrize("style", [Style("top", 0, False), Style("side", 1, True)])
+def test_no_page_of_the_test_looks_like_one_that_is_trained_on(kind, style):
     def drawn(split, n):
-        chosen = np.random.default_rng(0).permutation(len(pages.facts(kind, split)))[:n]
+        chosen = np.random.default_rng(0).permutation(len(pages.list_facts(kind, split)))[:n]
         made = [
-            pages.draw(kind, pages.facts(kind, split)[i], look, 96).convert("L") for i in chosen
+            pages.render_page(kind, pages.list_facts(kind, split)[i], style, 96).convert("L")
+            for i in chosen
         ]
         return np.stack([np.asarray(image, dtype=np.float32).ravel() for image in made])
 
@@ -150,14 +151,14 @@ def values_of(table, column, low, high, last=False):
 
 
 def shown(kind, form, table, column, section):
-    titles = [f.title for f in FORMS[kind]]
-    return numbers(table, column, section, FORMS[kind][titles.index(form)])
+    titles = [f.title for f in STATISTICS[kind]]
+    return compute_numbers(table, column, section, STATISTICS[kind][titles.index(form)])
 
 
 def test_tables_show_scikit_learns_own_values():
     values, target, rows, _ = values_of("wine", "malic_acid", 13, 13.3)
     ask = ("wine", "malic acid", 4)
-    assert sources()["wine"].sections[4] == "Wine, alcohol 13 to 13.3"
+    assert load_tables()["wine"].sections[4] == "Wine, alcohol 13 to 13.3"
     first = [(f"No. {row}", value) for row, value in zip(rows[:3], values[:3], strict=True)]
     assert shown("tables", "first values", *ask) == first
     means = [(f"class {c}", pytest.approx(values[target == c].mean())) for c in range(3)]
@@ -216,9 +217,9 @@ def test_pies_show_scikit_learns_own_values():
 
 def test_groups_are_named_as_scikit_learn_names_them():
     cancer, club = datasets.load_breast_cancer(), datasets.load_linnerud()
-    assert (cancer.target_names[cancer.target] == sources()["breast_cancer"].groups).all()
+    assert (cancer.target_names[cancer.target] == load_tables()["breast_cancer"].groups).all()
     slow = (club.target[:, 2] < 55).tolist()
-    assert (sources()["linnerud"].groups == "below 55").tolist() == slow
+    assert (load_tables()["linnerud"].groups == "below 55").tolist() == slow
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -226,8 +227,8 @@ def test_groups_are_named_as_scikit_learn_names_them():
 @pytest.mark.parametrize("variant", [False, True])
 def test_nothing_is_cut_off_at_the_edge_of_the_smallest_page(kind, layout, variant):
     """The outermost pixels are paper or strip: letters and charts stay inside."""
-    for fact in pages.facts(kind, "test")[:: 1 + 2 * (not variant)]:
-        image = np.asarray(pages.draw(kind, fact, Look(layout, 0, variant), 96))
+    for fact in pages.list_facts(kind, "test")[:: 1 + 2 * (not variant)]:
+        image = np.asarray(pages.render_page(kind, fact, Style(layout, 0, variant), 96))
         allowed = {THEMES[0].paper, THEMES[0].strip}
         edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
         assert {tuple(pixel) for pixel in edge.tolist()} <= allowed, fact
@@ -241,7 +242,7 @@ def test_a_larger_page_says_the_same(symbols):
 
 
 def test_pages_have_the_size_asked_for():
-    task = pages.pages("pies", n_queries=2, n_train=1, pixels=448)
+    task = pages.load_pages("pies", n_queries=2, n_train=1, pixels=448)
     assert {image.size for image in task.candidates} == {(448, 448)}
     assert task.train[0]["positive"].size == (448, 448)
 
@@ -249,25 +250,25 @@ def test_pages_have_the_size_asked_for():
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_rows_are_of_training_pairs_and_negatives_are_near_misses(kind, monkeypatch):
     drawn = []
-    real = pages.draw
+    real = pages.render_page
 
-    def spy(kind, fact, look, pixels):
-        drawn.append((fact, look))
-        return real(kind, fact, look, pixels)
+    def spy(kind, fact, style, pixels):
+        drawn.append((fact, style))
+        return real(kind, fact, style, pixels)
 
-    monkeypatch.setattr(pages, "draw", spy)
+    monkeypatch.setattr(pages, "render_page", spy)
     rows = pages.training_rows(kind, 40)
     assert rows.column_names == ["query", "positive", "negative"]
-    trained, meaning = set(pages.pairs("train")), asked_for(kind, "train")
+    trained, meaning = set(pages.list_pairs("train")), asked_for(kind, "train")
     positives, negatives = drawn[::2], drawn[1::2]
-    for row, (fact, look), (near, same_look) in zip(rows, positives, negatives, strict=True):
+    for row, (fact, style), (near, same_style) in zip(rows, positives, negatives, strict=True):
         assert meaning[row["query"]] == fact
         assert fact[:3] in trained
         assert near[:3] in trained
-        assert look == same_look
+        assert style == same_style
         assert pages.grade(fact, near) == 0
         assert near.table == fact.table
-        assert near.form == fact.form
+        assert near.statistic == fact.statistic
         assert (near.column == fact.column) != (near.section == fact.section)
 
 
@@ -303,7 +304,7 @@ def test_seeds_and_splits_and_collections_give_different_queries(symbols):
     made = [
         make(n_queries=40, seed=s, split=p) for s, p in ((0, "test"), (1, "test"), (0, "train"))
     ]
-    made.append(pages.pages(KINDS[KINDS.index(kind) - 1], n_queries=40, n_train=0))
+    made.append(pages.load_pages(KINDS[KINDS.index(kind) - 1], n_queries=40, n_train=0))
     assert len({tuple(task.queries) for task in made}) == len(made)
 
 
@@ -317,7 +318,7 @@ def test_sweep_reports_ndcg_over_graded_pages():
 
 @pytest.mark.parametrize(("settings", "named"), [
     ({"collection": "maps"}, "unknown collection 'maps'; choose from tables, bars, lines, pies"),
-    ({"split": "exam"}, "unknown split 'exam'; choose from test, validation, train"),
+    ({"split": "exam"}, "unknown split 'exam'; choose from train, validation, test"),
     ({"pixels": 48}, "pixels=48: .*ask for 96 or more"),
     ({"n_queries": 0}, "n_queries=0"),
     ({"n_train": -1}, "n_train=-1"),

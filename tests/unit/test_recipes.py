@@ -30,7 +30,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipes.list_names())
 def test_every_recipe_fits_the_functions_it_is_for(name):
     recipe = recipes.read(name)
     full = Budget(recipe.model["r_q"], recipe.model["r_c"])
@@ -50,6 +50,15 @@ def test_the_papers_settings_are_those_of_its_published_configuration():
         assert (train["warmup_steps"], train["steps"], train["batch_size"]) == (500, 4000, 48)
 
 
+def test_where_the_papers_settings_come_from_is_written_once_and_listed():
+    listing = run("recipes").output
+    assert recipes.PAPER_NOTE in listing
+    assert "scripts/7b_mrl.yaml" in recipes.PAPER_NOTE
+    for name in recipes.list_names():
+        assert name in listing
+        assert "7b_mrl" not in (recipes.FOLDER / f"{name}.yaml").read_text()
+
+
 def test_overrides_are_read_as_yaml_and_may_add_a_line():
     recipe = recipes.read("tiny", ["train.steps=3", "model.dim=null", "train.budgets=[1x1, 8x16]"])
     assert recipe.train["steps"] == 3
@@ -65,7 +74,7 @@ def test_overrides_are_read_as_yaml_and_may_add_a_line():
         (["data.nqueries=3"], "data has no 'nqueries'. Did you mean 'n_queries'"),
         (["data.name=moon"], "recipe tiny: data: unknown suite 'moon'"),
         (["data.name=[scenes]"], r"data needs the name of a suite.*\['scenes'\]"),
-        (["data.name=folder"], "data: missing a required argument: 'path'"),
+        (["data.name=image_folder"], "data: missing a required argument: 'path'"),
         (["steps=3"], "section.key=value"),
         (["train.steps"], "section.key=value"),
         (["optimizer.lr=1"], "model, data, train"),
@@ -239,8 +248,8 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
             "'nowhere/nothing'",
         ),
         (["train", "tiny", "data.pth=x"], "pth"),
-        (["evaluate", "tiny", "--suite", "folder", "path=nowhere"], "nowhere"),
-        (["evaluate", "tiny", "--suite", "folder"], "missing a required argument: 'path'"),
+        (["evaluate", "tiny", "--suite", "image_folder", "path=nowhere"], "nowhere"),
+        (["evaluate", "tiny", "--suite", "image_folder"], "missing a required argument: 'path'"),
         (["evaluate", "tiny", "seed"], "'seed' has no '='"),
         (["evaluate", "nowhere/nothing"], "'nowhere/nothing'"),
         (["evaluate", "tiny", "--budget", "9x9"], "r_q <= 8"),
@@ -250,7 +259,7 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["train", "tiny", "train.budgets=4x8"], "[4x8]"),
         (["train", "tiny", "model.layout=[joint]"], "expected 'joint' or 'separate'"),
         (["train", "."], "is a folder"),
-        (["train", "tiny", "data.name=folder", "data.path=3"], "path is 3"),
+        (["train", "tiny", "data.name=image_folder", "data.path=3"], "path is 3"),
         (["evaluate", "tiny", "n_queries=many"], "n_queries is 'many'"),
         (["evaluate", "tiny", "n_queries=2.5"], "n_queries is 2.5"),
         (["evaluate", "tiny", "nqueries=3"], "Did you mean 'n_queries'"),
@@ -305,7 +314,7 @@ def test_a_picture_too_large_to_open_is_an_error_without_a_traceback(tmp_path, m
         Image.new("L", (90, 90)).save(tmp_path / name)
     (tmp_path / "captions.csv").write_text("image,text\na.png,a\nb.png,b\n")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    done = run("evaluate", "tiny", "--suite", "folder", f"path={tmp_path}")
+    done = run("evaluate", "tiny", "--suite", "image_folder", f"path={tmp_path}")
     assert done.exit_code == 2
     assert "\nerror: " in f"\n{done.output}"
 
@@ -324,7 +333,7 @@ def test_only_a_slip_in_our_own_code_shows_a_traceback(monkeypatch, error, shown
     def fail():
         raise error
 
-    monkeypatch.setattr(recipes, "names", fail)
+    monkeypatch.setattr(recipes, "list_names", fail)
     done = run("recipes")
     if shown is None:
         assert done.exception is error
@@ -361,5 +370,5 @@ def test_the_offline_recipes_have_the_rows_they_ask_for():
     from metaembed_lite.data import codesearch
 
     data = recipes.read("minilm-codesearch").data
-    assert data["n_train"] <= len(codesearch.pool("train"))
-    assert data["n_queries"] <= len(codesearch.pool("test"))
+    assert data["n_train"] <= len(codesearch.load_functions("train"))
+    assert data["n_queries"] <= len(codesearch.load_functions("test"))

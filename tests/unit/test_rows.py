@@ -7,7 +7,7 @@ from datasets import Dataset, IterableDataset
 from PIL import Image
 
 from metaembed_lite import build, train
-from metaembed_lite.data.rows import training_rows
+from metaembed_lite.data.rows import check_rows
 
 PICTURES = [Image.effect_noise((48, 48), 20 + 9 * i).convert("RGB") for i in range(4)]
 RECORDS = [{"query": f"picture {i}", "positive": picture} for i, picture in enumerate(PICTURES)]
@@ -23,7 +23,7 @@ def pixels(dataset):
     ids=["list of dicts", "DataFrame", "dict of lists"],
 )
 def test_records_become_a_dataset_and_train(rows):
-    (dataset,) = training_rows(rows, 4).values()
+    (dataset,) = check_rows(rows, 4).values()
     assert dataset.column_names == ["query", "positive"]
     assert dataset["query"][:] == [f"picture {i}" for i in range(4)]
     for made, picture in zip(pixels(dataset), PICTURES, strict=True):
@@ -37,7 +37,7 @@ def test_columns_are_put_in_order():
     rows = Dataset.from_list(
         [{"negative": "c", "positive": "b", "query": "a", "negative_2": "d"}] * 4
     )
-    (ordered,) = training_rows(rows, 4).values()
+    (ordered,) = check_rows(rows, 4).values()
     assert ordered.column_names == ["query", "positive", "negative", "negative_2"]
     assert ordered[0] == {"query": "a", "positive": "b", "negative": "c", "negative_2": "d"}
 
@@ -46,13 +46,13 @@ def test_several_sets_by_name_stay_several():
     part = Dataset.from_list([{"query": "a", "positive": "b"}] * 4)
     sets = {"one": part, "two": pd.DataFrame([{"query": "a", "positive": "b"}] * 4)}
     sets["three"] = [{"query": "a", "positive": "b"}] * 4
-    assert list(training_rows(sets, 4)) == ["one", "two", "three"]
+    assert list(check_rows(sets, 4)) == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize("form", ["numpy", "pandas", "torch"])
 def test_the_format_of_a_dataset_does_not_matter(form):
     rows = Dataset.from_list([{"query": "a", "positive": "b"}] * 4)
-    (plain,) = training_rows(rows.with_format(form), 4).values()
+    (plain,) = check_rows(rows.with_format(form), 4).values()
     assert plain[0] == {"query": "a", "positive": "b"}
 
 
@@ -87,4 +87,4 @@ def test_the_format_of_a_dataset_does_not_matter(form):
 )
 def test_rows_that_cannot_be_trained_on_are_named(rows, message):
     with pytest.raises(ValueError, match=message):
-        training_rows(rows, 2)
+        check_rows(rows, 2)

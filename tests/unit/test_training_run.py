@@ -553,7 +553,7 @@ def pictures_with_captions(at, n=12):
 def test_evaluate_uses_the_pictures_that_training_held_out(tmp_path):
     data = pictures_with_captions(tmp_path / "pictures")
     run = invoke(
-        "train", "tiny", *small("data.name=folder", f"data.path={data}", "data.n_queries=4"),
+        "train", "tiny", *small("data.name=image_folder", f"data.path={data}", "data.n_queries=4"),
         "data.n_train=8", "--output", tmp_path / "model",
     )  # fmt: skip
     assert run.exit_code == 0, run.output
@@ -561,7 +561,7 @@ def test_evaluate_uses_the_pictures_that_training_held_out(tmp_path):
     refused = invoke("evaluate", tmp_path / "model")
     assert refused.exit_code == 2
     assert f"path={data}" in refused.output, "a recipe does not choose what is read"
-    for more in ([f"path={data}"], ["--suite", "folder", f"path={data}"]):
+    for more in ([f"path={data}"], ["--suite", "image_folder", f"path={data}"]):
         evaluated = invoke("evaluate", tmp_path / "model", *more)
         assert evaluated.exit_code == 0, evaluated.output
         assert "4 queries, 4 candidates" in evaluated.output
@@ -572,7 +572,7 @@ def test_evaluate_uses_the_pictures_that_training_held_out(tmp_path):
 
         assert quality(evaluated.output.split("r_q", 1)[1]) == quality(table)
     other = pictures_with_captions(tmp_path / "others", n=6)
-    evaluated = invoke("evaluate", tmp_path / "model", "--suite", "folder", f"path={other}")
+    evaluated = invoke("evaluate", tmp_path / "model", "--suite", "image_folder", f"path={other}")
     assert "6 candidates" in evaluated.output
     assert "other data" in evaluated.output
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from metaembed_lite import build, load_task, sweep, train
-from metaembed_lite.data import hub
+from metaembed_lite.data import mmeb
 from metaembed_lite.evaluation import EncodedTask, evaluate
 
 
@@ -84,7 +84,7 @@ def test_mmebs_training_rows_train(tmp_path):
         "pos_image_path": "", "neg_text": "blue", "neg_image_path": "",
     }  # fmt: skip
     write(tmp_path / "OK-VQA", [row, {**row, "qry_image_path": b, "pos_text": "blue"}] * 2)
-    rows = hub.mmeb_train("OK-VQA", tmp_path)
+    rows = mmeb.load_mmeb_train("OK-VQA", tmp_path)
     assert rows.column_names == ["query", "positive", "negative"]
     assert rows[0]["query"]["text"] == "What is it?"
     assert rows[0]["query"]["image"].size == (48, 48)
@@ -105,20 +105,22 @@ def test_colpalis_rows_are_a_question_and_its_page(tmp_path):
             "source": ["x"] * 2,
         }
     ).to_parquet(tmp_path / "train-0.parquet")
-    rows = hub.colpali_train(tmp_path)
+    rows = mmeb.load_colpali_train(tmp_path)
     assert rows.column_names == ["query", "positive"]
     assert rows[1]["positive"].getpixel((0, 0)) == (200, 200, 200)
 
 
 def test_mmebs_tasks_are_36_in_4_meta_tasks_20_of_them_in_distribution():
-    assert [len(names) for names in hub.META_TASKS.values()] == [10, 10, 12, 4]
-    assert len(set(hub.MMEB_TASKS)) == 36
-    assert len(hub.OUT_OF_DISTRIBUTION) == 16
-    assert set(hub.MMEB_TASKS) > hub.OUT_OF_DISTRIBUTION
+    assert [len(names) for names in mmeb.META_TASKS.values()] == [10, 10, 12, 4]
+    assert len(set(mmeb.MMEB_TASKS)) == 36
+    assert len(mmeb.OUT_OF_DISTRIBUTION) == 16
+    assert set(mmeb.MMEB_TASKS) > mmeb.OUT_OF_DISTRIBUTION
 
 
 def test_mmebs_table_averages_as_the_paper_does_and_says_over_how_many():
-    table = hub.mmeb_table({"MSCOCO_t2i": 0.8, "EDIS": 0.4, "OK-VQA": 0.3}).set_index("meta_task")
+    table = mmeb.tabulate_mmeb({"MSCOCO_t2i": 0.8, "EDIS": 0.4, "OK-VQA": 0.3}).set_index(
+        "meta_task"
+    )
     means = table[table.task == "mean"]
     assert means.p_at_1["Retrieval"] == pytest.approx(0.6)
     assert means.tasks["Retrieval"] == "2 of 12"
@@ -126,14 +128,14 @@ def test_mmebs_table_averages_as_the_paper_does_and_says_over_how_many():
     assert means.p_at_1["out-of-distribution"] == pytest.approx(0.4)
     assert means.p_at_1["overall"] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="Moon"):
-        hub.mmeb_table({"Moon": 1.0})
+        mmeb.tabulate_mmeb({"Moon": 1.0})
 
 
 def test_what_is_wrong_with_published_files_is_named(tmp_path, evaluation):
     with pytest.raises(ValueError, match="no task 'Moon'"):
         load_task("mmeb", task="Moon")
     with pytest.raises(ValueError, match="no training set 'GQA'"):
-        hub.mmeb_train("GQA")
+        mmeb.load_mmeb_train("GQA")
     with pytest.raises(FileNotFoundError, match="no folder 'CIRR'"):
         load_task("mmeb", task="CIRR", path=evaluation)
     write(tmp_path / "CIRR", [{"qry_text": "x"}])
@@ -155,7 +157,7 @@ def album(tmp_path):
 
 
 def test_your_own_folder_is_a_task_that_tests_on_pictures_it_does_not_train_on(album):
-    task = load_task("folder", path=album, n_queries=4)
+    task = load_task("image_folder", path=album, n_queries=4)
     assert len(task.candidates) == 4
     assert len(task.queries) == 4
     assert len(task.train) == 8
@@ -168,21 +170,21 @@ def test_your_own_folder_is_a_task_that_tests_on_pictures_it_does_not_train_on(a
     model = build(r_q=1, r_c=1, lora_rank=2, dim=8, device="cpu")
     train(model, task.train, steps=1, batch_size=4)
     assert len(sweep(model, task)) == 1
-    assert load_task("folder", path=album, n_train=0).train is None
+    assert load_task("image_folder", path=album, n_train=0).train is None
 
 
 def test_what_is_wrong_with_your_folder_is_named(album):
     with pytest.raises(FileNotFoundError, match=r"other\.csv is missing"):
-        load_task("folder", path=album, csv="other.csv")
+        load_task("image_folder", path=album, csv="other.csv")
     with pytest.raises(ValueError, match="no column label; it has image, text"):
-        load_task("folder", path=album, text="label")
+        load_task("image_folder", path=album, text="label")
     (album / "pictures/3.png").write_text("not a picture")
     with pytest.raises(ValueError, match=r"3\.png is not an image"):
-        load_task("folder", path=album, n_train=0)
+        load_task("image_folder", path=album, n_train=0)
     with open(album / "captions.csv", "a") as file:
         file.write("pictures/1.png,\n")
     with pytest.raises(ValueError, match="line 18 has an empty cell"):
-        load_task("folder", path=album)
+        load_task("image_folder", path=album)
 
 
 def test_of_a_copy_that_holds_every_split_only_one_is_read(tmp_path):
@@ -193,13 +195,13 @@ def test_of_a_copy_that_holds_every_split_only_one_is_read(tmp_path):
         write(folder, [{**row, "pos_text": answer}])
         (folder / "part-0.parquet").rename(folder / f"{name}-00000-of-00001.parquet")
     folder.rename(tmp_path / "OK-VQA")
-    assert hub.mmeb_train("OK-VQA", tmp_path)["positive"][:] == ["red"]
+    assert mmeb.load_mmeb_train("OK-VQA", tmp_path)["positive"][:] == ["red"]
 
 
 def test_a_missing_training_picture_is_named_before_training(album):
     (album / "pictures/5.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"5\.png is missing"):
-        load_task("folder", path=album, n_queries=1)
+        load_task("image_folder", path=album, n_queries=1)
 
 
 # A table's paths stay below its folder, and one picture is one picture
@@ -229,7 +231,7 @@ def test_a_path_that_leads_out_of_the_folder_is_refused_with_its_line(walled, na
     name = name.format(walled.parent)
     captions(walled, "p0.png,a", "p1.png,b", f"{name},c")
     with pytest.raises(ValueError, match=rf"captions\.csv, line 4: '{name}' leads out of"):
-        load_task("folder", path=walled)
+        load_task("image_folder", path=walled)
     row = {"qry_text": "x", "qry_img_path": "", "tgt_text": [""], "tgt_img_path": [name]}
     write(walled / "CIRR", [row])
     with pytest.raises(ValueError, match=rf"CIRR, row 0, target 0: '{name}' leads out of"):
@@ -240,27 +242,27 @@ def test_a_path_that_leads_out_of_the_folder_is_refused_with_its_line(walled, na
     row = {"qry": "x", "qry_image_path": "", "pos_text": "", "pos_image_path": name}
     write(walled / "OK-VQA", [row])
     with pytest.raises(ValueError, match=rf"OK-VQA, row 0, positive: '{name}' leads out of"):
-        hub.mmeb_train("OK-VQA", walled)
+        mmeb.load_mmeb_train("OK-VQA", walled)
 
 
 def test_a_path_that_is_no_path_is_named(walled):
     captions(walled, "p0.png,a", "p\0.png,b")
     with pytest.raises(ValueError, match=r"line 3.*(is not a path|is not CSV)"):
-        load_task("folder", path=walled)
+        load_task("image_folder", path=walled)
     captions(walled, "p0.png,a", f"{'x' * 999}.png,b")
     with pytest.raises((ValueError, OSError), match="xxx"):
-        load_task("folder", path=walled)
+        load_task("image_folder", path=walled)
 
 
 def test_one_picture_in_several_spellings_is_one_picture(walled):
     spellings = ["p0.png", "./p0.png", "sub/../p0.png", "friend.png"]
     captions(walled, *(f"{name},red {i}" for i, name in enumerate(spellings)), "p1.png,blue")
     for seed in range(4):
-        task = load_task("folder", path=walled, n_queries=4, seed=seed)
+        task = load_task("image_folder", path=walled, n_queries=4, seed=seed)
         tested = {candidate.tobytes() for candidate in task.candidates}
         assert len(task.candidates) == 1
         assert not tested & {row["positive"].tobytes() for row in task.train}
-    whole = load_task("folder", path=walled, n_train=0)
+    whole = load_task("image_folder", path=walled, n_train=0)
     assert len(whole.candidates) == 2
     assert whole.relevance.sum(axis=0).tolist() == [4, 1]
 
@@ -268,7 +270,7 @@ def test_one_picture_in_several_spellings_is_one_picture(walled):
 def test_the_words_for_nothing_are_captions(walled):
     words = ["NA", "None", "null", "nan", "N/A", "#N/A", "-"]
     captions(walled, *(f"p0.png,{word}" for word in words), "p1.png,b")
-    task = load_task("folder", path=walled, n_train=0)
+    task = load_task("image_folder", path=walled, n_train=0)
     assert task.queries == [*words, "b"]
 
 
@@ -276,7 +278,7 @@ def test_a_csv_is_read_as_it_is_written(walled):
     (walled / "captions.csv").write_bytes(
         '\ufeffid,image,text\r\n1,p0.png,"a, ""b"""\r\n\r\n2,p1.png,"two\nlines, ü"\r\n'.encode()
     )
-    assert load_task("folder", path=walled, n_train=0).queries == ['a, "b"', "two\nlines, ü"]
+    assert load_task("image_folder", path=walled, n_train=0).queries == ['a, "b"', "two\nlines, ü"]
 
 
 @pytest.mark.parametrize(
@@ -295,27 +297,27 @@ def test_a_csv_is_read_as_it_is_written(walled):
 def test_a_csv_that_is_none_is_named_with_its_line(walled, data, message):
     (walled / "captions.csv").write_bytes(data)
     with pytest.raises(ValueError, match=rf"captions\.csv:? .*{message}"):
-        load_task("folder", path=walled)
+        load_task("image_folder", path=walled)
 
 
 def test_a_broken_picture_is_named_when_its_row_is_read(album):
     data = (album / "pictures/3.png").read_bytes()
     for i in range(8):
         (album / f"pictures/{i}.png").write_bytes(data)
-    task = load_task("folder", path=album, n_queries=1)
+    task = load_task("image_folder", path=album, n_queries=1)
     for i in range(8):
         (album / f"pictures/{i}.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"pictures/\d\.png cannot be read"):
         task.train[0]
     with pytest.raises(ValueError, match=r"pictures/\d\.png cannot be read"):
-        load_task("folder", path=album)
+        load_task("image_folder", path=album)
 
 
 def test_rows_of_mmeb_of_which_only_some_have_an_image_train(tmp_path):
     a = picture(tmp_path, "img/a.png", 0)
     row = {"qry": "what?", "qry_image_path": a, "pos_text": "red", "pos_image_path": ""}
     write(tmp_path / "OK-VQA", [row, {**row, "qry_image_path": ""}, {**row, "qry": ""}, row])
-    rows = hub.mmeb_train("OK-VQA", tmp_path)
+    rows = mmeb.load_mmeb_train("OK-VQA", tmp_path)
     assert rows[1]["query"] == {"text": "what?", "image": None}
     model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
     for mini_batch_size in (None, 2):
@@ -332,7 +334,7 @@ def test_rows_of_mmeb_without_text_or_target_are_named(tmp_path):
     ):
         write(tmp_path / "OK-VQA", [row, {**row, **bad}])
         with pytest.raises(ValueError, match=rf"OK-VQA, {message}"):
-            hub.mmeb_train("OK-VQA", tmp_path)
+            mmeb.load_mmeb_train("OK-VQA", tmp_path)
     row = {"qry_text": "x", "qry_img_path": "", "tgt_text": ["a"], "tgt_img_path": [""]}
     for bad, message in (
         ({"tgt_text": [], "tgt_img_path": []}, "row 1: 0 tgt_text and 0 tgt_img_path"),
@@ -360,4 +362,4 @@ def test_a_page_that_is_only_a_path_is_not_opened(tmp_path):
     table = {"query": ["a", "b"], "image": [whole, {"bytes": None, "path": str(secret)}]}
     pd.DataFrame(table).to_parquet(pages / "train-0.parquet")
     with pytest.raises(ValueError, match="row 1 has no picture, only a path"):
-        hub.colpali_train(pages)
+        mmeb.load_colpali_train(pages)

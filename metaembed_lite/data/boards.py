@@ -1,0 +1,87 @@
+"""The 3 x 3 world of handwriting and scenes: nine places, a query about some, a hard negative.
+
+A board is first sampled as symbols, an integer array with one row per place. Only then is it
+rendered as an image. Relevance is computed from the symbols, so it is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+
+from metaembed_lite.data.rows import rows_from_examples
+
+PLACES = (
+    "top-left", "top", "top-right",
+    "left", "center", "right",
+    "bottom-left", "bottom", "bottom-right",
+)  # fmt: skip
+CELL = 16  # pixels: the edge of one place; a board is 48 x 48
+
+
+class Triple(NamedTuple):
+    """One training example or one test query, as symbols, before anything is rendered.
+
+    Attributes:
+        board: (9,) or (9, attributes) int, what each place holds.
+        places: (k,) int, the places that the query names, in the order it names them.
+        negative: like ``board``, and different from it at one named place.
+    """
+
+    board: np.ndarray
+    places: np.ndarray
+    negative: np.ndarray
+
+
+def grade_boards(triples: Sequence[Triple], boards: Sequence[np.ndarray]) -> np.ndarray:
+    """Grade every board for every query: 1 if it holds what the query names at all named places.
+
+    Args:
+        triples: Q queries.
+        boards: N candidates, as symbols.
+
+    Returns:
+        (Q, N) float32 of 0 and 1.
+
+    Example:
+        >>> board, negative = np.arange(9), np.array([7, 1, 2, 3, 4, 5, 6, 7, 8])
+        >>> triple = Triple(board, np.array([0, 4]), negative)
+        >>> grade_boards([triple], [board, negative]).tolist()
+        [[1.0, 0.0]]
+    """
+    contents = np.stack(boards)  # (N, 9, ...)
+    matches = [contents[:, t.places] == t.board[t.places] for t in triples]  # each (N, k, ...)
+    every_place = [match.reshape(len(contents), -1).all(axis=1) for match in matches]
+    return np.stack(every_place).astype(np.float32)
+
+
+def render_rows(
+    triples: Iterable[Triple],
+    describe: Callable[[np.ndarray, np.ndarray], str],
+    render: Callable[[np.ndarray], Image.Image],
+) -> Dataset:
+    """Render triples as training rows (query, positive, negative): text, image, image.
+
+    Args:
+        triples: may be a generator. A triple is rendered before the next one is sampled, so both
+            can share a random generator.
+        describe: writes the query for a board and the named places.
+        render: paints a board.
+
+    Example:
+        >>> triple = Triple(np.arange(9), np.array([0, 4]), np.arange(9)[::-1])
+        >>> rows = render_rows(
+        ...     [triple],
+        ...     lambda board, places: f"{board[places]}",
+        ...     lambda board: Image.new("L", (48, 48), int(board[0])),
+        ... )
+        >>> rows.column_names, rows[0]["query"]
+        (['query', 'positive', 'negative'], '[0 4]')
+    """
+    return rows_from_examples(
+        (describe(t.board, t.places), render(t.board), render(t.negative)) for t in triples
+    )
