@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from metaembed_lite.data.meta_tasks import TASKS, meta_task_table
+from metaembed_lite.data.meta_tasks import TASKS, tabulate_meta_tasks
 from metaembed_lite.results import MEASURES, points_table
 
 NESTING = {"MMR": "with MMR", "no-MMR": "without MMR"}  # the two systems of chapter 5
@@ -197,7 +197,7 @@ def format_tasks(rows: pd.DataFrame, measure: str) -> str:
     table = rows[rows.bytes_per_candidate == largest]
     table = table.pivot_table(index="task", columns="label", values=measure, sort=False)
     if set(table.index) == set(TASKS):
-        tables = {label: meta_task_table(column.to_dict()) for label, column in table.items()}
+        tables = {label: tabulate_meta_tasks(column.to_dict()) for label, column in table.items()}
         columns = {label: t.set_index(["task", "meta_task"]).p_at_1 for label, t in tables.items()}
         table = pd.concat(columns, axis=1)
         table.index = [f"mean, {meta}" if task == "mean" else task for task, meta in table.index]

@@ -1,5 +1,7 @@
-"""What is stated about the project in several places is stated alike."""
+"""What several files state about the project agrees: pins, layout, commands, public names."""
 
+import ast
+import importlib
 import re
 import subprocess
 import tomllib
@@ -16,9 +18,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 STATED = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
 
-# The top level belongs to the reader: what is here is what README.md and the book name.
+# The top level belongs to the reader. It holds what README.md and the book name, and nothing else.
 REQUIRED = {
-    "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md",
+    "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff",
     "pyproject.toml", "requirements.lock", "environment.yml", "Makefile",
     "_config.yml", "_toc.yml", "book", "notebooks", "metaembed_lite", "tests",
     ".ci", ".github", ".gitignore", ".pre-commit-config.yaml",
@@ -29,7 +31,7 @@ ALLOWED = REQUIRED | {"benchmarks", ".gitattributes"}
 def pins() -> dict[str, str]:
     """Package -> version for this Python on this platform, from `requirements.lock`."""
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    found = {}
+    versions = {}
     for line in lines:
         if not line or line.lstrip().startswith("#"):
             continue
@@ -37,12 +39,12 @@ def pins() -> dict[str, str]:
         if pin.marker is None or pin.marker.evaluate():
             (exact,) = pin.specifier
             assert exact.operator == "==", f"{line} is not an exact pin"
-            found[canonicalize_name(pin.name)] = exact.version
-    return found
+            versions[canonicalize_name(pin.name)] = exact.version
+    return versions
 
 
 def files_of_the_project() -> list[str]:
-    """Every file that is tracked, or would be with `git add .`, relative to the root."""
+    """List every file that git tracks or would add with `git add .`, relative to the root."""
     git = ["git", "-c", "safe.directory=*", "-C", str(ROOT)]
     listing = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0")
@@ -107,9 +109,67 @@ def test_an_empty_site_is_not_published():
     assert 0 < guard < upload
 
 
-def test_every_public_name_has_a_home_and_can_be_had():
+def test_every_public_name_exists():
     import metaembed_lite
 
-    assert set(metaembed_lite.__all__) == set(metaembed_lite._HOME)
+    assert len(set(metaembed_lite.__all__)) == len(metaembed_lite.__all__)
     for name in metaembed_lite.__all__:
         assert getattr(metaembed_lite, name) is not None
+    assert {*metaembed_lite.__all__, "__version__"} <= set(dir(metaembed_lite))
+
+
+def test_type_checkers_see_exactly_the_public_names():
+    import metaembed_lite
+
+    tree = ast.parse((ROOT / "metaembed_lite" / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    imported = {
+        alias.asname or alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported.keys() == set(metaembed_lite.__all__)
+    for name, module in imported.items():
+        assert getattr(metaembed_lite, name) is getattr(importlib.import_module(module), name)
+
+
+def test_the_version_is_written_once():
+    import metaembed_lite
+
+    version = re.escape(metaembed_lite.__version__)
+    assert PROJECT["dynamic"] == ["version"]
+    for name in ("pyproject.toml", "CITATION.cff", "README.md", "_config.yml"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(rf"(?<![\d.]){version}(?![\d.])", text), f"{name} repeats the version"
+
+
+def test_the_changelog_has_one_section_per_version():
+    import metaembed_lite
+
+    lines = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    versions = [line.split()[1] for line in lines if line.startswith("## ")]
+    assert len(versions) == len(set(versions))
+    assert versions[0] == metaembed_lite.__version__
+
+
+def test_the_citation_is_complete_and_names_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "type"} <= citation.keys()
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["title"] == PROJECT["name"]
+    assert citation["license"] == PROJECT["license"]
+    assert citation["authors"] == [{"name": "The metaembed-lite authors"}]
+    (paper,) = citation["references"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    entry = bibliography.split("@inproceedings{metaembed2026,")[1].split("\n}")[0]
+    title = re.search(r"title\s*= \{(.*)\},", entry)[1].replace("{", "").replace("}", "")
+    arxiv = re.search(r"eprint\s*= \{(.*)\}", entry)[1]
+    assert paper["title"] == title
+    assert [identifier["value"] for identifier in paper["identifiers"]] == [f"arXiv:{arxiv}"]
+    assert paper["url"] == f"https://arxiv.org/abs/{arxiv}"

@@ -1,0 +1,179 @@
+"""What README.md, CONTRIBUTING.md, CHANGELOG.md, llms.txt and the model cards say is true."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import make_book
+import pytest
+import torch
+import yaml
+from sentence_transformers import MultiVectorEncoder
+
+from metaembed_lite import PrefixPooling, checkpoints, load, load_task, maxsim, recipes, save
+from metaembed_lite.model_card import TEMPLATE
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "metaembed_lite"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LLMS = (ROOT / "book" / "llms.txt").read_text(encoding="utf-8")
+
+
+def code_blocks(language: str) -> list[str]:
+    """List the README's code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
+def tree_paths() -> list[str]:
+    """List the paths that the README's tree names. Indented ones lie in the folder above."""
+    (tree,) = code_blocks("text")
+    paths, folder = [], ""
+    for line in tree.splitlines():
+        names, _, description = line.strip().partition("  ")  # two spaces end the names
+        if not line.startswith(" "):
+            folder = "" if description else names
+        paths += [folder + name if line.startswith(" ") else name for name in names.split()]
+    return paths
+
+
+def links(text: str) -> list[str]:
+    """List the targets of a text's Markdown links, without their anchors."""
+    return [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+
+
+# README.md
+
+
+def test_the_readme_has_at_most_120_lines():
+    assert len(README.splitlines()) <= 120
+
+
+def test_the_readmes_tree_names_only_what_exists():
+    paths = tree_paths()
+    assert len(paths) == len(set(paths))
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing
+    wrong = [path for path in paths if path.endswith("/") != (ROOT / path).is_dir()]
+    assert not wrong, "a folder is written with a slash at its end, a file without"
+
+
+def test_the_readmes_tree_names_every_module_of_the_package():
+    modules = {
+        path.name + "/" * path.is_dir()
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    in_tree = {path.partition("/")[2] for path in tree_paths() if path.startswith("metaembed_lite")}
+    assert in_tree == (modules - {"__init__.py"}) | {""}
+
+
+def test_the_readmes_tree_names_every_folder_of_the_project():
+    folders = {"metaembed_lite/", "book/", "notebooks/", "benchmarks/", "tests/"}
+    assert folders <= set(tree_paths())
+
+
+def test_the_readme_lists_every_chapter():
+    chapters = [link for link in links(README) if link.startswith("notebooks/")]
+    assert chapters == [f"notebooks/{name}.ipynb" for name in make_book.notebooks()]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_between_files_lead_to_files(name):
+    local = [link for link in links((ROOT / name).read_text(encoding="utf-8")) if "//" not in link]
+    assert [link for link in local if not (ROOT / link).is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    folders = "metaembed_lite|book|notebooks|benchmarks|tests"
+    named = set(re.findall(rf"(?<![\w/])((?:{folders})/[\w./]*\w)", text))
+    named.discard("notebooks/NN_slug.ipynb")  # stands for any chapter
+    assert [path for path in sorted(named) if not list(ROOT.glob(f"{path}*"))] == []
+
+
+def test_make_and_pip_know_what_the_readme_tells_them():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", makefile, re.M))
+    assert set(re.findall(r"\bmake (\w+)  ", README)) == {"lab", "book"}
+    assert targets >= {"lab", "book", "test", "lock"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(re.findall(r'"\.\[(\w+)\]"', README)) <= project["optional-dependencies"].keys()
+
+
+def test_the_command_line_takes_the_readmes_training_command():
+    commands = [
+        shlex.split(line, comments=True) for line in "".join(code_blocks("bash")).split("\n")
+    ]
+    (command,) = (words for words in commands if words[:2] == ["metaembed-lite", "train"])
+    name, option, _, *overrides = command[2:]
+    assert option == "--output"
+    recipe = recipes.read(name, overrides)
+    assert recipe.data["name"] == "image_folder"
+    assert "tiny" in recipes.names()
+
+
+def test_the_readmes_five_lines_run():
+    (program,) = (block for block in code_blocks("python") if 'load("tiny")' in block)
+    assert len([line for line in program.splitlines() if line]) == 5
+    names = {}
+    exec(compile(program, "README.md", "exec"), names)
+    assert names["scores"].shape == (100, 200)
+    expected = maxsim(names["queries"], names["boards"], budget=(4, 8))
+    assert torch.equal(names["scores"], expected)
+
+
+def test_the_readmes_way_without_load_runs(tmp_path, monkeypatch):
+    (program,) = (block for block in code_blocks("python") if "trust_remote_code" in block)
+    model, task = load("tiny", device="cpu"), load_task("handwriting", n_queries=3, n_train=0)
+    monkeypatch.chdir(tmp_path)
+    save(model, "my-model")
+    names = {
+        "MultiVectorEncoder": MultiVectorEncoder, "PrefixPooling": PrefixPooling,
+        "texts": task.queries, "images": task.candidates,
+    }  # fmt: skip
+    exec(compile(program, "README.md", "exec"), names)
+    queries, candidates = model.encode_query(task.queries), model.encode_document(task.candidates)
+    expected = maxsim(queries, candidates, budget=(4, 8))
+    torch.testing.assert_close(names["scores"].cpu(), expected.cpu())
+
+
+# llms.txt
+
+
+def test_llms_txt_has_the_form_of_its_specification():
+    """A title, a quoted summary, then sections of links: ``- [title](address): description``."""
+    title, _, summary, *rest = LLMS.splitlines()
+    assert title == "# metaembed-lite"
+    assert summary.startswith("> ")
+    sections = "\n".join(rest).split("\n## ")[1:]
+    assert len(sections) >= 2
+    for section in sections:
+        entries = [line for line in section.splitlines()[1:] if line]
+        assert entries
+        assert all(re.fullmatch(r"- \[.+\]\(\S+\): .+", entry) for entry in entries)
+
+
+def test_llms_txt_lists_every_page_of_the_book_once():
+    assert sorted(links(LLMS)) == sorted(f"{page}.html" for page in make_book.pages())
+
+
+def test_the_site_gets_llms_txt_at_its_root():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    assert config["sphinx"]["config"]["html_extra_path"] == ["book/llms.txt"]
+
+
+# Model cards
+
+
+@pytest.mark.parametrize("folder", checkpoints.MODELS.values())
+def test_a_bundled_card_says_what_the_template_says(folder):
+    card = (checkpoints.HERE / folder / "README.md").read_text(encoding="utf-8")
+    template = TEMPLATE.read_text(encoding="utf-8")
+    prose = re.sub(r"\{%.*?%\}", "", template.replace("{{ output_dimensionality }}", "32"))
+    sentences = [line for line in prose.splitlines() if line and "{{" not in line]
+    baseline = "This model encodes an item as vectors"
+    unlike = [line for line in sentences if line.strip() not in card and baseline not in line]
+    assert not unlike
+    assert "| budget (r_q, r_c) | P@1 | NDCG@5 | index bytes per candidate |" in card
