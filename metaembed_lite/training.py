@@ -177,37 +177,22 @@ def train(
             "model": training_run.describe_model(model),
             "loss": training_run.describe_loss(loss),
         }  # fmt: skip
-        checkpoint = None
-        if target is not None:
-            with arguments.main_process_first(local=False):
-                if is_main:
-                    checkpoint = training_run.begin(
-                        target, settings, resume=resume, restart=restart, overwrite=overwrite
-                    )
-                elif resume:
-                    checkpoint = training_run.find_newest_whole(target)
+        modes = {"resume": resume, "restart": restart, "overwrite": overwrite}
+        checkpoint = _begin(target, settings, arguments, is_main, **modes)
         if is_main:
             print(trained)
-        has_budgets = hasattr(loss, "losses_by_budget")
-        by_budget = [LossByBudget(loss, devices)] if has_budgets else []
         trainer = MultiVectorEncoderTrainer(
             model=model,
             args=arguments,
             train_dataset=datasets if len(datasets) > 1 else next(iter(datasets.values())),
             loss=loss,
-            callbacks=[*by_budget, MarkWhole(model, devices)],
+            callbacks=_make_callbacks(model, loss, devices),
         )
         if not card_examples:
             remove_examples(model)
-        history = _run(trainer, checkpoint, steps)
-        curve = _to_curve(history, list(map(str, loss.budgets)) if has_budgets else [])
+        curve = _to_curve(_run(trainer, checkpoint, steps), loss)
         if target is not None and is_main:
-            notes = {"training_curve.csv": curve.round(4).to_csv(index=False)}
-            if recipe is not None:
-                notes["recipe.yaml"] = yaml.safe_dump(dict(recipe), sort_keys=False)
-            write_model(model, target, notes)
-            training_run.keep_newest(target)
-            training_run.write_run(target, settings, finished=steps)
+            _finish(model, target, settings, curve, recipe)
     return curve
 
 
@@ -419,10 +404,48 @@ def _run(
     return list(history)
 
 
-def _to_curve(history: Iterable[Mapping[str, Any]], budgets: Sequence[str]) -> pd.DataFrame:
+def _to_curve(history: Iterable[Mapping[str, Any]], loss: Any) -> pd.DataFrame:
     """The trainer's log as a table."""
     rows = pd.DataFrame(row for row in history if "loss" in row)
+    budgets = map(str, loss.budgets) if hasattr(loss, "losses_by_budget") else []
     return rows.reindex(columns=["step", "loss", "grad_norm", *budgets]).astype(float)
+
+
+def _make_callbacks(model: MultiVectorEncoder, loss: Any, devices: int) -> list[Any]:
+    by_budget = [LossByBudget(loss, devices)] if hasattr(loss, "losses_by_budget") else []
+    return [*by_budget, MarkWhole(model, devices)]
+
+
+def _begin(
+    target: Path | None,
+    settings: dict[str, Any],
+    arguments: MultiVectorEncoderTrainingArguments,
+    is_main: bool,
+    **modes: bool,
+) -> Path | None:
+    """Prepare the output folder in the first process. Returns the checkpoint to go on from."""
+    if target is None:
+        return None
+    with arguments.main_process_first(local=False):
+        if is_main:
+            return training_run.begin(target, settings, **modes)
+        return training_run.find_newest_whole(target) if modes["resume"] else None
+
+
+def _finish(
+    model: MultiVectorEncoder,
+    target: Path,
+    settings: dict[str, Any],
+    curve: pd.DataFrame,
+    recipe: Mapping[str, Any] | None,
+) -> None:
+    """Save the trained model with its curve and recipe, and close the run."""
+    notes = {"training_curve.csv": curve.round(4).to_csv(index=False)}
+    if recipe is not None:
+        notes["recipe.yaml"] = yaml.safe_dump(dict(recipe), sort_keys=False)
+    write_model(model, target, notes)
+    training_run.keep_newest(target)
+    training_run.write_run(target, settings, finished=settings["steps"])
 
 
 @contextmanager
