@@ -1,4 +1,4 @@
-"""The suites: the same task every time, honest relevance, nothing of the test in the training."""
+"""The suites: reproducible tasks, correct relevance, and no test items in training."""
 
 import ast
 import json
@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-# meta_tasks is imported here, before a test replaces what it draws with.
+# This also imports questions.py, before a test replaces the functions that it renders with.
 from metaembed_lite.data import (
     RetrievalTask,
     codesearch,
@@ -20,45 +20,46 @@ from metaembed_lite.data import (
 )
 from metaembed_lite.data.boards import PLACES
 from metaembed_lite.data.mmeb import average_by_meta_task
+from metaembed_lite.data.task import split_rng, training_rng
 
 BOARDS = {"handwriting": (handwriting, "render_board"), "scenes": (scenes, "render_scene")}
 
 
 @pytest.fixture(params=BOARDS)
 def symbols(request, monkeypatch):
-    """A function that makes a suite's task with the symbols of a board for its image."""
-    module, draw = BOARDS[request.param]
-    monkeypatch.setattr(module, draw, lambda board, *_: board)
+    """A function that loads a suite's task with each board's symbols in place of its image."""
+    module, render = BOARDS[request.param]
+    monkeypatch.setattr(module, render, lambda board, *_: board)
     return lambda **sizes: load_task(request.param, **sizes)
 
 
 def satisfies(query, board):
-    """Reads a query's text, "4 top-left, 7 center" or "red ring top", against a board's symbols."""
-    for named in query.split(", "):
-        *content, place = named.split(" ")
-        held = np.atleast_1d(board[PLACES.index(place)])
-        if len(content) == 2:
-            said = [list(scenes.COLORS).index(content[0]), scenes.SHAPES.index(content[1])]
+    """Read a query's text, "4 top-left, 7 center" or "red ring top", against a board's symbols."""
+    for part in query.split(", "):
+        *words, place = part.split(" ")
+        content = np.atleast_1d(board[PLACES.index(place)])
+        if len(words) == 2:
+            expected = [list(scenes.COLORS).index(words[0]), scenes.SHAPES.index(words[1])]
         else:
-            said = [int(content[0])]
-        if list(held) != said:
+            expected = [int(words[0])]
+        if list(content) != expected:
             return False
     return True
 
 
-def test_relevance_is_what_the_query_text_says_of_the_boards(symbols):
+def test_relevance_equals_reading_the_query_text_against_the_boards(symbols):
     task = symbols(n_queries=300, n_train=0)
-    read = [[satisfies(q, c) for c in task.candidates] for q in task.queries]
-    np.testing.assert_array_equal(task.relevance, np.array(read, dtype=np.float32))
+    expected = [[satisfies(q, c) for c in task.candidates] for q in task.queries]
+    np.testing.assert_array_equal(task.relevance, np.array(expected, dtype=np.float32))
 
 
-def test_the_digits_are_attributed_as_their_license_asks():
+def test_the_digits_are_attributed_as_their_license_requires():
     about = load_task("handwriting", n_queries=1, n_train=0).about
     for part in ("Alpaydin", "Kaynak", "UCI", "https://doi.org/10.24432/C50P49", "CC BY 4.0"):
         assert part in about
 
 
-def test_boards_that_satisfy_a_query_by_chance_count(symbols):
+def test_boards_that_satisfy_a_query_by_chance_are_relevant(symbols):
     task = symbols(n_queries=300, n_train=0)
     assert (np.diag(task.relevance) == 1).all()
     assert task.relevance.sum() > 300
@@ -73,17 +74,17 @@ def test_half_of_the_candidates_are_hard_negatives_one_named_place_away(symbols)
     ):
         differing = np.unique(np.argwhere(board != negative)[:, 0])
         assert len(differing) == 1
-        assert PLACES[differing[0]] in [named.split(" ")[-1] for named in query.split(", ")]
+        assert PLACES[differing[0]] in [part.split(" ")[-1] for part in query.split(", ")]
         assert (board != negative).sum() == 1  # in scenes: either the color or the shape
 
 
 def test_a_query_names_different_places(symbols):
     for query in symbols(n_queries=100, n_train=0).queries:
-        places = [named.split(" ")[-1] for named in query.split(", ")]
+        places = [part.split(" ")[-1] for part in query.split(", ")]
         assert len(set(places)) == len(places) >= 2
 
 
-def test_the_order_of_the_places_does_not_tell_which_one_the_negative_changes(symbols):
+def test_the_order_of_the_places_does_not_reveal_which_one_the_negative_changes(symbols):
     n = 200
     task = symbols(n_queries=n, n_train=0)
     first = 0
@@ -105,16 +106,16 @@ def test_training_rows_are_a_text_and_two_images(name):
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_the_splits_and_seeds_give_different_boards(name):
-    made = [
+    query_lists = [
         load_task(name, n_queries=50, n_train=0, seed=seed, split=split).queries
         for seed, split in ((0, "test"), (0, "validation"), (0, "train"), (1, "test"))
     ]
-    made.append(list(load_task(name, n_queries=1, n_train=50).train["query"]))
-    assert all(a != b for a, b in pairwise(made))
-    assert len({tuple(queries) for queries in made}) == len(made)
+    query_lists.append(list(load_task(name, n_queries=1, n_train=50).train["query"]))
+    assert all(a != b for a, b in pairwise(query_lists))
+    assert len({tuple(queries) for queries in query_lists}) == len(query_lists)
 
 
-def test_no_scan_of_the_test_is_in_the_training():
+def test_no_test_scan_is_in_training():
     def scans(split):
         return {scan.tobytes() for digit in handwriting.load_scans(split) for scan in digit}
 
@@ -126,7 +127,7 @@ def test_the_gap_between_train_and_test_is_as_wide_as_a_writer():
     assert handwriting.SCAN_RANGES["test"][0] - handwriting.SCAN_RANGES["train"][1] >= 1797 / 13
 
 
-def test_a_board_shows_its_digits_at_their_places():
+def test_a_board_shows_each_digit_at_its_place():
     scans = handwriting.load_scans("test")
     flat = np.concatenate(scans).reshape(-1, 64).astype(float)
     labels = np.repeat(np.arange(10), [len(s) for s in scans])
@@ -151,12 +152,12 @@ def test_a_scene_shows_an_object_at_its_place_in_its_color(place):
 
 
 def test_every_shape_looks_different():
-    drawn = []
+    images = []
     for shape in range(len(scenes.SHAPES)):
         scene = np.stack([np.zeros(9, dtype=int), np.full(9, shape)], axis=1)
-        drawn.append(np.asarray(scenes.render_scene(scene, np.random.default_rng(0))).astype(int))
-    for i, a in enumerate(drawn):
-        assert all(np.abs(a - b).mean() > 5 for b in drawn[:i])
+        images.append(np.asarray(scenes.render_scene(scene, np.random.default_rng(0))).astype(int))
+    for i, a in enumerate(images):
+        assert all(np.abs(a - b).mean() > 5 for b in images[:i])
 
 
 @pytest.fixture(scope="module")
@@ -165,35 +166,36 @@ def code():
 
 
 def test_no_test_package_is_trained_on():
-    trained, evaluated = set(codesearch.PACKAGES["train"]), set(codesearch.PACKAGES["test"])
-    assert not trained & evaluated
-    assert {f.package for f in codesearch.load_functions("test")} == evaluated
-    assert {f.package for f in codesearch.load_functions("train")} == trained
+    train, test = set(codesearch.PACKAGES["train"]), set(codesearch.PACKAGES["test"])
+    assert not train & test
+    assert {f.package for f in codesearch.load_functions("test")} == test
+    assert {f.package for f in codesearch.load_functions("train")} == train
 
 
-def test_no_sentence_and_no_code_of_the_test_is_trained_on():
+def test_no_test_sentence_and_no_test_code_is_trained_on():
     test, train = codesearch.load_functions("test"), codesearch.load_functions("train")
     assert not {f.query.casefold() for f in test} & {f.query.casefold() for f in train}
     assert not {f.code for f in test} & {f.code for f in train}
 
 
-def test_no_sentence_and_no_code_comes_twice(code):
-    pool = codesearch.load_functions("test")
-    assert len({f.query.casefold() for f in pool}) == len({f.code for f in pool}) == len(pool)
+def test_no_sentence_and_no_code_occurs_twice(code):
+    functions = codesearch.load_functions("test")
+    sentences, sources = {f.query.casefold() for f in functions}, {f.code for f in functions}
+    assert len(sentences) == len(sources) == len(functions)
     assert len(set(code.candidates)) == len(code.candidates) >= 2 * len(code.queries)
 
 
-def test_code_that_is_found_parses_and_hides_its_name(code):
+def test_candidates_parse_and_hide_the_functions_name(code):
     for source in code.candidates:
         (function,) = ast.parse(source).body
         assert function.name == "f"
         assert ast.get_docstring(function) is None
 
 
-def test_the_right_code_is_the_querys_own(code):
-    own = {f.query: f.code for f in codesearch.load_functions("test")}
+def test_the_relevant_code_is_the_querys_function(code):
+    code_of_query = {f.query: f.code for f in codesearch.load_functions("test")}
     for query, relevant in zip(code.queries, code.relevance, strict=True):
-        assert [code.candidates[i] for i in np.flatnonzero(relevant)] == [own[query]]
+        assert [code.candidates[i] for i in np.flatnonzero(relevant)] == [code_of_query[query]]
 
 
 def test_training_rows_are_a_sentence_and_code_of_the_training_packages(code):
@@ -207,8 +209,8 @@ def test_about_names_the_packages_and_their_versions(code):
     import matplotlib
     import sklearn
 
-    for said in ("installed versions", sklearn.__version__, matplotlib.__version__, "pandas"):
-        assert said in code.about
+    for part in ("installed versions", sklearn.__version__, matplotlib.__version__, "pandas"):
+        assert part in code.about
 
 
 def test_a_function_is_read_without_its_docstring_name_decorators_and_comments():
@@ -237,7 +239,7 @@ def walk(tree, depth=0):
     "Too short.", "Parameters\n----------\nx : an int that is explained at length",
     ">>> walk(tree, depth=1) == 3", "A word " * 40,
 ])  # fmt: skip
-def test_a_docstring_without_a_usable_first_sentence_is_no_query(docstring):
+def test_a_docstring_without_a_usable_first_sentence_is_not_a_query(docstring):
     assert codesearch.extract_summary(docstring) is None
 
 
@@ -246,9 +248,9 @@ def test_a_missing_package_is_named():
         list(codesearch.list_python_files("no_such_package"))
 
 
-def test_more_functions_than_there_are_is_refused_with_their_number():
-    held = f"{len(codesearch.load_functions('test')):,}"
-    with pytest.raises(ValueError, match=f"200,000 functions requested.*{held}"):
+def test_requesting_more_functions_than_exist_names_their_number():
+    n_functions = f"{len(codesearch.load_functions('test')):,}"
+    with pytest.raises(ValueError, match=f"200,000 functions requested.*{n_functions}"):
         load_task("codesearch", n_queries=100_000, n_train=0)
 
 
@@ -267,33 +269,43 @@ def fingerprint(name, **sizes):
         items += row.values()
     return hashlib.sha256(b"|".join(map(digest, items)) + task.relevance.tobytes()).hexdigest()
 
-made = [fingerprint("handwriting", n_train=5), fingerprint("scenes", n_train=5),
-        fingerprint("codesearch", n_train=0)]
+fingerprints = [fingerprint("handwriting", n_train=5), fingerprint("scenes", n_train=5),
+                fingerprint("codesearch", n_train=0)]
 """
 
 
 def test_the_same_seed_gives_the_same_task_in_another_process():
     here: dict = {}
     exec(FINGERPRINTS, here)
-    script = FINGERPRINTS + "print(json.dumps(made))"
+    script = FINGERPRINTS + "print(json.dumps(fingerprints))"
     elsewhere = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"},
     )  # fmt: skip
-    assert json.loads(elsewhere.stdout) == here["made"]
+    assert json.loads(elsewhere.stdout) == here["fingerprints"]
 
 
 @pytest.mark.parametrize("name", ["handwriting", "scenes", "codesearch"])
-@pytest.mark.parametrize(("sizes", "named"), [
+@pytest.mark.parametrize(("sizes", "message"), [
     ({"n_queries": 0}, "n_queries=0"), ({"n_train": -1}, "n_train=-1"),
     ({"split": "exam"}, "unknown split 'exam'; choose from"),
 ])  # fmt: skip
-def test_sizes_and_splits_that_cannot_be_are_refused(name, sizes, named):
-    with pytest.raises(ValueError, match=named):
+def test_invalid_sizes_and_splits_are_refused(name, sizes, message):
+    with pytest.raises(ValueError, match=message):
         load_task(name, **sizes)
 
 
-def test_an_unknown_suite_is_refused_with_the_choice():
+def test_the_random_streams_stay_as_they_were_when_results_were_measured():
+    """Other numbers would sample other boards, and published results would not be comparable."""
+    streams = {"test": 2, "train": 3, "validation": 4}
+    for split, stream in streams.items():
+        expected = np.random.default_rng([5, stream, 7]).random(3)
+        np.testing.assert_array_equal(split_rng(5, split, 7).random(3), expected)
+    expected = np.random.default_rng([5, 1, 7]).random(3)
+    np.testing.assert_array_equal(training_rng(5, 7).random(3), expected)
+
+
+def test_an_unknown_suite_is_refused_with_the_choices():
     with pytest.raises(ValueError, match=r"'mnist'\. Choose from handwriting, scenes, codesearch"):
         load_task("mnist")
 
@@ -308,18 +320,18 @@ def test_a_task_needs_queries_and_candidates():
         RetrievalTask("empty", [], ["c"], np.zeros((0, 1)))
 
 
-def test_a_task_refuses_relevance_of_another_shape():
+def test_a_task_refuses_relevance_of_the_wrong_shape():
     with pytest.raises(ValueError, match=r"shape \(1, 2\), expected .* \(2, 1\)"):
         RetrievalTask("turned", ["a", "b"], ["c"], np.ones((1, 2)))
 
 
-def test_a_task_refuses_a_query_that_nothing_answers():
+def test_a_task_refuses_a_query_without_a_relevant_candidate():
     with pytest.raises(ValueError, match="1 queries have no relevant candidate, first index 1"):
         RetrievalTask("orphan", ["a", "b"], ["c", "d"], np.array([[1, 0], [0, 0]]))
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, bool, np.float32, np.float64, list, tuple])
-def test_grades_of_any_real_type_are_kept_as_float64(kind):
+def test_grades_of_any_real_type_are_stored_as_float64(kind):
     grades = np.array([[1, 0], [0, 1]])
     given = grades.astype(kind) if isinstance(kind(), np.generic | bool) else kind(grades.tolist())
     task = RetrievalTask("kinds", ["a", "b"], ["c", "d"], given, pool=given)
@@ -330,7 +342,7 @@ def test_grades_of_any_real_type_are_kept_as_float64(kind):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, -np.inf, 1e308])
-def test_a_grade_that_is_not_finite_or_negative_is_refused_with_its_place(bad):
+def test_a_grade_that_is_not_finite_or_negative_is_refused_with_its_index(bad):
     with pytest.raises(
         ValueError, match=rf"task 'mine': relevance\[1, 0\] is {bad}".replace("+", ".")
     ):
@@ -349,7 +361,7 @@ def test_a_grade_that_is_not_finite_or_negative_is_refused_with_its_place(bad):
         (None, r"relevance has shape \(\)"),
     ],
 )
-def test_relevance_of_another_kind_is_refused(relevance, message):
+def test_relevance_of_another_type_is_refused(relevance, message):
     with pytest.raises(ValueError, match=f"task 'mine': {message}"):
         RetrievalTask("mine", ["a", "b"], ["c", "d"], relevance)
 
@@ -365,13 +377,13 @@ def test_relevance_of_another_kind_is_refused(relevance, message):
         ([[0, 1], [1, 1]], "a relevant candidate is not in its query's pool"),
     ],
 )
-def test_a_pool_of_other_values_is_refused(pool, message):
+def test_an_invalid_pool_is_refused(pool, message):
     with pytest.raises(ValueError, match=f"task 'mine': {message}"):
         RetrievalTask("mine", ["a", "b"], ["c", "d"], np.eye(2), pool=pool)
 
 
 @pytest.mark.parametrize("queries", ["ab", None, 2])
-def test_queries_that_are_no_list_are_refused(queries):
+def test_queries_that_are_not_a_list_are_refused(queries):
     with pytest.raises(ValueError, match="queries is not a list"):
         RetrievalTask("mine", queries, ["c", "d"], np.eye(2))
 

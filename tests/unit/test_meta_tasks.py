@@ -1,7 +1,8 @@
-"""Fourteen tasks: what is asked can be read off the pictures' symbols, and nowhere else."""
+"""Fourteen tasks: the symbols of a query's text and image decide the answer, and nothing else."""
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from metaembed_lite.data import meta_tasks, scenes
 from metaembed_lite.data.boards import PLACES
 from metaembed_lite.data.meta_tasks import HELD_OUT, META_TASKS, TASKS
 from metaembed_lite.data.questions import DOMAINS, sample_example
+from metaembed_lite.data.task import SPLITS, training_rng
 from metaembed_lite.evaluation import precision_at_1
 
 
-class Drawn:
-    """A board that was not painted: its symbols, for tests that read a task without eyes."""
+class Symbols:
+    """A board's symbols in place of its image, so that tests can read a task exactly."""
 
     def __init__(self, board):
         self.board = np.array(board).reshape(9, -1)
@@ -30,49 +32,49 @@ class Drawn:
 
 
 @pytest.fixture
-def unpainted(monkeypatch):
-    for suite, world in DOMAINS.items():
-        bare = {**vars(world), "render": lambda board, rng, split: Drawn(board)}
-        monkeypatch.setitem(DOMAINS, suite, type(world)(**bare))
+def as_symbols(monkeypatch):
+    for suite, domain in DOMAINS.items():
+        unrendered = replace(domain, render=lambda board, rng, split: Symbols(board))
+        monkeypatch.setitem(DOMAINS, suite, unrendered)
 
 
-def told(text):
-    """("4 top-left, 7 center") as {place: content}."""
-    named = (part.rsplit(" ", 1) for part in text.split(", "))
-    return {PLACES.index(place): content for content, place in named}
+def parse_places(text):
+    """Parse "4 top-left, 7 center" as {place: content}."""
+    parts = (part.rsplit(" ", 1) for part in text.split(", "))
+    return {PLACES.index(place): content for content, place in parts}
 
 
-def holds(board, text):
-    return all(board.words[place] == content for place, content in told(text).items())
+def satisfies(board, text):
+    return all(board.words[place] == content for place, content in parse_places(text).items())
 
 
-def answer(kind, query, candidate, suite):
+def is_answer(kind, query, candidate, suite):
     """Whether a candidate answers, read from texts and symbols: the oracle."""
     if kind == "t2i":
-        return holds(candidate, query.removeprefix("find: "))
-    board, said = query["image"], query["text"]
+        return satisfies(candidate, query.removeprefix("find: "))
+    board, text = query["image"], query["text"]
     if kind == "i2t":
-        return holds(board, candidate)
+        return satisfies(board, candidate)
     if kind == "i2i":
         return candidate.words == board.words
     if kind == "composed":
         words = list(board.words)
-        for place, content in told(said.removeprefix("change to ")).items():
+        for place, content in parse_places(text.removeprefix("change to ")).items():
             words[place] = content
         return candidate.words == words
     if kind == "classify":
         places = (3, 4, 5) if suite == "handwriting" else (0, 2, 6, 8)
         return candidate == " ".join(board.words[p].split(" ")[-1] for p in places)
-    asked = said.partition(": ")[2].removesuffix("?").split(", ")
-    return candidate == ", ".join(board.words[PLACES.index(p)] for p in asked)
+    places = text.partition(": ")[2].removesuffix("?").split(", ")
+    return candidate == ", ".join(board.words[PLACES.index(p)] for p in places)
 
 
 @pytest.mark.parametrize("name", [t for t in TASKS if not t.endswith("ground")])
-def test_relevance_is_what_texts_and_symbols_say(name, unpainted):
+def test_relevance_equals_the_oracle_that_reads_texts_and_symbols(name, as_symbols):
     task = meta_tasks.load_meta_task(name, n_queries=60)
     suite, _, kind = name.partition("/")
-    read = [[answer(kind, q, c, suite) for c in task.candidates] for q in task.queries]
-    np.testing.assert_array_equal(task.relevance, np.array(read, dtype=np.float32))
+    expected = [[is_answer(kind, q, c, suite) for c in task.candidates] for q in task.queries]
+    np.testing.assert_array_equal(task.relevance, np.array(expected, dtype=np.float32))
     assert task.relevance.any(axis=1).all()
 
 
@@ -84,21 +86,23 @@ def test_grounding_asks_for_the_crop_at_the_named_place(suite):
         place = PLACES.index(query["text"].removeprefix("crop "))
         pixels = np.asarray(query["image"])
         row, column = 16 * (place // 3), 16 * (place % 3)
-        at = pixels[row : row + 16, column : column + 16]
-        np.testing.assert_array_equal(np.asarray(task.candidates[i]), at)
-        same = [np.array_equal(np.asarray(c)[2:14, 2:14], at[2:14, 2:14]) for c in task.candidates]
+        crop = pixels[row : row + 16, column : column + 16]
+        np.testing.assert_array_equal(np.asarray(task.candidates[i]), crop)
+        same = [
+            np.array_equal(np.asarray(c)[2:14, 2:14], crop[2:14, 2:14]) for c in task.candidates
+        ]
         np.testing.assert_array_equal(task.relevance[i] > 0, same)
 
 
 @pytest.mark.parametrize("name", [t for t in TASKS if not t.endswith("ground")])
-def test_a_negative_is_wrong_and_close(name, unpainted):
+def test_a_negative_is_wrong_and_close(name, as_symbols):
     suite, _, kind = name.partition("/")
     rng = np.random.default_rng(0)
     for _ in range(30):
         example = sample_example(suite, kind, rng, "train")
-        assert answer(kind, example.query, example.positive, suite)
-        assert not answer(kind, example.query, example.negative, suite)
-        if isinstance(example.positive, Drawn):
+        assert is_answer(kind, example.query, example.positive, suite)
+        assert not is_answer(kind, example.query, example.negative, suite)
+        if isinstance(example.positive, Symbols):
             assert (example.positive.board != example.negative.board).sum() == 1
 
 
@@ -120,7 +124,7 @@ def test_all_answers_are_candidates_and_differ(suite, kind):
     assert len(set(answers)) == len(answers) >= 1000
 
 
-def test_every_meta_task_is_there_and_the_held_out_are_trained_in_the_other_suite():
+def test_all_four_meta_tasks_exist_and_held_out_tasks_are_trained_in_the_other_suite():
     assert set(META_TASKS) == {"Retrieval", "Classification", "VQA", "Visual grounding"}
     assert len(TASKS) >= 12
     trained = meta_tasks.training_sets(2)
@@ -129,58 +133,56 @@ def test_every_meta_task_is_there_and_the_held_out_are_trained_in_the_other_suit
 
 
 @pytest.mark.parametrize("suite", DOMAINS)
-def test_no_near_duplicate_of_a_test_board_is_in_training(suite, unpainted):
-    """No training board is the same but for one place; a hard negative is, a copy more so."""
-    trained = [
+def test_no_near_duplicate_of_a_test_board_is_in_training(suite, as_symbols):
+    """Two boards of different splits share at most 7 of 9 places. A hard negative shares 8."""
+    training_boards = [
         sample_example(suite, "t2i", rng, "train").positive.words
-        for rng in [np.random.default_rng([0, 1, TASKS.index(f"{suite}/t2i")])]
+        for rng in [training_rng(0, TASKS.index(f"{suite}/t2i"))]
         for _ in range(3000)
     ]
-    tested = [c.words for c in meta_tasks.load_meta_task(f"{suite}/t2i", n_queries=100).candidates]
-    agree = np.array(tested)[:, None] == np.array(trained)[None]
-    assert 2 <= agree.sum(axis=2).max() <= 7
+    task = meta_tasks.load_meta_task(f"{suite}/t2i", n_queries=100)
+    test_boards = [candidate.words for candidate in task.candidates]
+    equal = np.array(test_boards)[:, None] == np.array(training_boards)[None]
+    assert 2 <= equal.sum(axis=2).max() <= 7
 
 
 def test_the_splits_ask_different_questions():
-    made = {
-        split: [
-            str(q)
-            for q in meta_tasks.load_meta_task("scenes/t2i", n_queries=50, split=split).queries
-        ]
-        for split in ("train", "validation", "test")
-    }
-    assert made["train"] != made["validation"] != made["test"]
+    queries = [
+        tuple(meta_tasks.load_meta_task("scenes/t2i", n_queries=50, split=split).queries)
+        for split in SPLITS
+    ]
+    assert len(set(queries)) == len(SPLITS)
 
 
-def test_the_same_seed_gives_the_same_task_and_another_another():
-    one, two, other = (
+def test_equal_seeds_give_equal_tasks_and_different_seeds_different_tasks():
+    first, second, other = (
         meta_tasks.load_meta_task("scenes/vqa", n_queries=5, seed=s) for s in (0, 0, 1)
     )
-    assert [q["text"] for q in one.queries] == [q["text"] for q in two.queries]
+    assert [q["text"] for q in first.queries] == [q["text"] for q in second.queries]
     assert all(
         np.array_equal(a["image"], b["image"])
-        for a, b in zip(one.queries, two.queries, strict=True)
+        for a, b in zip(first.queries, second.queries, strict=True)
     )
-    assert [q["text"] for q in one.queries] != [q["text"] for q in other.queries]
+    assert [q["text"] for q in first.queries] != [q["text"] for q in other.queries]
 
 
 def without_picture(kind, query, task):
-    """Scores of the best that words can do, given all symbols; None where they say nothing."""
+    """Score as well as the text alone allows, given all symbols; None if it tells nothing."""
     if kind != "composed":
         return None
-    ((place, content),) = told(query["text"].removeprefix("change to ")).items()
+    ((place, content),) = parse_places(query["text"].removeprefix("change to ")).items()
     return [float(c.words[place] == content) for c in task.candidates]
 
 
 def without_words(kind, query, task):
-    """The same for a query's picture: the most alike, or an answer as likely as its places are."""
+    """Score as well as the image alone allows: the most similar board, or the likeliest answer."""
     words = query["image"].words
     if kind == "composed":
         return [float(sum(a == b for a, b in zip(c.words, words, strict=True)))
                 for c in task.candidates]  # fmt: skip
-    named = query["text"].count(",") + 1
-    ways = Counter(", ".join(w) for w in itertools.permutations(words, named))
-    return [float(ways[c]) for c in task.candidates]
+    n_named = query["text"].count(",") + 1
+    answers = Counter(", ".join(w) for w in itertools.permutations(words, n_named))
+    return [float(answers[c]) for c in task.candidates]
 
 
 @pytest.mark.parametrize("suite", DOMAINS)
@@ -192,35 +194,37 @@ def without_words(kind, query, task):
     ],
 )  # fmt: skip
 def test_half_a_question_cannot_be_answered(blind, kind, suite, request):
-    if kind != "ground":  # crops are of pixels
-        request.getfixturevalue("unpainted")
+    if kind != "ground":  # crops need pixels
+        request.getfixturevalue("as_symbols")
     task = meta_tasks.load_meta_task(f"{suite}/{kind}", n_queries=300)
     scores = [blind(kind, query, task) for query in task.queries]
     if scores[0] is None:
-        assert task.relevance.mean(axis=0).max() < 0.05  # the most frequent answer, always given
+        assert task.relevance.mean(axis=0).max() < 0.05  # of the most frequent answer
     else:
         noise = np.random.default_rng(0).random((len(scores), len(task.candidates))) / 1e3
         contents = len(set(itertools.chain(*(q["image"].words for q in task.queries))))
-        guess = contents / len(task.candidates)  # among those that hold what the words name
+        guess = contents / len(task.candidates)  # among the boards that hold what the text names
         bound = min(0.15, max(0.05, 2 * guess)) if blind is without_picture else 0.05
         assert precision_at_1(np.array(scores) + noise, task.relevance) < bound
 
 
 @pytest.mark.parametrize("suite", DOMAINS)
-def test_grounding_without_words_is_a_toss_of_a_coin(suite):
-    """Two crops of a query's own board are candidates, and only its words tell which is meant."""
+def test_grounding_without_words_is_right_half_of_the_time(suite):
+    """Two crops of a query's board are candidates, and only the text tells which one is right."""
     task = meta_tasks.load_meta_task(f"{suite}/ground", n_queries=300)
     boards = [np.asarray(query["image"]) for query in task.queries]
     corners = list(itertools.product((0, 16, 32), repeat=2))
-    inside = [{b[y:y + 16, x:x + 16].tobytes() for y, x in corners} for b in boards]  # fmt: skip
-    crops = [np.asarray(c).tobytes() for c in task.candidates]
-    seen = np.array([[float(c in own) for c in crops] for own in inside])
-    assert (seen.sum(axis=1) >= 2).all()
-    noise = np.random.default_rng(0).random(seen.shape) / 1e3
-    assert precision_at_1(seen + noise, task.relevance) == pytest.approx(0.5, abs=0.1)
+    board_crops = [
+        {board[y : y + 16, x : x + 16].tobytes() for y, x in corners} for board in boards
+    ]
+    candidates = [np.asarray(c).tobytes() for c in task.candidates]
+    is_inside = np.array([[float(c in crops) for c in candidates] for crops in board_crops])
+    assert (is_inside.sum(axis=1) >= 2).all()
+    noise = np.random.default_rng(0).random(is_inside.shape) / 1e3
+    assert precision_at_1(is_inside + noise, task.relevance) == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_table_has_every_average(unpainted):
+def test_the_table_has_every_average(as_symbols):
     scores = {name: i / len(TASKS) for i, name in enumerate(TASKS)}
     table = meta_tasks.tabulate_meta_tasks(scores).set_index(["task", "meta_task"])
     means = table.loc["mean"].p_at_1
@@ -233,7 +237,7 @@ def test_the_table_has_every_average(unpainted):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [
         ("handwriting/ocr", {}, r"handwriting/ocr.*handwriting/t2i"),
         ("scenes/vqa", {"split": "exam"}, r"exam.*test"),
@@ -241,8 +245,8 @@ def test_the_table_has_every_average(unpainted):
         ("scenes/vqa", {"colour": "red"}, r"colour.*n_queries"),
     ],
 )
-def test_errors_name_what_was_wrong_and_what_there_is(name, settings, said):
-    with pytest.raises(ValueError, match=said):
+def test_errors_name_what_was_wrong_and_the_choices(name, settings, message):
+    with pytest.raises(ValueError, match=message):
         load_task(name, **settings)
 
 

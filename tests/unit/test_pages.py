@@ -1,4 +1,4 @@
-"""Visual documents: what a page says is true, grades follow from symbols, no page leaks."""
+"""Visual documents: the numbers are right, grades follow from symbols, no page leaks."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ from metaembed_lite.data.pages.layout import LAYOUTS, Style
 from metaembed_lite.data.pages.tables import STATISTICS, compute_numbers, load_tables
 
 KINDS = list(COLLECTIONS)
-# What a query may say that is no word of the page: how one asks, and what a reader sees.
 NEAR = 0.5  # gray levels of 255, mean over pixels: a letter or two on a page of 96 x 96
+# Words that a query may use although the page does not: how people ask, and what a reader sees.
 ASKING = {"show", "for", "of", "in", "its", "and", "table", "chart", "bar", "line", "pie"}
 
 
@@ -31,37 +31,37 @@ def words(text):
 
 @pytest.fixture(params=KINDS)
 def symbols(request, monkeypatch):
-    """A function that makes a collection's task with (fact, style) for the image of a page."""
+    """A function that loads a collection's task with (fact, style) in place of a page's image."""
     kind = request.param
     monkeypatch.setattr(pages, "render_page", lambda kind, fact, style, pixels: (fact, style))
     return kind, lambda **sizes: pages.load_pages(kind, n_train=0, **sizes)
 
 
 @cache
-def asked_for(kind, split="test"):
-    """Words -> the fact they ask for, from every wording of every fact, written out by hand."""
-    found = {}
+def read_wordings(kind, split="test"):
+    """Map every wording of every fact to the fact, with the wordings written out by hand."""
+    meaning = {}
     for fact in pages.list_facts(kind, split):
-        said = pages.write_captions(kind, fact)
-        where = said["section"][0].lower() + said["section"][1:]
-        for what in (said["phrase"], f"{fact.column}, {said['statistic']}"):
+        captions = pages.write_captions(kind, fact)
+        where = captions["section"][0].lower() + captions["section"][1:]
+        for what in (captions["phrase"], f"{fact.column}, {captions['statistic']}"):
             for query in (
                 f"{what}, {where}", f"{where}: {what}", f"{what} ({where})",
                 f"{COLLECTIONS[kind]} of {what}, {where}", f"show {what} for {where}",
             ):  # fmt: skip
-                assert found.setdefault(query, fact) == fact  # no wording asks for two facts
-    return found
+                assert meaning.setdefault(query, fact) == fact  # no wording asks for two facts
+    return meaning
 
 
 def test_grades_are_what_a_reader_would_give(symbols):
     kind, make = symbols
     task = make(n_queries=60)
-    meaning = asked_for(kind)
+    meaning = read_wordings(kind)
     for query, grades in zip(task.queries, task.relevance, strict=True):
-        asked = pages.write_captions(kind, meaning[query])
+        requested = pages.write_captions(kind, meaning[query])
         for (fact, _), grade in zip(task.candidates, grades, strict=True):
             shown = pages.write_captions(kind, fact)
-            same = [shown[key] == asked[key] for key in ("section", "column", "statistic")]
+            same = [shown[key] == requested[key] for key in ("section", "column", "statistic")]
             assert grade == (2 if all(same) else 1 if all(same[:2]) else 0)
 
 
@@ -77,119 +77,117 @@ def test_a_query_has_several_graded_pages(symbols):
 
 def test_the_pages_of_a_fact_differ_in_layout(symbols):
     _, make = symbols
-    made = make(n_queries=200).candidates
-    assert len(set(made)) == len(made)
-    for (fact, style), (again, other) in zip(made[::2], made[1::2], strict=True):
+    pages_shown = make(n_queries=200).candidates
+    assert len(set(pages_shown)) == len(pages_shown)
+    for (fact, style), (again, other) in zip(pages_shown[::2], pages_shown[1::2], strict=True):
         assert fact == again
         assert style.layout != other.layout
-    assert {style.layout for _, style in made} == set(LAYOUTS)
-    assert {style.theme for _, style in made} == set(range(len(THEMES)))
+    assert {style.layout for _, style in pages_shown} == set(LAYOUTS)
+    assert {style.theme for _, style in pages_shown} == set(range(len(THEMES)))
 
 
-def test_a_query_says_nothing_that_its_pages_do_not(symbols):
+def test_a_query_uses_only_words_of_its_pages(symbols):
     kind, make = symbols
-    meaning = asked_for(kind)
+    meaning = read_wordings(kind)
     queries = make(n_queries=300).queries
     assert len(set(queries)) == 300
     for query in queries:
-        said = pages.write_captions(kind, meaning[query])
-        on_page = words(f"{said['section']} {said['column']} {said['statistic']}")
+        captions = pages.write_captions(kind, meaning[query])
+        on_page = words(f"{captions['section']} {captions['column']} {captions['statistic']}")
         assert words(query) - on_page <= ASKING
         assert on_page - {"of", "in"} <= words(query) | {"in", "order"}
 
 
-def test_no_fact_and_no_query_crosses_a_split():
+def test_no_fact_and_no_query_is_in_two_splits():
     pairs = {split: set(pages.list_pairs(split)) for split in pages.REMAINDERS}
     assert not pairs["train"] & pairs["test"]
     assert not pairs["validation"] & (pairs["train"] | pairs["test"])
     for kind in KINDS:
-        queries = {split: set(asked_for(kind, split)) for split in pages.REMAINDERS}
+        queries = {split: set(read_wordings(kind, split)) for split in pages.REMAINDERS}
         assert not queries["train"] & queries["test"]
         assert not queries["validation"] & (queries["train"] | queries["test"])
 
 
-def test_every_column_and_section_of_the_test_is_trained_on_with_another():
+def test_every_test_column_and_test_section_is_trained_on_in_another_pair():
     train, test = pages.list_pairs("train"), pages.list_pairs("test")
     assert {pair[:2] for pair in test} <= {pair[:2] for pair in train}
     assert {(t, s) for t, _, s in test} <= {(t, s) for t, _, s in train}
 
 
-def test_sections_have_no_row_in_common_and_leave_none_out():
-    for source in load_tables().values():
-        rows = [source.select_rows(section) for section in range(len(source.sections))]
+def test_every_row_is_in_exactly_one_section():
+    for table in load_tables().values():
+        rows = [table.select_rows(section) for section in range(len(table.sections))]
         assert (sum(part.astype(int) for part in rows) == 1).all()
         assert min(part.sum() for part in rows) >= 9
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("style", [Style("top", 0, False), Style("side", 1, True)])
-def test_no_page_of_the_test_looks_like_one_that_is_trained_on(kind, style):
-    def drawn(split, n):
-        chosen = np.random.default_rng(0).permutation(len(pages.list_facts(kind, split)))[:n]
-        made = [
-            pages.render_page(kind, pages.list_facts(kind, split)[i], style, 96).convert("L")
-            for i in chosen
-        ]
-        return np.stack([np.asarray(image, dtype=np.float32).ravel() for image in made])
+def test_no_test_page_looks_like_a_training_page(kind, style):
+    def render(split, n):
+        facts = pages.list_facts(kind, split)
+        chosen = np.random.default_rng(0).permutation(len(facts))[:n]
+        images = [pages.render_page(kind, facts[i], style, 96).convert("L") for i in chosen]
+        return np.stack([np.asarray(image, dtype=np.float32).ravel() for image in images])
 
-    trained = drawn("train", 400)
-    nearest = [np.abs(trained - page).mean(axis=1).min() for page in drawn("test", 60)]
+    trained = render("train", 400)
+    nearest = [np.abs(trained - page).mean(axis=1).min() for page in render("test", 60)]
     assert min(nearest) > NEAR
 
 
 def values_of(table, column, low, high, last=False):
-    """A column within a section, straight from scikit-learn's arrays."""
-    loaded = {
+    """Read a column within a section straight from scikit-learn's arrays."""
+    bunch = {
         "iris": datasets.load_iris(), "wine": datasets.load_wine(),
         "breast_cancer": datasets.load_breast_cancer(),
         "diabetes": datasets.load_diabetes(scaled=False),
     }[table]  # fmt: skip
-    stratum = loaded.data[:, {"breast_cancer": 1}.get(table, 0)]
-    kept = (stratum >= low) & ((stratum <= high) if last else (stratum < high))
-    at = list(loaded.feature_names).index(column)
-    return loaded.data[kept, at], loaded.target[kept], np.flatnonzero(kept) + 1, stratum[kept]
+    stratum = bunch.data[:, {"breast_cancer": 1}.get(table, 0)]
+    rows = (stratum >= low) & ((stratum <= high) if last else (stratum < high))
+    index = list(bunch.feature_names).index(column)
+    return bunch.data[rows, index], bunch.target[rows], np.flatnonzero(rows) + 1, stratum[rows]
 
 
-def shown(kind, form, table, column, section):
-    titles = [f.title for f in STATISTICS[kind]]
-    return compute_numbers(table, column, section, STATISTICS[kind][titles.index(form)])
+def compute(kind, title, table, column, section):
+    titles = [statistic.title for statistic in STATISTICS[kind]]
+    return compute_numbers(table, column, section, STATISTICS[kind][titles.index(title)])
 
 
-def test_tables_show_scikit_learns_own_values():
+def test_tables_show_scikit_learns_values():
     values, target, rows, _ = values_of("wine", "malic_acid", 13, 13.3)
-    ask = ("wine", "malic acid", 4)
+    fact = ("wine", "malic acid", 4)
     assert load_tables()["wine"].sections[4] == "Wine, alcohol 13 to 13.3"
     first = [(f"No. {row}", value) for row, value in zip(rows[:3], values[:3], strict=True)]
-    assert shown("tables", "first values", *ask) == first
+    assert compute("tables", "first values", *fact) == first
     means = [(f"class {c}", pytest.approx(values[target == c].mean())) for c in range(3)]
-    assert shown("tables", "mean by {by}", *ask) == means
-    assert dict(shown("tables", "mean and extremes", *ask)) == pytest.approx(
+    assert compute("tables", "mean by {by}", *fact) == means
+    assert dict(compute("tables", "mean and extremes", *fact)) == pytest.approx(
         {"mean": values.mean(), "lowest": values.min(), "highest": values.max()}
     )
     top = np.sort(values)[::-1][:3]
-    assert [value for _, value in shown("tables", "highest values", *ask)] == top.tolist()
+    assert [value for _, value in compute("tables", "highest values", *fact)] == top.tolist()
 
 
-def test_bars_show_scikit_learns_own_values():
+def test_bars_show_scikit_learns_values():
     values, target, _, _ = values_of("breast_cancer", "worst area", 26, 40, last=True)
-    ask = ("breast_cancer", "worst area", 13)
-    for form, how in (("mean by {by}", np.mean), ("lowest by {by}", np.min)):
-        got = dict(shown("bars", form, *ask))
-        assert got["malignant"] == pytest.approx(how(values[target == 0]))
-        assert got["benign"] == pytest.approx(how(values[target == 1]))
-    got = dict(shown("bars", "highest by {by}", *ask))
-    assert got["benign"] == values[target == 1].max()
+    fact = ("breast_cancer", "worst area", 13)
+    for title, how in (("mean by {by}", np.mean), ("lowest by {by}", np.min)):
+        numbers = dict(compute("bars", title, *fact))
+        assert numbers["malignant"] == pytest.approx(how(values[target == 0]))
+        assert numbers["benign"] == pytest.approx(how(values[target == 1]))
+    numbers = dict(compute("bars", "highest by {by}", *fact))
+    assert numbers["benign"] == values[target == 1].max()
     quarter = (4 * (values - values.min()) / np.ptp(values)).astype(int).clip(max=3)
-    counts = shown("bars", "quarters of range", *ask)
+    counts = compute("bars", "quarters of range", *fact)
     assert [n for _, n in counts] == np.bincount(quarter, minlength=4).tolist()
 
 
-def test_lines_show_scikit_learns_own_values():
+def test_lines_show_scikit_learns_values():
     values, _, _, ages = values_of("diabetes", "s6", 40, 45)
-    ask = ("diabetes", "blood sugar", 3)
+    fact = ("diabetes", "blood sugar", 3)
 
-    def line(form):
-        return [value for _, value in shown("lines", form, *ask)]
+    def line(title):
+        return [value for _, value in compute("lines", title, *fact)]
 
     assert line("in order of {stratum}") == values[np.argsort(ages, kind="stable")].tolist()
     assert line("from low to high") == sorted(values)
@@ -199,20 +197,20 @@ def test_lines_show_scikit_learns_own_values():
     )
 
 
-def test_pies_show_scikit_learns_own_values():
+def test_pies_show_scikit_learns_values():
     values, target, _, _ = values_of("iris", "petal length (cm)", 5.8, 6.2)
-    ask = ("iris", "petal length", 4)
+    fact = ("iris", "petal length", 4)
     names = datasets.load_iris().target_names
-    for form, side in (
+    for title, side in (
         ("above mean, by {by}", values > values.mean()),
         ("below mean, by {by}", values < values.mean()),
     ):
-        counted = {name: int((target[side] == i).sum()) for i, name in enumerate(names)}
-        assert dict(shown("pies", form, *ask)) == {k: n for k, n in counted.items() if n}
+        counts = {name: int((target[side] == i).sum()) for i, name in enumerate(names)}
+        assert dict(compute("pies", title, *fact)) == {k: n for k, n in counts.items() if n}
     low, high = np.quantile(datasets.load_iris().data[:, 2], [1 / 3, 2 / 3])
     third = np.searchsorted([low, high], values, side="left")
-    got = [n for _, n in shown("pies", "low, middle, high", *ask)]
-    assert got == np.bincount(third, minlength=3).tolist()
+    counts = [n for _, n in compute("pies", "low, middle, high", *fact)]
+    assert counts == np.bincount(third, minlength=3).tolist()
 
 
 def test_groups_are_named_as_scikit_learn_names_them():
@@ -225,8 +223,8 @@ def test_groups_are_named_as_scikit_learn_names_them():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("variant", [False, True])
-def test_nothing_is_cut_off_at_the_edge_of_the_smallest_page(kind, layout, variant):
-    """The outermost pixels are paper or strip: letters and charts stay inside."""
+def test_nothing_is_cut_off_at_the_edge_of_the_smallest_pages(kind, layout, variant):
+    """The outermost pixels are paper or strip, so letters and charts stay inside."""
     for fact in pages.list_facts(kind, "test")[:: 1 + 2 * (not variant)]:
         image = np.asarray(pages.render_page(kind, fact, Style(layout, 0, variant), 96))
         allowed = {THEMES[0].paper, THEMES[0].strip}
@@ -234,51 +232,49 @@ def test_nothing_is_cut_off_at_the_edge_of_the_smallest_page(kind, layout, varia
         assert {tuple(pixel) for pixel in edge.tolist()} <= allowed, fact
 
 
-def test_a_larger_page_says_the_same(symbols):
+def test_a_larger_page_has_the_same_content(symbols):
     _, make = symbols
     small, large = make(n_queries=8), make(n_queries=8, pixels=448)
     assert small.queries == large.queries
     assert small.candidates == large.candidates
 
 
-def test_pages_have_the_size_asked_for():
+def test_pages_have_the_requested_size():
     task = pages.load_pages("pies", n_queries=2, n_train=1, pixels=448)
     assert {image.size for image in task.candidates} == {(448, 448)}
     assert task.train[0]["positive"].size == (448, 448)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_rows_are_of_training_pairs_and_negatives_are_near_misses(kind, monkeypatch):
-    drawn = []
-    real = pages.render_page
+def test_training_rows_are_of_training_pairs_and_negatives_are_hard(kind, monkeypatch):
+    rendered = []
+    render_page = pages.render_page
 
     def spy(kind, fact, style, pixels):
-        drawn.append((fact, style))
-        return real(kind, fact, style, pixels)
+        rendered.append((fact, style))
+        return render_page(kind, fact, style, pixels)
 
     monkeypatch.setattr(pages, "render_page", spy)
     rows = pages.training_rows(kind, 40)
     assert rows.column_names == ["query", "positive", "negative"]
-    trained, meaning = set(pages.list_pairs("train")), asked_for(kind, "train")
-    positives, negatives = drawn[::2], drawn[1::2]
-    for row, (fact, style), (near, same_style) in zip(rows, positives, negatives, strict=True):
+    pairs, meaning = set(pages.list_pairs("train")), read_wordings(kind, "train")
+    positives, negatives = rendered[::2], rendered[1::2]
+    for row, (fact, style), (negative, same_style) in zip(rows, positives, negatives, strict=True):
         assert meaning[row["query"]] == fact
-        assert fact[:3] in trained
-        assert near[:3] in trained
+        assert fact[:3] in pairs
+        assert negative[:3] in pairs
         assert style == same_style
-        assert pages.grade(fact, near) == 0
-        assert near.table == fact.table
-        assert near.statistic == fact.statistic
-        assert (near.column == fact.column) != (near.section == fact.section)
+        assert pages.grade(fact, negative) == 0
+        assert negative.table == fact.table
+        assert negative.statistic == fact.statistic
+        assert (negative.column == fact.column) != (negative.section == fact.section)
 
 
-def test_a_collection_has_a_name_of_its_own():
-    named, chosen = (
-        load_task("pages/bars", n_queries=8, n_train=0),
-        load_task("pages", collection="bars", n_queries=8, n_train=0),
-    )
-    assert named.queries == chosen.queries
-    assert named.name == "pages/bars"
+def test_a_collection_can_be_loaded_by_its_name():
+    by_name = load_task("pages/bars", n_queries=8, n_train=0)
+    by_setting = load_task("pages", collection="bars", n_queries=8, n_train=0)
+    assert by_name.queries == by_setting.queries
+    assert by_name.name == "pages/bars"
 
 
 def fingerprint():
@@ -301,11 +297,11 @@ def test_the_same_seed_gives_the_same_task_in_another_process():
 
 def test_seeds_and_splits_and_collections_give_different_queries(symbols):
     kind, make = symbols
-    made = [
+    tasks = [
         make(n_queries=40, seed=s, split=p) for s, p in ((0, "test"), (1, "test"), (0, "train"))
     ]
-    made.append(pages.load_pages(KINDS[KINDS.index(kind) - 1], n_queries=40, n_train=0))
-    assert len({tuple(task.queries) for task in made}) == len(made)
+    tasks.append(pages.load_pages(KINDS[KINDS.index(kind) - 1], n_queries=40, n_train=0))
+    assert len({tuple(task.queries) for task in tasks}) == len(tasks)
 
 
 def test_sweep_reports_ndcg_over_graded_pages():
@@ -316,7 +312,7 @@ def test_sweep_reports_ndcg_over_graded_pages():
     assert len(table) == 2
 
 
-@pytest.mark.parametrize(("settings", "named"), [
+@pytest.mark.parametrize(("settings", "message"), [
     ({"collection": "maps"}, "unknown collection 'maps'; choose from tables, bars, lines, pies"),
     ({"split": "exam"}, "unknown split 'exam'; choose from train, validation, test"),
     ({"pixels": 48}, "pixels=48: .*ask for 96 or more"),
@@ -324,6 +320,6 @@ def test_sweep_reports_ndcg_over_graded_pages():
     ({"n_train": -1}, "n_train=-1"),
     ({"n_queries": 9000}, "n_queries=9,000: the test split has 700 facts"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(settings, named):
-    with pytest.raises(ValueError, match=named):
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
         load_task("pages", **settings)

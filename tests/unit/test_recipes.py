@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from metaembed_lite import Budget, build, checkpoints, load, recipes
 from metaembed_lite.budget import check_nested
 from metaembed_lite.cli import app
+from metaembed_lite.data import codesearch
 from metaembed_lite.settings import check
 
 SMALL = [
@@ -31,7 +32,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("name", recipes.list_names())
-def test_every_recipe_fits_the_functions_it_is_for(name):
+def test_every_recipe_matches_the_functions_that_take_its_values(name):
     recipe = recipes.read(name)
     full = Budget(recipe.model["r_q"], recipe.model["r_c"])
     if "budgets" in recipe.train:
@@ -81,12 +82,12 @@ def test_overrides_are_read_as_yaml_and_may_add_a_line():
         (["train.budgets=[1x1"], "is not YAML"),
     ],
 )
-def test_a_slip_in_an_override_is_named(overrides, message):
+def test_a_mistake_in_an_override_is_named(overrides, message):
     with pytest.raises(ValueError, match=message):
         recipes.read("tiny", overrides)
 
 
-def test_an_unknown_recipe_lists_those_that_ship():
+def test_an_unknown_recipe_lists_the_bundled_ones():
     with pytest.raises(ValueError, match=r"no recipe 'huge'.*tiny"):
         recipes.read("huge")
 
@@ -101,7 +102,7 @@ def test_your_own_file_is_a_recipe(tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """Reads a file of your own with these lines in its section ``train``."""
+    """A function that reads a recipe file with the given lines in its section ``train``."""
 
     def read(lines, data="{name: scenes}"):
         text = f"model:\ndata: {data}\ntrain:\n" + "".join(f"  {x}\n" for x in lines)
@@ -163,7 +164,7 @@ def test_a_value_of_another_type_is_named_before_anything_is_loaded(written, lin
     assert "mine.yaml: train" in str(error.value)
 
 
-def test_a_text_is_not_made_of_what_looks_like_a_number(written):
+def test_a_number_is_not_converted_to_text(written):
     with pytest.raises(ValueError, match=r"backbone is 2024, a whole number; .* put it in quotes"):
         recipes.read("tiny", ["model.backbone=2024"])
     assert recipes.read("tiny", ['model.backbone="2024"']).model["backbone"] == "2024"
@@ -172,12 +173,12 @@ def test_a_text_is_not_made_of_what_looks_like_a_number(written):
 
 
 @pytest.mark.parametrize("data", ["[scenes]", "scenes", "3"])
-def test_a_section_that_is_no_section_is_named(written, data):
+def test_a_section_that_is_not_a_mapping_is_named(written, data):
     with pytest.raises(ValueError, match=r"mine.yaml: data is .*; expected lines of 'key: value'"):
         written([], data=data)
 
 
-def test_a_key_that_is_there_twice_is_an_error(written):
+def test_a_key_that_appears_twice_is_an_error(written):
     with pytest.raises(
         ValueError, match=r"mine.yaml is not YAML: .*'steps' appears twice\n.*line 5"
     ):
@@ -196,7 +197,7 @@ def test_a_key_that_is_there_twice_is_an_error(written):
         (b"- model", "mine.yaml: a recipe has the sections"),
     ],
 )
-def test_a_file_that_cannot_be_a_recipe_is_named(tmp_path, content, message):
+def test_a_file_that_is_not_a_recipe_is_named(tmp_path, content, message):
     (tmp_path / "mine.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         recipes.read(tmp_path / "mine.yaml")
@@ -344,7 +345,7 @@ def test_only_a_slip_in_our_own_code_shows_a_traceback(monkeypatch, error, shown
 @pytest.mark.parametrize("caching", [[], ["train.mini_batch_size=3"]], ids=["whole", "cached"])
 def test_two_processes_train_as_one_on_the_joint_batch(tmp_path, caching):
     """Half the batch each, negatives gathered: the weights and losses are those of one process."""
-    found, curves = {}, {}
+    states, curves = {}, {}
     for processes in (1, 2):
         out = tmp_path / str(processes)
         batch = f"train.batch_size={8 // processes}"
@@ -355,20 +356,18 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path, caching):
             capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
-        found[processes] = load(out, device="cpu").state_dict()
+        states[processes] = load(out, device="cpu").state_dict()
         curves[processes] = pd.read_csv(out / "training_curve.csv")
     start = build("tiny-vlm", r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu").state_dict()
     moved = 0
-    for name, weight in found[1].items():
-        torch.testing.assert_close(found[2][name], weight, atol=1e-5, rtol=0)
+    for name, weight in states[1].items():
+        torch.testing.assert_close(states[2][name], weight, atol=1e-5, rtol=0)
         moved += name in start and not torch.equal(start[name], weight)
     assert moved > 10
     pd.testing.assert_frame_equal(curves[2], curves[1], rtol=1e-3)
 
 
-def test_the_offline_recipes_have_the_rows_they_ask_for():
-    from metaembed_lite.data import codesearch
-
+def test_the_installed_packages_have_the_rows_that_the_recipe_requests():
     data = recipes.read("minilm-codesearch").data
     assert data["n_train"] <= len(codesearch.load_functions("train"))
     assert data["n_queries"] <= len(codesearch.load_functions("test"))

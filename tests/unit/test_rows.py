@@ -1,4 +1,4 @@
-"""Training rows in the forms that people have them in: taken, or refused by name."""
+"""Training rows in every form that users have: converted, or refused with the reason."""
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,8 @@ def test_records_become_a_dataset_and_train(rows):
     (dataset,) = check_rows(rows, 4).values()
     assert dataset.column_names == ["query", "positive"]
     assert dataset["query"][:] == [f"picture {i}" for i in range(4)]
-    for made, picture in zip(pixels(dataset), PICTURES, strict=True):
-        np.testing.assert_array_equal(made, np.asarray(picture))
+    for stored, picture in zip(pixels(dataset), PICTURES, strict=True):
+        np.testing.assert_array_equal(stored, np.asarray(picture))
     model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
     curve = train(model, rows, steps=1, batch_size=4, log_steps=1)
     assert curve.loss.notna().all()
@@ -42,7 +42,7 @@ def test_columns_are_put_in_order():
     assert ordered[0] == {"query": "a", "positive": "b", "negative": "c", "negative_2": "d"}
 
 
-def test_several_sets_by_name_stay_several():
+def test_several_named_sets_stay_separate():
     part = Dataset.from_list([{"query": "a", "positive": "b"}] * 4)
     sets = {"one": part, "two": pd.DataFrame([{"query": "a", "positive": "b"}] * 4)}
     sets["three"] = [{"query": "a", "positive": "b"}] * 4
@@ -85,6 +85,6 @@ def test_the_format_of_a_dataset_does_not_matter(form):
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else None,
 )
-def test_rows_that_cannot_be_trained_on_are_named(rows, message):
+def test_rows_that_cannot_be_trained_on_are_refused_with_the_reason(rows, message):
     with pytest.raises(ValueError, match=message):
         check_rows(rows, 2)
