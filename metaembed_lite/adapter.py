@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from sentence_transformers.base.modality import InputFormatter
 from sentence_transformers.base.modules import Transformer
 from torch import nn
+from transformers import AutoProcessor
 
 from metaembed_lite import checkpoints, hub
 from metaembed_lite.model_folder import ADAPTER_CONFIG as CONFIG
@@ -45,10 +47,58 @@ class AdapterTransformer(Transformer):
         self, model_name_or_path: str, *, backbone: str | None = None, **kwargs: Any
     ) -> None:
         folder = str(checkpoints.folder(model_name_or_path) or model_name_or_path)
-        self.backbone_name = backbone  # before the adapter is looked for
-        super().__init__(folder, **kwargs)
-        if self.backbone_name is None:
-            self.backbone_name = checkpoints.portable_name(folder)
+        adapter_config = read_config(folder)
+        if adapter_config is None:
+            super().__init__(folder, **kwargs)
+            self.backbone_name = backbone or checkpoints.portable_name(folder)
+            if _is_saved_here(Path(folder)):
+                self._check_complete(folder, kwargs.get("model_kwargs") or {})
+            return
+        name = backbone or backbone_name(adapter_config, folder)
+        super().__init__(plain_backbone_folder(name), **_settings_of_backbone(kwargs))
+        self.backbone_name = name
+        load_adapter(self.model, Path(folder), adapter_config)
+        self._read_processor(folder, kwargs)
+
+    def _read_processor(self, folder: str, kwargs: dict[str, Any]) -> None:
+        """Replace the backbone's processor by the adapter's, and what follows from it.
+
+        This repeats what ``Transformer`` does with a processor. ``do_lower_case`` is not repeated,
+        because it is part of the saved tokenizer.
+        """
+        settings = dict(kwargs.get("processor_kwargs") or {})
+        if kwargs.get("max_seq_length") is not None:
+            settings.setdefault("model_max_length", kwargs["max_seq_length"])
+        self.processor = AutoProcessor.from_pretrained(folder, **settings)
+        positions = getattr(self.config, "max_position_embeddings", -1)
+        if self.tokenizer is not None and "model_max_length" not in settings and positions != -1:
+            self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, positions)
+        modalities = kwargs.get("modality_config")
+        self.input_formatter = InputFormatter(
+            model_type=self.config.model_type,
+            message_format=(modalities or {}).get("message", {}).get("format", "auto"),
+            processor=self.processor,
+        )
+        if modalities is None:
+            inferred = self.infer_modalities(self.model, self.processor)
+            self.modality_config, self.module_output_name = inferred
+        self.input_formatter.supported_modalities = list(self.modality_config)
+        self.query_expansion = kwargs.get("query_expansion")  # checked against the tokenizer
+
+    def _check_complete(self, folder: str, model_kwargs: dict[str, Any]) -> None:
+        """Check that the weights of a saved model are those of its class, no more and no fewer.
+
+        The model is made once more without data: on the meta device no tensor is read.
+        """
+        _, report = type(self.model).from_pretrained(
+            folder,
+            subfolder=model_kwargs.get("subfolder", ""),
+            use_safetensors=model_kwargs.get("use_safetensors"),
+            local_files_only=True,
+            device_map="meta",
+            output_loading_info=True,
+        )
+        check_fit(report, Path(folder) / "model.safetensors")
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save as sentence-transformers does; a bundled backbone is named without its path."""
@@ -58,43 +108,20 @@ class AdapterTransformer(Transformer):
             config["base_model_name_or_path"] = self.backbone_name
             (Path(output_path) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
-    # sentence-transformers offers no public way for these two.
 
-    def _load_config(self, model_name_or_path: str, backend: str, config_kwargs: dict) -> Any:
-        described = read_config(model_name_or_path)
-        if described is None:
-            return super()._load_config(model_name_or_path, backend, config_kwargs)
-        self.backbone_name = self.backbone_name or backbone_name(described, model_name_or_path)
-        base = backbone_folder(self.backbone_name)
-        if (Path(base) / CONFIG).is_file():
-            raise ValueError(f"the backbone {base} is itself an adapter: it holds {CONFIG}")
-        check_no_code(Path(base), auto_map=False)
-        return super()._load_config(base, backend, config_kwargs)[0], True
+def _settings_of_backbone(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an adapter's ``Transformer`` that hold for its backbone too."""
+    settings = {**kwargs, "query_expansion": None}  # it may name a token of the adapter
+    for key in {"model_kwargs", "processor_kwargs", "config_kwargs"} & kwargs.keys():
+        values = kwargs[key] or {}
+        # Revision and subfolder say where the adapter is.
+        settings[key] = {k: v for k, v in values.items() if k not in ("revision", "subfolder")}
+    return settings
 
-    def _load_model(
-        self, model_name_or_path: str, transformer_task: Any, config: Any, backend: str,
-        is_peft_model: bool, **model_kwargs: Any,
-    ) -> Any:  # fmt: skip
-        saved = Path(model_name_or_path)
-        adapter_config = read_config(saved)
-        if adapter_config is not None:
-            base = backbone_folder(str(self.backbone_name))
-            model = super()._load_model(
-                base, transformer_task, config, backend, False, **model_kwargs
-            )
-            load_adapter(model, saved, adapter_config)
-            return model
-        listing = saved / MODULES
-        ours = listing.is_file() and '"metaembed_lite.' in listing.read_text(encoding="utf-8")
-        if ours:
-            model_kwargs["output_loading_info"] = True
-        model = super()._load_model(
-            model_name_or_path, transformer_task, config, backend, False, **model_kwargs
-        )
-        if ours:
-            model, report = model
-            check_fit(report, saved / "model.safetensors")
-        return model
+
+def _is_saved_here(folder: Path) -> bool:
+    listing = folder / MODULES
+    return listing.is_file() and '"metaembed_lite.' in listing.read_text(encoding="utf-8")
 
 
 def read_config(folder: str | Path) -> dict[str, Any] | None:
@@ -129,6 +156,19 @@ def backbone_folder(name: str) -> str:
             "now, with load(path, backbone=...)"
         )
     return str(hub.fetch(name, "backbone", checkpoints.BACKBONES))
+
+
+def plain_backbone_folder(name: str) -> str:
+    """``backbone_folder``, checked to hold no adapter and to name no code.
+
+    Raises:
+        ValueError: if it does.
+    """
+    base = backbone_folder(name)
+    if (Path(base) / CONFIG).is_file():
+        raise ValueError(f"the backbone {base} is itself an adapter: it holds {CONFIG}")
+    check_no_code(Path(base), auto_map=False)
+    return base
 
 
 def check_no_code(folder: Path, auto_map: bool = True) -> None:

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metaembed_lite.attention import image_attention
 from metaembed_lite.budget import Budget
 from metaembed_lite.data.task import Item, RetrievalTask
 from metaembed_lite.evaluation import Encoded
+from metaembed_lite.interpretability import image_attention
 from metaembed_lite.items import read
 from metaembed_lite.scoring import maxsim
 

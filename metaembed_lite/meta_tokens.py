@@ -47,7 +47,9 @@ class MetaTokenTransformer(ItemTransformer):
             weights that is not among ``DTYPES``.
     """
 
-    config_keys: ClassVar[list[str]] = [*Transformer.config_keys, "r_q", "r_c", "layout"]
+    config_keys: ClassVar[list[str]] = [
+        *(key for key in Transformer.config_keys if key != "unpad_inputs"), "r_q", "r_c", "layout",
+    ]  # fmt: skip
     forward_kwargs: ClassVar[set[str]] = {"task"}
 
     def __init__(
@@ -67,7 +69,8 @@ class MetaTokenTransformer(ItemTransformer):
                 "whole numbers from 1 up"
             )
         check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
-        super().__init__(model_name_or_path, **kwargs)
+        # Meta tokens are appended to padded rows, so texts are never packed into one row.
+        super().__init__(model_name_or_path, **{**kwargs, "unpad_inputs": False})
         if self.tokenizer is None:
             raise ValueError(
                 f"{model_name_or_path!r} has no tokenizer; meta tokens are vocabulary entries, so "
@@ -171,9 +174,6 @@ class MetaTokenTransformer(ItemTransformer):
         read = {"method": "forward", "method_output_name": "last_hidden_state"}
         kinds = ("text", "image", ("image", "text"))
         return {**dict.fromkeys(kinds, read), "message": modalities["message"]}, output
-
-    def _should_flatten_inputs(self, *args: Any, **kwargs: Any) -> bool:
-        return False  # meta tokens are appended to padded rows
 
     def __repr__(self) -> str:
         adapter = backbones.describe_adapter(self.model)

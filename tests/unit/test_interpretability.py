@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from metaembed_lite import build, load
-from metaembed_lite.attention import image_attention
+from metaembed_lite.interpretability import image_attention, share_weights
 
 BOARD = Image.effect_noise((48, 48), 80).convert("RGB")
 
@@ -38,12 +38,32 @@ def test_the_maps_are_the_backbones_weights_at_meta_tokens_over_image_tokens(tin
     assert not torch.allclose(mean, found)
 
 
-def test_looking_changes_nothing(tiny):
+def test_the_model_is_the_same_afterwards(tiny):
     before = tiny.encode_document(BOARD)
-    implementation = tiny[0].config.get_text_config()._attn_implementation
+    config = tiny[0].config.to_json_string()
     image_attention(tiny, BOARD)
-    assert tiny[0].config.get_text_config()._attn_implementation == implementation
+    assert tiny[0].config.to_json_string() == config
+    output = tiny[0].model(input_ids=torch.arange(5)[None], output_attentions=True)
+    assert not output.attentions  # still sdpa, which does not return weights
     assert torch.equal(tiny.encode_document(BOARD), before)
+
+
+@pytest.mark.parametrize("lora_rank", [2, None])
+def test_the_copy_shares_every_tensor_and_gives_the_same_output(lora_rank):
+    backbone = build(r_q=2, r_c=3, lora_rank=lora_rank, device="cpu").eval()[0].model
+    twin = share_weights(backbone)
+    for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]:
+        part, _, last = name.rpartition(".")
+        assert getattr(twin.get_submodule(part), last) is tensor, name
+    others = [
+        tensor
+        for module in twin.modules()
+        for tensor in vars(module).values()
+        if isinstance(tensor, torch.Tensor)
+    ]
+    assert not others  # nothing of a model's size is copied
+    inputs = {"input_ids": torch.arange(5)[None]}
+    assert torch.equal(twin(**inputs)[0], backbone(**inputs)[0])
 
 
 def test_queries_have_maps_of_their_own_tokens(tiny):
