@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from metaembed_lite.arguments import whole_number
 from metaembed_lite.data.task import RetrievalTask
 
 
@@ -24,6 +25,7 @@ def load_task(name: str, **sizes: Any) -> RetrievalTask:
     from metaembed_lite.settings import check
 
     function = suite(name)
+    whole_number(sizes.get("seed", 0), "seed", least=0)
     return function(**check(function, sizes, f"suite {name!r}"))
 
 

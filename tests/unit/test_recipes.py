@@ -1,10 +1,11 @@
 """Recipes and the command line that runs them."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from metaembed_lite import Budget, build, checkpoints, load, recipes
-from metaembed_lite.budget import nested
+from metaembed_lite.budget import BudgetLike, Budgets, nested
 from metaembed_lite.cli import app
 from metaembed_lite.settings import check
 
@@ -215,6 +216,35 @@ def test_the_types_are_those_of_the_function_and_what_cannot_be_known_is_taken()
             check(later, wrong, "it", leave_out=["model"])
 
 
+def test_a_budget_and_budgets_are_recognized_by_their_types():
+    def score(
+        budget: BudgetLike = "1x1",
+        budgets: Budgets | None = None,
+        each: "Iterable[Budget | Sequence[int] | str] | None" = None,
+    ) -> None: ...
+
+    score.__globals__.update(Iterable=Iterable, Sequence=Sequence)
+    for name, values in {
+        "budget": ("4x8", [4, 8]),
+        "budgets": ("4x8", [4, 8], ["1x1", [4, 8]], None),
+        "each": (["1x1", [4, 8]], None),
+    }.items():
+        for value in values:
+            assert check(score, {name: value}, "it") == {name: value}
+    a_budget = "a budget such as 4x8"
+    for name, value, expected in (
+        ("budget", ["1x1", "4x8"], f"expected {a_budget}"),
+        ("budget", None, f"budget is null; expected {a_budget}"),
+        ("budget", 4, f"expected {a_budget}"),
+        ("budgets", "4y8", f"expected null or a list of budgets or {a_budget}"),
+        ("budgets", [], f"expected null or a list of budgets or {a_budget}"),
+        ("budgets", ["1x1", 4], f"expected null or a list of budgets or {a_budget}"),
+        ("each", "4x8", rf"expected null or a list, each item {a_budget}: write it as a list, "),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            check(score, {name: value}, "it")
+
+
 def test_the_command_line_trains_saves_and_evaluates(tmp_path):
     done = run("train", "tiny", *SMALL, "--output", tmp_path / "model")
     assert done.exit_code == 0, done.output
@@ -254,7 +284,7 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["evaluate", "tiny", "n_queries=many"], "n_queries is 'many'"),
         (["evaluate", "tiny", "n_queries=2.5"], "n_queries is 2.5"),
         (["evaluate", "tiny", "nqueries=3"], "Did you mean 'n_queries'"),
-        (["evaluate", "tiny", "seed=-1", "--queries", "3"], "non-negative"),
+        (["evaluate", "tiny", "seed=-1", "--queries", "3"], "seed=-1: use a whole number from 0"),
         (["evaluate", "tiny", "--suite", "moon"], "unknown suite 'moon'"),
         (["evaluate", "tiny", "--queries", "0"], "n_queries=0"),
         (["evaluate", "tiny", "--budget", "many"], "budget 'many'"),
@@ -269,6 +299,17 @@ def test_what_goes_wrong_is_said_without_a_traceback(arguments, message, tmp_pat
     assert message in done.output
     assert "\nerror: " in f"\n{done.output}"
     assert not list(tmp_path.iterdir()), "nothing half-written stays behind"
+
+
+def test_an_error_that_another_library_raises_keeps_its_traceback(monkeypatch):
+    def read_broken_json():
+        return json.loads("{")
+
+    monkeypatch.setattr(recipes, "names", read_broken_json)
+    done = run("recipes")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, json.JSONDecodeError)
+    assert "error:" not in done.output
 
 
 def test_whole_numbers_of_a_suite_may_be_written_as_1e1():
