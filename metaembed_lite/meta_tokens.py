@@ -124,7 +124,9 @@ class MetaTokenTransformer(ItemTransformer):
 
     def _states_of(self, text: str, appended: list[int]) -> Tensor:
         """Last hidden states (T, H) of a text and of the tokens that are appended to it."""
-        features = backbones.complete(super().preprocess([text]), self.config.model_type)
+        features = backbones.add_missing_features(
+            super().preprocess([text]), self.config.model_type
+        )
         features = append_tokens(features, appended)
         device = self.precision.device
         features = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
@@ -143,7 +145,9 @@ class MetaTokenTransformer(ItemTransformer):
         if not features:
             return features
         appended = self.appended_ids(kwargs.get("task"))
-        return append_tokens(backbones.complete(features, self.config.model_type), appended)
+        return append_tokens(
+            backbones.add_missing_features(features, self.config.model_type), appended
+        )
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds ``token_embeddings`` (B, R, H) and a mask (B, R) of ones: R_q or R_c by task."""

@@ -155,7 +155,7 @@ def test_a_value_of_another_type_is_named_before_anything_is_loaded(written, lin
     assert "mine.yaml: train" in str(error.value)
 
 
-def test_a_text_is_not_made_of_what_looks_like_a_number(written):
+def test_a_number_is_not_converted_to_a_text(written):
     with pytest.raises(ValueError, match=r"backbone is 2024, a whole number; .* put it in quotes"):
         recipes.read("tiny", ["model.backbone=2024"])
     assert recipes.read("tiny", ['model.backbone="2024"']).model["backbone"] == "2024"
@@ -164,12 +164,12 @@ def test_a_text_is_not_made_of_what_looks_like_a_number(written):
 
 
 @pytest.mark.parametrize("data", ["[scenes]", "scenes", "3"])
-def test_a_section_that_is_no_section_is_named(written, data):
+def test_a_section_that_is_not_a_mapping_is_named(written, data):
     with pytest.raises(ValueError, match=r"mine.yaml: data is .*; expected lines of 'key: value'"):
         written([], data=data)
 
 
-def test_a_key_that_is_there_twice_is_an_error(written):
+def test_a_repeated_key_is_an_error(written):
     with pytest.raises(
         ValueError, match=r"mine.yaml is not YAML: .*'steps' appears twice\n.*line 5"
     ):
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_a_recipe_is_named(tmp_path, content, message):
         recipes.read(tmp_path)
 
 
-def test_the_types_are_those_of_the_function_and_what_cannot_be_known_is_taken():
+def test_types_come_from_the_signature_and_unknown_types_accept_anything():
     def later(
         model: "NotImported",  # noqa: F821
         targets: "str | Sequence[str] | None" = None,
@@ -292,13 +292,15 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["evaluate", "tiny", "--benchmark", "of the moon"], "'of the moon'"),
     ],
 )
-def test_what_goes_wrong_is_said_without_a_traceback(arguments, message, tmp_path, monkeypatch):
+def test_expected_errors_are_one_line_without_a_traceback(
+    arguments, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     done = run(*arguments)
     assert done.exit_code == 2
     assert message in done.output
     assert "\nerror: " in f"\n{done.output}"
-    assert not list(tmp_path.iterdir()), "nothing half-written stays behind"
+    assert not list(tmp_path.iterdir()), "no half-written file stays"
 
 
 def test_an_error_that_another_library_raises_keeps_its_traceback(monkeypatch):
@@ -332,7 +334,7 @@ def test_a_missing_mteb_is_named_with_what_installs_it(monkeypatch):
     assert "pip install 'metaembed-lite[benchmarks]'" in done.output
 
 
-def test_a_cut_weights_file_is_an_error_without_a_traceback(tmp_path):
+def test_a_truncated_weights_file_is_an_error_without_a_traceback(tmp_path):
     shutil.copytree(checkpoints.HERE / "tiny-handwriting", tmp_path / "model")
     weights = next((tmp_path / "model").rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])
