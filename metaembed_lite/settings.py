@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import itertools
 import math
 import re
 import sys
@@ -231,12 +230,12 @@ def _convert_number(value: Any, hint: type) -> Any:
 def _convert_list(value: Any, origin: type, parts: tuple[Any, ...]) -> Any:
     if not isinstance(value, list):
         return MISFIT
-    types_of_items = itertools.repeat(parts[0] if parts else Any)
+    hints = [parts[0] if parts else Any] * len(value)
     if issubclass(origin, tuple) and Ellipsis not in parts:
-        if len(value) != len(parts):
+        hints = list(parts)
+        if len(value) != len(hints):
             return MISFIT
-        types_of_items = iter(parts)
-    items = [_convert(item, hint) for item, hint in zip(value, types_of_items, strict=False)]
+    items = [_convert(item, hint) for item, hint in zip(value, hints, strict=True)]
     return MISFIT if any(item is MISFIT for item in items) else items
 
 
