@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -21,39 +22,77 @@ from typer.core import TyperGroup
 from metaembed_lite.model_folder import files
 
 
-def _is_expected(error: Exception) -> bool:
-    """Whether the user can fix an error; if not, it is a bug in this package."""
+def is_expected(error: Exception) -> bool:
+    """Whether an error is explained by its message, so that a traceback would not help.
+
+    These are errors of the machine (files, memory, connection, missing packages), and each
+    ``ValueError`` that this package raises. One from within another library may be a bug.
+
+    Example:
+        >>> is_expected(FileNotFoundError("model.safetensors is missing"))
+        True
+        >>> import json
+        >>> try:
+        ...     json.loads("{")
+        ... except ValueError as error:
+        ...     is_expected(error)
+        False
+    """
     from PIL.Image import DecompressionBombError
     from safetensors import SafetensorError
 
-    expected = (
-        ValueError, OSError, MemoryError, ImportError,
-        DecompressionBombError, SafetensorError,
-    )  # fmt: skip
-    return isinstance(error, expected) and not isinstance(error, BrokenPipeError)  # click's own
+    if isinstance(error, BrokenPipeError):  # typer handles it
+        return False
+    if isinstance(error, ValueError):
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        return bool(frames) and frames[-1].f_globals["__name__"].startswith("metaembed_lite")
+    return isinstance(
+        error, OSError | MemoryError | ImportError | DecompressionBombError | SafetensorError
+    )
 
 
-class _Commands(TyperGroup):
-    """Every command: what goes wrong for a known reason is one line and exit status 2."""
+def fail(error: Exception) -> NoReturn:
+    """Print an error as one line and end with exit status 2.
+
+    Raises:
+        typer.Exit: always.
+
+    Example:
+        >>> try:
+        ...     fail(ValueError("no recipe 'huge'"))  # printed to stderr
+        ... except typer.Exit as end:
+        ...     end.exit_code
+        2
+    """
+    typer.secho(f"error: {str(error) or type(error).__name__}", fg="red", err=True)
+    raise typer.Exit(code=2) from error
+
+
+class Commands(TyperGroup):
+    """The commands of an app. An error that ``is_expected`` hides its traceback.
+
+    Example:
+        >>> app = typer.Typer(cls=Commands)
+    """
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a command, as the parent class does."""
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if not _is_expected(error):
-                raise
-            typer.secho(f"error: {str(error) or type(error).__name__}", fg="red", err=True)
-            raise typer.Exit(code=2) from error
+            if is_expected(error):
+                fail(error)
+            raise
 
 
 app = typer.Typer(
-    cls=_Commands, help="MetaEmbed's flexible late interaction.", no_args_is_help=True,
+    cls=Commands, help="MetaEmbed's flexible late interaction.", no_args_is_help=True,
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
 
-def _say(line: str) -> None:
-    """Print once, however many processes there are."""
+def _print_once(line: str) -> None:
+    """Print from the first process only, where several train together."""
     if int(os.environ.get("RANK", 0)) == 0:
         typer.echo(line)
 
@@ -71,13 +110,13 @@ def recipes() -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe that ships, or the path of your own.")],
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe, or the path of your own.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="section.key=value, such as train.steps=100")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the trained model.")] = Path("model"),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint there.")
+        bool, typer.Option("--resume", help="Continue from the newest complete checkpoint there.")
     ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Delete the checkpoints of an unfinished run there.")
@@ -86,7 +125,7 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the finished model there.")
     ] = False,
 ) -> None:
-    """Train a recipe, evaluate it at every budget, save it with a card that says how good it is."""
+    """Train a recipe, evaluate the model per budget, and save it with its quality on the card."""
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("metaembed_lite").setLevel(logging.INFO)
     from metaembed_lite import build, load_task, sweep
@@ -96,7 +135,7 @@ def train(
 
     chosen = shipped.read(recipe, overrides or [])
     task = load_task(**chosen.data)
-    _say(repr(task))
+    _print_once(repr(task))
     model = build(**chosen.model)
     run(
         model, task.train, output=output, resume=resume, restart=restart, overwrite=overwrite,
@@ -107,20 +146,23 @@ def train(
         return
     table = sweep(model, task)
     add_to_card(output, task, table)
-    _say(_shown(table))
-    weights = sum((output / f).stat().st_size for f in files(output) if f.suffix == ".safetensors")
-    _say(f"saved: {output}, {weights / 2**20:.1f} MiB of weights")
+    _print_once(_format(table))
+    weights = [output / file for file in files(output) if file.suffix == ".safetensors"]
+    mebibytes = sum(file.stat().st_size for file in weights) / 2**20
+    _print_once(f"saved: {output}, {mebibytes:.1f} MiB of weights")
 
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A shipped name, a folder or a hub id.")],
+    model: Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")],
     settings: Annotated[
         list[str] | None, typer.Argument(help="key=value for the suite, such as path=my-pictures")
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(help="A suite of load_task. Defaults to the one it was trained on."),
+        typer.Option(
+            help="A suite of load_task. Defaults to the one that the model was trained on."
+        ),
     ] = None,
     queries: Annotated[
         int | None, typer.Option(help="Queries of the suite. Defaults to 500, or as in training.")
@@ -129,55 +171,58 @@ def evaluate(
         str | None, typer.Option(help='A benchmark or task of mteb, such as "ViDoRe(v2)".')
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="Such as 4x8; may be given several times.")
+        list[str] | None, typer.Option(help="Such as 4x8. Repeat the option for more than one.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for mteb's results.")] = Path("results"),
 ) -> None:
-    """Quality and cost on a suite, or on a benchmark of mteb, at the budgets given or at all.
+    """Measure quality and cost on a suite or on a benchmark of mteb, per budget.
 
-    On the suite that the model was trained on, the test split of that training is used, so that no
-    training item is in it.
+    The budgets default to those of the paper that the model can meet, and its full budget. On the
+    suite that the model was trained on, the test split of that training is used, which has no
+    training item in it.
     """
     from metaembed_lite import Budget, load, load_task, recipes, sweep
 
     budgets = [Budget.parse(text) for text in budget] if budget else None
     if benchmark is None:
-        chosen, which = recipes.choose_held_out(model, suite, settings or [], n_queries=queries)
+        chosen, description = recipes.choose_held_out(
+            model, suite, settings or [], n_queries=queries
+        )
         loaded, task = load(model), load_task(**chosen)
-        _say(f"{task!r}: {which}")
+        _print_once(f"{task!r}: {description}")
         table = sweep(loaded, task, budgets)
     else:
         from metaembed_lite.mteb_bridge import evaluate as on_mteb
 
         table = on_mteb(load(model), benchmark, budgets, output, name=model)
-    _say(_shown(table))
+    _print_once(_format(table))
 
 
 @app.command()
 def push(
     folder: Annotated[Path, typer.Argument(help="A saved model.")],
     name: Annotated[str, typer.Argument(help="owner/name on the hub.")],
-    private: Annotated[bool, typer.Option(help="Only for you.")] = True,
+    private: Annotated[bool, typer.Option(help="Visible to you only.")] = True,
     backbone: Annotated[
         str | None,
         typer.Option(help="The backbone on the hub, if it was a local folder in training."),
     ] = None,
 ) -> None:
-    """Upload a saved model and its card to the model hub; `hf auth login` comes first.
+    """Upload a saved model and its card to the model hub. Run `hf auth login` first.
 
-    Only the files that belong to the model are uploaded, and each is named. Checkpoints and other
-    files stay here.
+    Only the files of the model are uploaded, and each is printed. Training checkpoints and other
+    files in the folder are not.
     """
     from metaembed_lite import hub
 
     names = hub.files_to_push(folder, name, backbone)
     for file in names:
-        _say(f"  {file}")
+        _print_once(f"  {file}")
     hub.push(folder, name, names, private=private, backbone=backbone)
-    _say(f"uploaded: {len(names)} files to https://huggingface.co/{name}")
+    _print_once(f"uploaded: {len(names)} files to https://huggingface.co/{name}")
 
 
-def _shown(table: Any) -> str:
+def _format(table: Any) -> str:
     return str(table.round(3).to_string(index=False))
 
 

@@ -1,4 +1,4 @@
-"""Models from a hub: fetched by a list of the files that a model is made of, and nothing else."""
+"""Downloads and uploads models of a hub: only files of kinds that a model consists of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metaembed_lite.model_folder import (
     write_marker,
 )
 
-# No code, no pickle: what a saved model or a backbone in safetensors consists of.
+# No code and no pickles: what a saved model or a backbone in safetensors consists of.
 FETCHED = (
     "*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "recipe.yaml",
     "training_curve.csv",
@@ -26,15 +26,19 @@ FETCHED = (
 
 
 def fetch(name: str, kind: str, bundled: tuple[str, ...]) -> Path:
-    """The local copy of a hub's repository, fetched if it is not there yet.
+    """The local copy of a hub's repository, downloaded if it is not local yet.
 
     Args:
         name: owner/name on the hub.
-        kind: what it is, for the error: "model" or "backbone".
-        bundled: the names that come with the package, for the error.
+        kind: "model" or "backbone", for the error.
+        bundled: names of the bundled ones, for the error.
 
     Raises:
-        OSError: if it cannot be fetched.
+        OSError: if it cannot be downloaded.
+
+    Example:
+        >>> fetch("Qwen/Qwen2.5-VL-3B-Instruct", "backbone", ("tiny-vlm",))  # doctest: +SKIP
+        PosixPath('.../snapshots/66285546d2b821cf421d4f5eb2576359d3770cd3')
     """
     from huggingface_hub import snapshot_download
 
@@ -45,7 +49,14 @@ def fetch(name: str, kind: str, bundled: tuple[str, ...]) -> Path:
 
 
 def unreachable(name: str, kind: str, bundled: tuple[str, ...]) -> str:
-    """The error message for a name that is neither local, bundled nor on the hub."""
+    """The error message for a name that is neither local, bundled nor on the hub.
+
+    Args are those of ``fetch``.
+
+    Example:
+        >>> unreachable("my/model", "model", ("tiny",))  # doctest: +ELLIPSIS
+        "model 'my/model' is neither a local folder nor bundled (tiny), and it could not be ...
+    """
     return (
         f"{kind} {name!r} is neither a local folder nor bundled ({', '.join(bundled)}), and it "
         "could not be downloaded from the hub. "
@@ -56,33 +67,46 @@ def unreachable(name: str, kind: str, bundled: tuple[str, ...]) -> str:
 def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[str]:
     """The files of a saved model that ``push`` uploads, relative to its folder.
 
+    Args:
+        folder: of the saved model.
+        name: owner/name on the hub.
+        backbone: of the model, as owner/name on the hub. Defaults to the one that the model names.
+
     Raises:
         FileNotFoundError: if the folder holds no saved model.
-        ValueError: if ``name`` is not owner/name, a file is damaged, or the model's backbone is a
-            folder of this machine and ``backbone`` does not say what it is on the hub.
+        ValueError: if ``name`` is not owner/name, a file is damaged, or the model names a backbone
+            on this machine and ``backbone`` is not given.
+
+    Example:
+        >>> import tempfile
+        >>> from metaembed_lite import load, save
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     save(load("tiny", device="cpu"), Path(parent) / "model")
+        ...     files_to_push(Path(parent) / "model", "you/model")[:3]
+        ['1_Dense/config.json', '1_Dense/model.safetensors', '2_Normalize/config.json']
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name!r}: name the repository as owner/name")
     if not is_finished(folder):
-        raise FileNotFoundError(f"{folder} has no modules.json: not a saved model")
+        raise FileNotFoundError(f"{folder} has no modules.json, so it is not a saved model")
     hashes = read_marker(folder)
     if hashes is None:
         raise ValueError(
-            f"{folder} was not written by metaembed_lite.save, so it is not known which of its "
-            "files belong to the model: load it and save it to a new folder"
+            f"{folder} was not written by metaembed_lite.save, so the files of the model are not "
+            "known: load it and save it to a new folder"
         )
     check_hashes(folder)
     has_adapter = (folder / ADAPTER_CONFIG).is_file()
     if backbone is not None and not has_adapter:
         raise ValueError(
-            f"{folder} holds all its weights and names no backbone: leave --backbone out"
+            f"{folder} holds all its weights and needs no backbone: leave --backbone out"
         )
     if backbone is None and has_adapter:
         base = read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"]
         if Path(base).is_absolute():
             raise ValueError(
-                f"{folder}: the backbone is the folder {base!r} of this machine, where nobody else "
-                "can load it: say what it is on the hub with --backbone owner/name"
+                f"{folder}: the backbone is the folder {base!r}, which exists on this machine "
+                "only: give its name on the hub with --backbone owner/name"
             )
     return sorted([*hashes, *(note for note in NOTES if (folder / note).is_file())])
 
@@ -92,8 +116,19 @@ def push(
 ) -> None:
     """Upload the named files of a saved model, and nothing else.
 
+    Args:
+        folder: of the saved model.
+        name: owner/name on the hub.
+        files: from ``files_to_push``.
+        private: whether only the owner can see the repository.
+        backbone: of the model, as owner/name on the hub. Defaults to the one that the model names.
+
     Raises:
         OSError: if the upload fails.
+
+    Example:
+        >>> folder = Path("my-model")
+        >>> push(folder, "you/model", ["modules.json"], private=True)  # doctest: +SKIP
     """
     from huggingface_hub import HfApi
 

@@ -1,4 +1,4 @@
-"""A backbone that reads items by one set of rules: see ``items.read``."""
+"""A backbone that reads every item by the rules of ``items.read``."""
 
 from __future__ import annotations
 
@@ -18,24 +18,45 @@ logger = logging.getLogger(__name__)
 
 
 class ItemTransformer(AdapterTransformer):
-    """sentence-transformers' ``Transformer``, where a text is text and a picture is one picture.
+    """sentence-transformers' ``Transformer``, which reads items by the rules of ``items.read``.
 
-    A str is never opened or fetched, and cannot spell special tokens. Pictures of every form go
-    through ``items.open_picture``. An error names the item. Where an image and its text are too
-    long together, the text is cut, never the image.
+    A str is always text. It is never opened or downloaded, and cannot contain special tokens.
+    Pictures of every form go through ``items.open_picture``. An error names the item. If an image
+    and its text are too long together, the text is cut, never the image.
+
+    Args:
+        model_name_or_path: a hub id, a folder, or a bundled backbone ("tiny-vlm").
+        **kwargs: those of ``AdapterTransformer``.
+
+    Example:
+        >>> transformer = ItemTransformer("tiny-vlm")
+        >>> features = transformer.preprocess(["violin.png", {"text": "violin.png"}])
+        >>> keys = features["item_keys"]
+        >>> bool(keys[0] == keys[1]), "pixel_values" in features
+        (True, False)
     """
 
     def __init__(self, model_name_or_path: str, **kwargs: Any) -> None:
         super().__init__(model_name_or_path, **kwargs)
         self._plain_text: tuple[int, PlainText] | None = None
-        self._told_of_cuts = False
+        self._warned_of_truncation = False
 
     def appended_ids(self, task: str | None) -> list[int]:
-        """The tokens that will follow the content, for which room is kept: here none."""
+        """The tokens that are appended to the content later, which need room. Here there are none.
+
+        Args:
+            task: "query", "document" or None.
+        """
         return []
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Features of the inputs, among them ``item_keys`` (B,) int64: equal items, equal keys.
+        """Features of the inputs, and ``item_keys``, (B,) int64: equal for equal items.
+
+        Args:
+            inputs: items.
+            prompt: text before each item. Defaults to none.
+            **kwargs: ``task`` ("query" or "document"), and those of sentence-transformers'
+                ``Transformer.preprocess``.
 
         Raises:
             ItemError: a ValueError that names the item that cannot be read.
@@ -52,70 +73,78 @@ class ItemTransformer(AdapterTransformer):
             else:
                 features = super().preprocess(rows, prompt=prompt, **kwargs)
                 if limit is not None:
-                    full = int((_lengths(features) >= limit).sum())
-                    self._tell_of_cuts(full, len(rows), limit, kwargs.get("task"))
+                    n_full = int((_lengths(features) >= limit).sum())
+                    self._warn_of_truncation(n_full, len(rows), limit, kwargs.get("task"))
         except ItemError:
             raise
-        except Exception:  # each family's processor raises different errors
-            self._blame(inputs, rows, prompt, kwargs)
+        except Exception:  # each family's processor raises different classes
+            self._raise_for_item(inputs, rows, prompt, kwargs)
             raise
         features[ITEM_KEYS] = torch.tensor([items.key(row) for row in rows])
         return features
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """As sentence-transformers' ``Transformer``; ``item_keys`` is removed."""
+        """As sentence-transformers' ``Transformer.forward``, without ``item_keys``."""
         features.pop(ITEM_KEYS, None)
-        tiles = features.get("aspect_ratio_ids")  # (B, images) in Mllama, 0 where there is none
+        tiles = features.get("aspect_ratio_ids")  # (B, images) in Mllama, 0 for no image
         if tiles is None or bool((tiles > 0).any(dim=1).all()):
             return super().forward(features, **kwargs)
-        seeing = (tiles > 0).any(dim=1)
+        has_image = (tiles > 0).any(dim=1)  # (B,)
         states = None
-        for rows, without in ((seeing, ()), (~seeing, backbones.MLLAMA_IMAGES)):
+        for rows, excluded in ((has_image, ()), (~has_image, backbones.MLLAMA_IMAGES)):
             if not rows.any():
                 continue
             part = {
                 name: value[rows] if isinstance(value, Tensor) else value
                 for name, value in features.items()
-                if name not in without
+                if name not in excluded
             }
-            output = super().forward(part, **kwargs)[self.module_output_name]
+            output = super().forward(part, **kwargs)[self.module_output_name]  # (b, T, H)
             if states is None:
-                states = output.new_zeros(len(seeing), *output.shape[1:])
+                states = output.new_zeros(len(has_image), *output.shape[1:])  # (B, T, H)
             states[rows] = output
         features[self.module_output_name] = states
         return features
 
     def content_limit(self, task: str | None, max_length: int | None = None) -> int | None:
-        """The most content tokens that leave room for a task's meta tokens; None: no limit.
+        """The largest number of content tokens that leaves room for a task's meta tokens.
+
+        Args:
+            task: "query", "document" or None.
+            max_length: a lower limit for this call. Defaults to ``query_length`` or
+                ``document_length``.
+
+        Returns:
+            None if there is no limit.
 
         Raises:
             ValueError: if there is no room for content.
         """
-        reserve = len(self.appended_ids(task))
+        n_appended = len(self.appended_ids(task))
         length = self.query_length if task == "query" else self.document_length
         if max_length is not None:
             length = max_length
         room = self.max_seq_length
         if room is None or room > 10**9:  # tokenizers without a limit say 10**30
             return length
-        if room - reserve < 1:
+        if room - n_appended < 1:
             raise ValueError(
-                f"max_seq_length {room} leaves no room for content next to {reserve} meta tokens; "
-                "raise it, or build with fewer meta tokens"
+                f"max_seq_length {room} leaves no room for content next to {n_appended} meta "
+                "tokens: raise it, or build with fewer meta tokens"
             )
-        return room - reserve if length is None else min(room - reserve, length)
+        return room - n_appended if length is None else min(room - n_appended, length)
 
     @property
-    def sees(self) -> bool:
+    def reads_images(self) -> bool:
         """Whether the backbone reads pictures."""
         return any("image" in kind for kind in self.modalities)
 
     def plain_text(self, text: str) -> str:
-        """A user's text with the strings of special tokens broken: see ``PlainText``."""
-        size = len(self.tokenizer)  # tokens may be added after a first use
+        """A user's text with the strings of special tokens split, as ``PlainText`` does."""
+        size = len(self.tokenizer)  # tokens may be added after the first use
         if self._plain_text is None or self._plain_text[0] != size:
-            meta = [*self.appended_ids("query"), *self.appended_ids("document")]
-            self._plain_text = size, PlainText(self.tokenizer, self.processor, meta)
+            meta_ids = [*self.appended_ids("query"), *self.appended_ids("document")]
+            self._plain_text = size, PlainText(self.tokenizer, self.processor, meta_ids)
         return self._plain_text[1](text)
 
     def _read(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
@@ -123,9 +152,9 @@ class ItemTransformer(AdapterTransformer):
         for index, item in enumerate(inputs):
             try:
                 row = items.read(item)
-                if "image" in row and not self.sees:
+                if "image" in row and not self.reads_images:
                     raise ValueError(
-                        f"{type(self.model).__name__} reads no pictures: build on a "
+                        f"{type(self.model).__name__} reads no pictures: build with a "
                         "vision-language model"
                     )
             except (ValueError, OSError) as error:
@@ -143,11 +172,11 @@ class ItemTransformer(AdapterTransformer):
         prompt: str | None,
         kwargs: dict[str, Any],
     ) -> dict[str, Any]:
-        """Features of rows of which some have images: only text is cut, row by row."""
-        features = self._untruncated(rows, prompt, **kwargs)
+        """Features of rows of which some have images. Only text is cut, row by row."""
+        features = self._preprocess_whole(rows, prompt, **kwargs)
         if limit is None:
             return features
-        cut = set()
+        cut_rows = set()
         while (excess := _lengths(features) - limit).max() > 0:
             shorter = list(rows)
             for index in excess.clamp(min=0).nonzero()[:, 0].tolist():
@@ -158,30 +187,31 @@ class ItemTransformer(AdapterTransformer):
                                     " of the batch")  # fmt: skip
                 text = self._without_last(text, int(excess[index]))
                 shorter[index] = {**rows[index], "text": text}
-                cut.add(index)
+                cut_rows.add(index)
             rows = shorter
-            features = self._untruncated(rows, prompt, **kwargs)
-        self._tell_of_cuts(len(cut), len(rows), limit, kwargs.get("task"))
+            features = self._preprocess_whole(rows, prompt, **kwargs)
+        self._warn_of_truncation(len(cut_rows), len(rows), limit, kwargs.get("task"))
         return features
 
-    def _untruncated(
+    def _preprocess_whole(
         self, rows: list[dict[str, Any]], prompt: str | None, **kwargs: Any
     ) -> dict[str, Any]:
+        """Features of rows of any length, without truncation."""
         settings = dict(kwargs.get("processing_kwargs") or {})
         text = {**settings.get("text", {}), "truncation": False, "max_length": None}
-        text["verbose"] = False  # no warning about a length that is about to be cut
+        text["verbose"] = False  # no warning about a text that will be cut
         kwargs = {**kwargs, "processing_kwargs": {**settings, "text": text}}
-        seeing = [i for i, row in enumerate(rows) if "image" in row]
-        if len(seeing) in (0, len(rows)) or self.config.model_type not in backbones.APART:
+        with_image = [i for i, row in enumerate(rows) if "image" in row]
+        if len(with_image) in (0, len(rows)) or self.config.model_type not in backbones.APART:
             return super().preprocess(rows, prompt=prompt, **kwargs)
         parts = []
-        for indices in (seeing, [i for i in range(len(rows)) if i not in seeing]):
+        for indices in (with_image, [i for i in range(len(rows)) if i not in with_image]):
             part = super().preprocess([rows[i] for i in indices], prompt=prompt, **kwargs)
             parts.append((indices, part))
-        return self._joined(parts)
+        return self._join(parts)
 
-    def _joined(self, parts: list[tuple[list[int], dict[str, Any]]]) -> dict[str, Any]:
-        """Features of one batch from those of its parts, each with the indices of its rows."""
+    def _join(self, parts: list[tuple[list[int], dict[str, Any]]]) -> dict[str, Any]:
+        """Features of a batch from those of its parts, each with the indices of its rows."""
         total = sum(len(indices) for indices, _ in parts)
         width = max(part["input_ids"].shape[1] for _, part in parts)
         left = self.tokenizer.padding_side == "left"
@@ -190,67 +220,67 @@ class ItemTransformer(AdapterTransformer):
             per_item.update(backbones.MLLAMA_IMAGES)
         joined: dict[str, Any] = {}
         for name, value in {k: v for _, part in reversed(parts) for k, v in part.items()}.items():
-            owner = next(part for _, part in parts if name in part)
-            along = isinstance(value, Tensor) and value.shape[:2] == owner["input_ids"].shape
-            if not along and name not in per_item:
+            source = next(part for _, part in parts if name in part)
+            per_token = isinstance(value, Tensor) and value.shape[:2] == source["input_ids"].shape
+            if not per_token and name not in per_item:
                 joined[name] = value
                 continue
-            shape = (total, width, *value.shape[2:]) if along else (total, *value.shape[1:])
+            shape = (total, width, *value.shape[2:]) if per_token else (total, *value.shape[1:])
             fill = self.tokenizer.pad_token_id if name == "input_ids" else 0
-            whole = value.new_full(shape, fill)
+            batch = value.new_full(shape, fill)  # (B, T, ...) or (B, ...)
             for indices, part in parts:
-                if name in part and along:
+                if name in part and per_token:
                     length = part[name].shape[1]
                     start = width - length if left else 0
-                    whole[indices, start : start + length] = part[name]
+                    batch[indices, start : start + length] = part[name]
                 elif name in part:
-                    whole[indices] = part[name]
-            joined[name] = whole
+                    batch[indices] = part[name]
+            joined[name] = batch
         return joined
 
     def _without_last(self, text: str, n: int) -> str:
-        """A text without its last n tokens, and always shorter than it was."""
+        """A text without its last n tokens. It is always shorter than before."""
         if self.tokenizer.is_fast:
             ends = self.tokenizer(
                 text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
             )["offset_mapping"]
-            kept = ends[len(ends) - n - 1][1] if len(ends) > n else 0
+            length = ends[len(ends) - n - 1][1] if len(ends) > n else 0
         else:
             tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-            kept = len(text) * max(0, tokens - n) // max(1, tokens)
-        return text[: min(kept, len(text) - 1)]
+            length = len(text) * max(0, tokens - n) // max(1, tokens)
+        return text[: min(length, len(text) - 1)]
 
     def _too_large(self, tokens: int, limit: int, kwargs: dict[str, Any]) -> str:
         appended = len(self.appended_ids(kwargs.get("task")))
-        others = f" next to {appended} meta tokens" if appended else ""
+        meta_tokens = f" next to {appended} meta tokens" if appended else ""
         return (
-            f"without any text it takes {tokens} tokens, and there is room for {limit}{others}: "
-            "give a smaller picture, or raise max_seq_length"
+            f"without any text it takes {tokens} tokens, and there is room for {limit}"
+            f"{meta_tokens}: give a smaller picture, or raise max_seq_length"
         )
 
-    def _tell_of_cuts(self, full: int, total: int, limit: int, task: str | None) -> None:
+    def _warn_of_truncation(self, n_full: int, total: int, limit: int, task: str | None) -> None:
         appended = len(self.appended_ids(task))
-        if full and appended and not self._told_of_cuts:
-            self._told_of_cuts = True
+        if n_full and appended and not self._warned_of_truncation:
+            self._warned_of_truncation = True
             logger.warning(
-                "%d of %d inputs reach %d tokens, all that leaves room for the %d meta tokens: "
-                "content beyond that is cut. Shorten the input or raise max_seq_length. (This "
-                "warning appears once per model.)",
-                full, total, limit, appended,
+                "%d of %d inputs have %d tokens or more, which leaves just enough room for the %d "
+                "meta tokens: content beyond that is cut. Shorten the input or raise "
+                "max_seq_length. (This warning appears once per model.)",
+                n_full, total, limit, appended,
             )  # fmt: skip
 
-    def _blame(
+    def _raise_for_item(
         self,
         inputs: Sequence[Any],
         rows: list[dict[str, Any]],
         prompt: str | None,
         kwargs: dict[str, Any],
     ) -> None:
-        """Raises ItemError for the first row that also fails alone, if there is one."""
+        """Raise ItemError for the first row that also fails alone, if there is one."""
         for index, row in enumerate(rows):
-            read = self._untruncated if "image" in row else super().preprocess
+            preprocess = self._preprocess_whole if "image" in row else super().preprocess
             try:
-                read([row], prompt=prompt, **kwargs)
+                preprocess([row], prompt=prompt, **kwargs)
             except Exception as cause:
                 problem = f"{type(cause).__name__}: {cause}"
                 raise ItemError(index, inputs[index], problem, " of the batch") from cause

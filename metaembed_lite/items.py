@@ -1,7 +1,7 @@
 """Reads items: decides what is text and what is a picture, and names the item in errors.
 
 Everything that takes items (``encode_query`` and ``encode_document``, training rows, suites, the
-explorer) reads them here, so that one item has one meaning everywhere.
+explorer) reads them here, so an item means the same everywhere.
 """
 
 from __future__ import annotations
@@ -18,27 +18,37 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
 # The largest cameras make pictures of 102 million pixels. A file of a few kilobytes can claim
-# billions, and one pixel takes three to eight bytes of memory once the file is decoded. Pillow only
-# warns between 89 and 179 million, and its limit can be switched off by any other library.
+# billions, and a decoded pixel takes three to eight bytes of memory. Pillow only warns between 89
+# and 179 million, and any other library can switch its limit off.
 PIXEL_LIMIT = 128_000_000
-DOWNLOAD_LIMIT = 256 * 2**20  # bytes of one picture that is fetched from a URL
+DOWNLOAD_LIMIT = 256 * 2**20  # bytes of one picture from a URL
 DOWNLOAD_SECONDS = 30
 
-FILE_KEYS = frozenset({"bytes", "path"})  # an undecoded image of the datasets library
+FILE_KEYS = frozenset({"bytes", "path"})  # keys of an undecoded image of the datasets library
 ITEM_KINDS = (
     "an item is a str (text), a picture (PIL image, pathlib.Path, bytes of an image file, or numpy "
     'array), or a dict with "text", "image" or both'
 )
-ITEM_KEYS = "item_keys"  # feature: one hash per item, for losses; the backbone never gets it
+ITEM_KEYS = "item_keys"  # a feature for losses, one hash per item, which the backbone never gets
 SNIPPET = 40  # characters of a text in an error message
 
 
 class ItemError(ValueError):
     """An item that cannot be read, with its index in the list that was passed.
 
+    Args:
+        index: of the item.
+        item: the item itself.
+        problem: what is wrong with it.
+        where: which list the index refers to. Defaults to the user's list.
+
     Attributes:
         item: the item itself.
         problem: what is wrong with it, without the index.
+
+    Example:
+        >>> str(ItemError(3, "a text", "is bad"))
+        "item 3 ('a text'): is bad"
     """
 
     def __init__(self, index: int, item: Any, problem: str, where: str = "") -> None:
@@ -53,14 +63,21 @@ class ItemError(ValueError):
 def read(item: Any) -> dict[str, Any]:
     """An item's parts: ``{"text": str}``, ``{"image": RGB picture}``, or both in the item's order.
 
-    A str is always text, also if it is a path or a URL. Inside a dict, ``"image"`` may be anything
-    that ``open_picture`` takes. A part that is None is missing, and so is an empty text next to an
-    image.
+    A str is always text, even if it is a path or a URL. In a dict, ``"image"`` may be anything that
+    ``open_picture`` takes. A part that is None counts as missing, and so does an empty text next to
+    an image.
 
     Raises:
-        ValueError: if the item is of another kind, has neither text nor image, holds text that is
-            not valid Unicode, or a picture that cannot be read.
+        ValueError: if the item is of another kind, has neither text nor image, or has text that is
+            not valid Unicode or a picture that cannot be read.
         FileNotFoundError: if a picture is a path to a missing file.
+
+    Example:
+        >>> read("violin")
+        {'text': 'violin'}
+        >>> parts = read({"text": "what is it?", "image": np.zeros((2, 3), np.uint8)})
+        >>> parts["text"], parts["image"].mode, parts["image"].size
+        ('what is it?', 'RGB', (3, 2))
     """
     check(item)
     if isinstance(item, str):
@@ -81,10 +98,17 @@ def read(item: Any) -> dict[str, Any]:
 
 
 def check(item: Any) -> None:
-    """Check that an item is of a kind that can be read, without opening anything.
+    """Check that an item is of a kind that can be read. Nothing is opened.
 
     Raises:
         ValueError: that says what an item is.
+
+    Example:
+        >>> check("violin")
+        >>> check({"text": None, "image": None})
+        Traceback (most recent call last):
+        ...
+        ValueError: the item has neither a text nor an image: give at least one of them
     """
     if isinstance(item, (str, Image.Image, Path, bytes, bytearray, np.ndarray)):
         return
@@ -103,7 +127,14 @@ def check(item: Any) -> None:
 
 
 def check_unicode(text: str) -> None:
-    """Raises ValueError if a text holds half of a surrogate pair, which no tokenizer takes."""
+    """Check that a text is valid Unicode. Tokenizers fail on half of a surrogate pair.
+
+    Raises:
+        ValueError: naming the character.
+
+    Example:
+        >>> check_unicode("violin")
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -114,7 +145,12 @@ def check_unicode(text: str) -> None:
 
 
 def describe(item: Any) -> str:
-    """A few words that let a person recognize an item: a snippet, a file's name, a size."""
+    """A few words by which a person recognizes an item: a snippet, a file's name, a size.
+
+    Example:
+        >>> describe(Image.new("RGB", (48, 24)))
+        'picture of 48 x 24'
+    """
     if isinstance(item, str):
         return repr(item if len(item) <= SNIPPET else item[:SNIPPET] + "…")
     if isinstance(item, Image.Image):
@@ -135,7 +171,15 @@ def describe(item: Any) -> str:
 
 
 def key(parts: Mapping[str, Any]) -> int:
-    """A 63-bit hash of what ``read`` returned: equal items, equal keys."""
+    """A 63-bit hash of an item. Equal items have equal keys.
+
+    Args:
+        parts: from ``read``.
+
+    Example:
+        >>> key(read("a")) == key(read({"text": "a", "image": None}))
+        True
+    """
     digest = hashlib.blake2b(digest_size=8)
     if "text" in parts:
         text = parts["text"].encode("utf-8")
@@ -148,23 +192,28 @@ def key(parts: Mapping[str, Any]) -> int:
 
 
 def open_picture(source: Any) -> Image.Image:
-    """A picture in RGB, upright and whole, from any supported form.
+    """A picture in RGB, fully decoded and upright, from any supported form.
 
-    Transparency is laid on white. The EXIF orientation is applied. Pictures of more than 8 bits are
-    scaled: 16 bits by their upper byte; integers and floats (modes I and F) as 8 bits up to a
-    maximum of 255 (floats up to 1.0: as 0 to 1) and as 16 bits up to 65535. Palettes and CMYK are
-    converted. Animations give their first frame.
+    Transparent parts become white. The EXIF orientation is applied. Palettes and CMYK are
+    converted. Animations give their first frame. Pictures of more than 8 bits are scaled: 16-bit
+    ones keep their upper byte. Integers and floats (modes I and F) count as 8-bit if their maximum
+    is at most 255, and as 16-bit up to 65535. Floats up to 1.0 count as 0 to 1.
 
     Args:
         source: a PIL image, a ``pathlib.Path``, the bytes of an image file, a numpy array of shape
             (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) (uint8, uint16, bool, or floats from 0 to 1),
             a ``{"bytes", "path"}`` dict of the datasets library, or a str: a path or an http(s) or
-            data URL. Pass a str only where it is meant as a picture: it is opened or fetched.
+            data URL. Pass a str only where it is meant as a picture, because it is opened or
+            downloaded.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: that names the file, if it is not a picture, is broken, empty or beyond
-            ``PIXEL_LIMIT``, or its values have no meaning as a picture.
+        ValueError: naming the file, if it is no picture, is broken or empty, has more pixels than
+            ``PIXEL_LIMIT``, or has values that do not make a picture.
+
+    Example:
+        >>> open_picture(Image.new("RGBA", (1, 1))).getpixel((0, 0))
+        (255, 255, 255)
     """
     if isinstance(source, Mapping) and source and FILE_KEYS.issuperset(source):
         data, path = source.get("bytes"), source.get("path")
@@ -191,7 +240,7 @@ def _fetch(url: str) -> bytes:
         with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
             data: bytes = response.read(DOWNLOAD_LIMIT + 1)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{url[:200]} could not be fetched: {error}") from error
+        raise ValueError(f"{url[:200]} could not be downloaded: {error}") from error
     if len(data) > DOWNLOAD_LIMIT:
         raise ValueError(f"{url[:200]} is larger than {DOWNLOAD_LIMIT:,} bytes, the limit")
     return data
@@ -206,7 +255,7 @@ def _from_file(file: Any, name: str) -> Image.Image:
         ) from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image that PIL can read") from error
-    except Exception as error:  # Pillow's readers raise many kinds for damaged or hostile files
+    except Exception as error:  # Pillow raises many classes on damaged or hostile files
         raise ValueError(f"{name} cannot be opened as an image: {error}") from error
     with image:
         rgb = _to_rgb(image, name)
@@ -237,12 +286,12 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's readers raise many kinds for damaged or hostile files
+    except Exception as error:  # Pillow raises many classes on damaged or hostile files
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """RGB from one band of more than 8 bits."""
+    """RGB from a gray picture of more than 8 bits per pixel."""
     values = np.asarray(image)
     lowest, highest = values.min(), values.max()
     if not (lowest >= 0 and highest <= 65535):  # also true of NaN
@@ -255,9 +304,9 @@ def _from_deep(image: Image.Image) -> Image.Image:
         gray = np.rint(values * 255).astype(np.uint8)
     else:
         gray = np.rint(values).astype(np.uint8)
-    hidden = image.info.get("transparency")  # PNG: the one gray value that is transparent
-    if isinstance(hidden, int):
-        gray[values == hidden] = 255
+    transparent = image.info.get("transparency")  # PNG: a gray value
+    if isinstance(transparent, int):
+        gray[values == transparent] = 255
     return Image.fromarray(gray).convert("RGB")
 
 
@@ -289,9 +338,14 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def find(items: Sequence[Any], item: Any) -> int | None:
-    """The index of the same object or, if it was copied from another process, of an equal item.
+    """The index of an item in a list, or None if it is not in it or several items look the same.
 
-    None if it is not there, or if several items look the same.
+    The same object is searched first. An item that was copied from another process is found by
+    equality (texts, bytes and paths) or by its description.
+
+    Example:
+        >>> find(["a", "b"], "b"), find(["a", "a"], "".join(["a"])) in (0, None)
+        (1, True)
     """
     for index, other in enumerate(items):
         if other is item:

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock for a folder or a file, and files that are written whole."""
+"""Locks a folder or a file for one writer, and writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,33 +14,40 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def lock(path: str | Path, what: str, wait: float = 0) -> Iterator[None]:
-    """Reserve a folder or a file for this process; a second process gets an error.
+    """Reserve a folder or a file for this process. A second process gets an error.
 
-    The operating system holds the lock (``filelock``) on the file ``.NAME.metaembed.lock`` next to
-    ``path``. It ends with the process, so a killed process leaves the file but not the lock. The
-    file says what is running, in which process and since when. It is removed before the lock is
-    released; ``filelock`` checks for that, so two processes never lock two files of one name.
+    The lock is on the file ``.NAME.metaembed.lock`` next to ``path``, and the operating system
+    holds it (``filelock``). It ends with the process, so a killed process leaves the file but not
+    the lock. The file says what is running, in which process and since when. It is removed before
+    the lock is released. ``filelock`` checks for that, so two processes never lock two files of
+    the same name.
 
-    The thread that has the lock may take it again. Another thread is refused like a process.
+    The thread that has the lock may take it again. Another thread gets an error, like a process.
 
     Args:
-        path: the folder or file to reserve; it does not have to exist.
-        what: what is running, for the message that a second process gets: "training a model".
-        wait: seconds to wait for the lock. Defaults to 0, an error at once.
+        path: the folder or file to reserve. It does not have to exist.
+        what: what is running, for the error that a second process gets: "training a model".
+        wait: seconds to wait for the lock. Defaults to 0.
 
     Raises:
-        BlockingIOError: if the lock is taken; it names what is running, its process and ``path``.
+        BlockingIOError: if the lock is taken. It names what is running, its process and ``path``.
         OSError: if the lock file cannot be written.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with lock(Path(parent, "model"), "saving a model"):
+        ...         os.listdir(parent)
+        ['.model.metaembed.lock']
     """
-    whole = Path(path).resolve()
-    file = whole.with_name(f".{whole.name}.metaembed.lock")
+    target = Path(path).resolve()
+    file = target.with_name(f".{target.name}.metaembed.lock")
     file.parent.mkdir(parents=True, exist_ok=True)
     reserved = FileLock(file, is_singleton=True)
     try:
         reserved.acquire(timeout=wait)
     except Timeout:
         raise BlockingIOError(
-            f"{whole} is in use by {_owner(file)}: wait until it ends, or stop it, then try again"
+            f"{target} is in use by {_owner(file)}: wait until it ends, or stop it, then try again"
         ) from None
     outermost = reserved.lock_counter == 1
     try:
@@ -64,10 +71,20 @@ def _owner(file: Path) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is whole or as it was before, also if several processes write it.
+    """Write a text file completely or not at all, also if several processes write it.
+
+    Args:
+        path: of the file. A file of that name is replaced.
+        text: its content.
 
     Raises:
-        OSError: if the file cannot be written; the old one is kept.
+        OSError: if the file cannot be written. The old file stays.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder, "result.json"), "{}")
+        ...     Path(folder, "result.json").read_text()
+        '{}'
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         partial = Path(scratch) / path.name

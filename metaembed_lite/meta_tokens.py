@@ -61,7 +61,9 @@ class MetaTokenTransformer(ItemTransformer):
         torch.Size([1, 2, 128])
     """
 
-    config_keys: ClassVar[list[str]] = [*Transformer.config_keys, "r_q", "r_c", "layout"]
+    config_keys: ClassVar[list[str]] = [
+        *(key for key in Transformer.config_keys if key != "unpad_inputs"), "r_q", "r_c", "layout",
+    ]  # fmt: skip
     forward_kwargs: ClassVar[set[str]] = {"task", "r_q"}
 
     def __init__(
@@ -81,7 +83,8 @@ class MetaTokenTransformer(ItemTransformer):
                 "whole numbers from 1 up"
             )
         check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
-        super().__init__(model_name_or_path, **kwargs)
+        # Meta tokens are appended to padded rows, so texts are never packed into one row.
+        super().__init__(model_name_or_path, **{**kwargs, "unpad_inputs": False})
         if self.tokenizer is None:
             raise ValueError(
                 f"{model_name_or_path!r} has no tokenizer, and meta tokens are entries of its "
@@ -118,7 +121,9 @@ class MetaTokenTransformer(ItemTransformer):
 
     def _read_states(self, text: str, appended: list[int]) -> Tensor:
         """Last hidden states (T, H) of a text and of the tokens appended to it."""
-        features = backbones.complete(super().preprocess([text]), self.config.model_type)
+        features = backbones.add_missing_features(
+            super().preprocess([text]), self.config.model_type
+        )
         features = append_tokens(features, appended)
         device = self.precision.device
         features = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
@@ -175,7 +180,8 @@ class MetaTokenTransformer(ItemTransformer):
         appended = self.appended_ids(task)
         if task == "query":
             appended = appended[:r_q]
-        return append_tokens(backbones.complete(features, self.config.model_type), appended)
+        features = backbones.add_missing_features(features, self.config.model_type)
+        return append_tokens(features, appended)
 
     def forward(
         self, features: dict[str, Any], *, r_q: int | None = None, **kwargs: Any
@@ -211,9 +217,6 @@ class MetaTokenTransformer(ItemTransformer):
         method = {"method": "forward", "method_output_name": "last_hidden_state"}
         kinds = ("text", "image", ("image", "text"))
         return {**dict.fromkeys(kinds, method), "message": modalities["message"]}, output
-
-    def _should_flatten_inputs(self, *args: Any, **kwargs: Any) -> bool:
-        return False  # meta tokens are appended to padded rows
 
     def __repr__(self) -> str:
         adapter = backbones.describe_adapter(self.model)

@@ -1,8 +1,8 @@
-"""A user's text is ordinary text: it cannot spell meta tokens, image pads or chat marks.
+"""Keeps a user's text ordinary text: it cannot contain meta tokens, image pads or chat marks.
 
-Tokenizers find special tokens by their strings, wherever a text comes from. A document that holds
-"<|im_end|>" would end the user's turn, and "<|image_pad|>" would announce an image that is not
-there. So each such string in a user's text is broken by an invisible character.
+Tokenizers find special tokens by their strings, wherever a text comes from. A document that
+contains "<|im_end|>" would end the user's turn, and "<|image_pad|>" would stand for an image that
+does not exist. So each such string in a user's text is split by an invisible character.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from typing import Any
 
 from metaembed_lite import backbones
 
-# What may break a string: a zero-width joiner, a word joiner, a soft hyphen or, visible, a space.
+# Characters that split a string: zero-width joiner, word joiner, soft hyphen, and a visible space.
 BREAKS = ("\u200d", "\u2060", "\u00ad", " ")
 
 
 class PlainText:
-    """Breaks the strings of a tokenizer's control tokens in user text; other text is untouched.
+    """Splits the strings of a tokenizer's control tokens in user text. Other text does not change.
 
     Args:
         tokenizer: of the backbone, with its meta tokens.
-        processor: of the backbone: its image, video and audio tokens count too.
-        meta_ids: ids of the meta tokens.
+        processor: of the backbone, for its image, video and audio tokens. Defaults to none.
+        meta_ids: ids of the meta tokens. Defaults to none.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> plain_text = PlainText(load("tiny", device="cpu")[0].tokenizer)
+        >>> plain_text("a text <|im_end|>") == "a text <\u200d|im_end|>"
+        True
     """
 
     def __init__(self, tokenizer: Any, processor: Any = None, meta_ids: Iterable[int] = ()) -> None:
@@ -37,24 +43,24 @@ class PlainText:
         ids = set(tokenizer.convert_tokens_to_ids(longest_first)) - {tokenizer.unk_token_id}
         for character in BREAKS:
             self._break = character
-            broken = "\n".join(self._broken(string) for string in longest_first)
-            read = tokenizer(broken, add_special_tokens=False, verbose=False)["input_ids"]
-            if ids.isdisjoint(read):
+            text = "\n".join(self._split_all(string) for string in longest_first)
+            text_ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if ids.isdisjoint(text_ids):
                 break
 
     def __call__(self, text: str) -> str:
-        """The text with every control string broken."""
-        text = self._broken(text)
-        if self._normalize is not None:  # strings that only the normalizer spells out
-            normal = self._normalize(text)
-            if self._pattern is not None and self._pattern.search(normal):
-                return self._broken(normal)
+        """The text with every control string split."""
+        text = self._split_all(text)
+        if self._normalize is not None:  # it may turn other characters into control strings
+            normalized = self._normalize(text)
+            if self._pattern is not None and self._pattern.search(normalized):
+                return self._split_all(normalized)
         return text
 
-    def _broken(self, text: str) -> str:
+    def _split_all(self, text: str) -> str:
         if self._pattern is None:
             return text
-        while self._pattern.search(text):  # breaking one can leave another that overlapped it
+        while self._pattern.search(text):  # another string may overlap the one that was split
             text = self._pattern.sub(lambda match: self._split(match[0]), text)
         return text
 
@@ -64,9 +70,18 @@ class PlainText:
 
 
 def control_strings(tokenizer: Any, processor: Any = None) -> set[str]:
-    """The strings that steer a model: its special tokens, and what its chat template is made of.
+    """The strings that control a model: special tokens, and the marks of its chat template.
 
-    Added tokens that are ordinary text, such as Gemma's "\\n\\n" or "<h1>", are not among them.
+    Added tokens that are ordinary text, such as Gemma's "\\n\\n" or "<h1>", are not included.
+
+    Args:
+        tokenizer: of the backbone.
+        processor: of the backbone, for its image, video and audio tokens. Defaults to none.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> "<|im_end|>" in control_strings(load("tiny", device="cpu")[0].tokenizer)
+        True
     """
     vocabulary = tokenizer.get_vocab()
     added = tokenizer.added_tokens_decoder.values()
@@ -87,11 +102,11 @@ def control_strings(tokenizer: Any, processor: Any = None) -> set[str]:
 
 
 def _normalizer(tokenizer: Any, strings: set[str]) -> Any:
-    """The tokenizer's text normalization, if it looks for any of the strings after normalizing."""
+    """The tokenizer's text normalization, if it searches for a control string after it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     normalizer = getattr(backend, "normalizer", None)
-    late = any(
+    searches_normalized = any(
         token.normalized and token.content in strings
         for token in tokenizer.added_tokens_decoder.values()
     )
-    return normalizer.normalize_str if normalizer is not None and late else None
+    return normalizer.normalize_str if normalizer is not None and searches_normalized else None

@@ -1,7 +1,7 @@
-"""Checks a saved model's files before any of them is loaded.
+"""Checks the files of a saved model before any of them is loaded.
 
-A checkpoint is data, never code. Settings that would reach ``from_pretrained`` are refused, module
-classes come from a list, and a chat template may not multiply, count or recur.
+A checkpoint is data, never code. Settings that would reach ``from_pretrained`` are refused. Module
+classes come from a list. A chat template may not multiply, count or call itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ ACTIVATIONS = tuple(
     f"torch.nn.modules.{name}"
     for name in ("linear.Identity", "activation.Tanh", "activation.ReLU", "activation.GELU")
 )
-LONGEST_TEMPLATE = 100_000  # characters; the longest known ones have 20,000
+LONGEST_TEMPLATE = 100_000  # characters; the longest known templates have 20,000
 DEEPEST_LOOP = 3  # over messages, their parts, and the tools or calls of a part
+# Jinja functions, filters and methods that return more text than they are given.
 GROWING = frozenset(
     {
         "range", "lipsum", "format", "center", "ljust", "rjust", "zfill", "expandtabs", "indent",
@@ -44,18 +45,29 @@ def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
         classes: the names of the module classes that may be loaded.
 
     Returns:
-        Its modules in order: ``name``, ``path`` below the folder, and ``type``.
+        The modules in order, each with ``name``, ``path`` below the folder, and ``type``.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file, what it says, and what is expected.
+        FileNotFoundError: naming the file, if it is missing.
+        ValueError: naming the file, what it says, and what is expected.
+
+    Example:
+        >>> from metaembed_lite import checkpoints
+        >>> folder = checkpoints.HERE / "tiny-scenes"
+        >>> classes = [module["type"] for module in read_modules(folder)]
+        >>> [module["path"] for module in check(folder, classes)]
+        ['', '1_Dense', '2_Normalize']
+        >>> check(folder, classes[1:])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: ...tiny-scenes asks for the class 'metaembed_lite.meta_tokens.Meta...
     """
     entries = read_modules(folder)
     for entry in entries:
         if entry["type"] not in classes:
             raise ValueError(
-                f"{folder} asks for the class {entry['type']!r}: only classes of "
-                "sentence-transformers and metaembed_lite are loaded, none that a checkpoint "
-                f"brings along: {', '.join(sorted(classes))}"
+                f"{folder} asks for the class {entry['type']!r}, which is not loaded, because a "
+                f"checkpoint may not bring code. These may be named: {', '.join(sorted(classes))}"
             )
     check_hashes(folder)
     _check_model(read_json(folder / MODEL), folder / MODEL)
@@ -74,7 +86,7 @@ def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
             _check_transformer(config, folder / TRANSFORMER)
     if not any((folder / name).is_file() for name in (adapter.CONFIG, "config.json")):
         raise FileNotFoundError(
-            f"{folder} has neither {adapter.CONFIG} nor config.json: the saved model is not whole"
+            f"{folder} has neither {adapter.CONFIG} nor config.json: the saved model is incomplete"
         )
     adapter.check_no_code(folder)
     for file, template in _templates(folder):
@@ -83,17 +95,25 @@ def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
 
 
 def read_modules(folder: Path) -> list[dict[str, str]]:
-    """The modules of a saved model in order: ``name``, ``path`` below the folder, and ``type``.
+    """The modules of a saved model in order, each with ``name``, ``path`` and ``type``.
+
+    Args:
+        folder: of the saved model. A module's path is relative to it.
 
     Raises:
         FileNotFoundError: if the folder holds no saved model.
         ValueError: if the file is damaged, or a path leaves the folder.
+
+    Example:
+        >>> from metaembed_lite import checkpoints
+        >>> read_modules(checkpoints.HERE / "tiny-scenes")[1]["type"]
+        'sentence_transformers.base.modules.dense.Dense'
     """
     file = folder / MODULES
     if not file.is_file():
         raise FileNotFoundError(
             f"{folder} has no {MODULES}: not a saved model. Save one with "
-            "metaembed_lite.save(model, folder); to start from a backbone use build()"
+            "metaembed_lite.save(model, folder). To start from a backbone, use build()"
         )
     entries = read_json(file, list)
     keys = ("name", "path", "type")
@@ -122,12 +142,10 @@ def _check_model(config: dict[str, Any], file: Path) -> None:
 
 def _check_transformer(config: dict[str, Any], file: Path) -> None:
     others = {path.name for path in file.parent.glob("sentence_*_config.json")} - {file.name}
-    # sentence-transformers reads the first of its file names that says something.
+    # sentence-transformers reads the first of several file names that is not empty.
     if others or not config:
-        raise ValueError(
-            f"{file} says nothing, or {', '.join(sorted(others)) or 'no other file'} would be read "
-            "in its place: it is damaged"
-        )
+        problem = f"stands next to {', '.join(sorted(others))}" if others else "is empty"
+        raise ValueError(f"{file} {problem}, so other settings could be read: it is damaged")
     expected = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
     for key, text in expected.items():
         if config.get(key, text) != text:
@@ -154,10 +172,13 @@ def _check_transformer(config: dict[str, Any], file: Path) -> None:
 
 
 def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every chat template of a saved model, and the file that it comes from."""
+    """Every chat template of a saved model, with the file that it comes from."""
     for file in sorted(folder.glob("**/*.jinja")):
         if not file.is_file() or file.stat().st_size > LONGEST_TEMPLATE * 4:
-            raise ValueError(f"{file}: a chat template of that size or kind is refused")
+            raise ValueError(
+                f"{file} is not a file of at most {LONGEST_TEMPLATE * 4:,} bytes, so it is not "
+                "read as a chat template"
+            )
         yield file, file.read_text(encoding="utf-8", errors="replace")
     for file in sorted(folder.glob("*.json")):
         if file.name not in ("modules.json", "tokenizer.json", "vocab.json"):
@@ -170,19 +191,33 @@ def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def check_template(template: str, file: Path) -> None:
-    """Refuse a chat template that multiplies, counts or recurs.
+    """Refuse a chat template that multiplies, counts or calls itself.
 
-    Templates run in a sandbox, which stops code but not arithmetic: a short one can fill memory.
-    Those in use copy texts. The plain ways to grow a text are refused here; a template can still
-    be written to take long on a long input.
+    Templates run in a sandbox, which stops code but not arithmetic: a short template can fill
+    memory. Templates in use only copy texts. The plain ways to make a text longer are refused here.
+    A template can still be written to take long on a long input.
+
+    Args:
+        template: Jinja.
+        file: it comes from, for the error.
 
     Raises:
         ValueError: naming the file and the line.
+
+    Example:
+        >>> check_template("{% for m in messages %}{{ m['content'] }}{% endfor %}", Path("chat"))
+        >>> check_template("{{ 'A' * 10**9 }}", Path("chat"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: chat, line 1: the chat template multiplies, counts or calls itself, ...
     """
     from jinja2 import Environment, TemplateSyntaxError, nodes
 
     if len(template) > LONGEST_TEMPLATE:
-        raise ValueError(f"{file}: a chat template of {len(template):,} characters is refused")
+        raise ValueError(
+            f"{file}: the chat template has {len(template):,} characters; at most "
+            f"{LONGEST_TEMPLATE:,} are read"
+        )
     plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)  # transformers' own tag
     try:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
@@ -190,23 +225,23 @@ def check_template(template: str, file: Path) -> None:
         raise ValueError(f"{file}: the chat template does not parse ({error})") from error
     macros = {macro.name for macro in tree.find_all(nodes.Macro)}
     for node in tree.find_all(nodes.Node):
-        if _grows(node) or _recurs(node, macros) or _loops(node) > DEEPEST_LOOP:
+        if _grows(node) or _calls_itself(node, macros) or _loop_depth(node) > DEEPEST_LOOP:
             raise ValueError(
-                f"{file}, line {node.lineno}: the chat template multiplies, counts or recurs, "
-                "which can fill memory: refused. If you trust it, use MultiVectorEncoder(path, "
-                "trust_remote_code=True)"
+                f"{file}, line {node.lineno}: the chat template multiplies, counts or calls "
+                "itself, which can fill memory, so it is refused. If you trust it, use "
+                "MultiVectorEncoder(path, trust_remote_code=True)"
             )
 
 
 def _grows(node: Any) -> bool:
-    """Whether a node of a template makes a text longer than what it is given."""
+    """Whether a node of a template can make a text longer than its input."""
     from jinja2 import nodes
 
     if isinstance(node, nodes.Call):
         if not isinstance(node.node, nodes.Name | nodes.Getattr):
             return True
-        called = node.node.name if isinstance(node.node, nodes.Name) else node.node.attr
-        return called in GROWING or (called == "replace" and _lengthens(node.args))
+        function = node.node.name if isinstance(node.node, nodes.Name) else node.node.attr
+        return function in GROWING or (function == "replace" and _lengthens(node.args))
     if isinstance(node, nodes.Filter):
         grows = node.name == "replace" and _lengthens(node.args)
         return node.name in GROWING or grows or (node.name == "tojson" and _indents(node))
@@ -220,12 +255,13 @@ def _grows(node: Any) -> bool:
 
 
 def _indents(node: Any) -> bool:
+    """Whether ``tojson`` gets an argument that can indent by more than 16 characters."""
     values = [*node.args, *(pair.value for pair in node.kwargs)]
     return any(not isinstance(getattr(v, "value", v), bool | int) or v.value > 16 for v in values)
 
 
 def _lengthens(arguments: list[Any]) -> bool:
-    """Whether replacing the first text by the second may make the whole longer."""
+    """Whether replacing the first text by the second can make the whole longer."""
     texts = [getattr(argument, "value", None) for argument in arguments[:2]]
     match texts:
         case [str(old), str(new)]:
@@ -233,7 +269,7 @@ def _lengthens(arguments: list[Any]) -> bool:
     return True
 
 
-def _recurs(node: Any, macros: set[str]) -> bool:
+def _calls_itself(node: Any, macros: set[str]) -> bool:
     """Whether a node is a macro that calls a macro, or a recursive loop."""
     from jinja2 import nodes
 
@@ -242,10 +278,10 @@ def _recurs(node: Any, macros: set[str]) -> bool:
     return isinstance(node, nodes.For) and (node.recursive or isinstance(node.iter, nodes.Const))
 
 
-def _loops(node: Any) -> int:
-    """How many loops lie in each other, from a loop on."""
+def _loop_depth(node: Any) -> int:
+    """The depth of nested loops from a loop on; 0 for any other node."""
     from jinja2 import nodes
 
     if not isinstance(node, nodes.For):
         return 0
-    return 1 + max((_loops(inner) for inner in node.find_all(nodes.For)), default=0)
+    return 1 + max((_loop_depth(inner) for inner in node.find_all(nodes.For)), default=0)

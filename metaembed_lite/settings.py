@@ -20,21 +20,31 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from metaembed_lite.budget import Budget, as_budget
+from metaembed_lite.budget import Budget, as_budget, as_budgets
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2, and a key that is given twice an error."""
+    """YAML in which 1e-3 is a number, as in YAML 1.2, and a repeated key is an error.
+
+    Example:
+        >>> yaml.load("learning_rate: 1e-3", Loader=Loader)
+        {'learning_rate': 0.001}
+    """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        """The dict of a YAML mapping.
+
+        Raises:
+            yaml.constructor.ConstructorError: if a key appears twice.
+        """
+        keys = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
+                if key.value in keys:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key.value!r} appears twice", key.start_mark
                     )
-                seen.add(key.value)
+                keys.add(key.value)
         return dict(super().construct_mapping(node, deep))
 
 
@@ -48,8 +58,16 @@ Loader.add_implicit_resolver(
 def parse(text: str, source: str) -> Any:
     """The value of a YAML text.
 
+    Args:
+        text: YAML.
+        source: where the text comes from, for the error.
+
     Raises:
         ValueError: naming ``source``, if the text is not YAML.
+
+    Example:
+        >>> parse("[1x1, 2x4]", "the recipe")
+        ['1x1', '2x4']
     """
     try:
         return yaml.load(text, Loader=Loader)
@@ -68,19 +86,29 @@ def check(
     Args:
         function: takes the values as keyword arguments.
         values: by name, as read from YAML.
-        owner: what errors call the place of the values, such as "recipe tiny: train".
-        leave_out: parameters that a recipe may not set.
+        owner: the place of the values in errors, such as "recipe tiny: train".
+        leave_out: parameters that a recipe may not set. Defaults to none.
 
     Raises:
         ValueError: on an unknown or a missing name, or a value of another type.
+
+    Example:
+        >>> def repeat(text: str, times: int = 2) -> str: ...
+        >>> check(repeat, {"text": "a", "times": 1e3}, "my recipe")
+        {'text': 'a', 'times': 1000}
+        >>> check(repeat, {"text": "a", "time": 3}, "my recipe")
+        Traceback (most recent call last):
+        ...
+        ValueError: my recipe has no 'time'. Did you mean 'times'? It has text, times
     """
     hints = parameters(function)
     known = [name for name in hints if name not in leave_out]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            ask = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{owner} has no {name!r}.{ask} It has {', '.join(sorted(known))}")
+            matches = difflib.get_close_matches(str(name), known, n=1)
+            suggestion = f" Did you mean {matches[0]!r}?" if matches else ""
+            names = ", ".join(sorted(known))
+            raise ValueError(f"{owner} has no {name!r}.{suggestion} It has {names}")
     for name in known:
         required = inspect.signature(function).parameters[name].default is inspect.Parameter.empty
         if required and name not in values:
@@ -89,27 +117,37 @@ def check(
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters of a function and their types; ``Any`` for a type that cannot be imported."""
+    """The parameters of a function and their types; ``Any`` for a type that cannot be imported.
+
+    Args:
+        function: a function, also a decorated or a partial one.
+
+    Example:
+        >>> def repeat(text: str, times: int = 2) -> str: ...
+        >>> parameters(repeat)
+        {'text': <class 'str'>, 'times': <class 'int'>}
+    """
     inner = function
     while isinstance(inner, functools.partial):
         inner = inner.func
     inner = inspect.unwrap(inner)
-    found = {}
+    hints = {}
     for name, parameter in inspect.signature(function).parameters.items():
         hint = parameter.annotation
         if isinstance(hint, str):
             hint = _evaluate(hint, getattr(inner, "__globals__", {}))
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            found[name] = Any if hint is parameter.empty else hint
-    return found
+            hints[name] = Any if hint is parameter.empty else hint
+    return hints
 
 
 def _evaluate(hint: str, names: dict[str, Any]) -> Any:
-    def one() -> None: ...
+    def annotated() -> None: ...
 
-    one.__annotations__ = {"hint": hint}  # one at a time: others may name types not imported here
+    # One hint at a time, because others may name types that are not imported at run time.
+    annotated.__annotations__ = {"hint": hint}
     try:
-        return get_type_hints(one, names)["hint"]
+        return get_type_hints(annotated, names)["hint"]
     except NameError:
         return Any
 
@@ -126,93 +164,90 @@ IN_WORDS: dict[Any, str] = {
 }
 
 
-def _is_budget(hint: Any) -> bool:
-    return hint is Budget or (get_origin(hint) in UNIONS and Budget in get_args(hint))
-
-
-class _Misfit(Exception):
-    """A value is not of a type."""
+MISFIT = object()  # returned instead of a value that is not of a type
 
 
 def _check_value(value: Any, hint: Any, owner: str, name: str) -> Any:
-    try:
-        return _as(value, hint)
-    except _Misfit:
-        wanted, remedy = " or ".join(_describe(hint)), _remedy(value, hint)
-        raise ValueError(f"{owner}: {name} is {_show(value)}; expected {wanted}{remedy}") from None
+    converted = _convert(value, hint)
+    if converted is MISFIT:
+        expected, remedy = " or ".join(_describe(hint)), _remedy(value, hint)
+        raise ValueError(f"{owner}: {name} is {_show(value)}; expected {expected}{remedy}")
+    return converted
 
 
-def _as(value: Any, hint: Any) -> Any:
-    """The value as a type has it, or a ``_Misfit``."""
+def _convert(value: Any, hint: Any) -> Any:
+    """The value as a type has it, or ``MISFIT``."""
     origin, parts = get_origin(hint), get_args(hint)
+    fits = False
     if hint is Any:
         return value
-    if _is_budget(hint):  # a pair or a text, which only Budget can judge
-        return _as_budget(value)
+    if hint in (int, float):
+        return _convert_number(value, hint)
     if origin in UNIONS:
-        return _as_first(value, parts)
-    if origin is Literal:
-        if any(value == part and type(value) is type(part) for part in parts):
-            return value
+        if Budget in parts and value is not None:  # pairs and texts, which only Budget can judge
+            return _check_budgets(value, several=_has_lists_of_budgets(parts))
+        converted = (_convert(value, part) for part in parts)
+        return next((item for item in converted if item is not MISFIT), MISFIT)
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        fits = isinstance(value, dict)
+    elif inspect.isclass(origin) and issubclass(origin, Iterable):
+        return _convert_list(value, origin, parts)
+    elif origin is Literal:
+        fits = any(value == part and type(value) is type(part) for part in parts)
     elif hint in (None, types.NoneType):
-        if value is None:
-            return value
-    elif hint in (int, float):
-        return _as_number(value, hint)
+        fits = value is None
+    elif hint is Budget:
+        return _check_budgets(value)
     elif hint in (bool, str, Path):
-        if isinstance(value, (str, Path) if hint is Path else hint):
-            return value
-    elif inspect.isclass(origin) and issubclass(origin, Mapping):
-        if isinstance(value, dict):
-            return value
-    elif inspect.isclass(origin) and issubclass(origin, Iterable) and isinstance(value, list):
-        return _as_list(value, origin, parts)
-    raise _Misfit
+        fits = isinstance(value, (str, Path) if hint is Path else hint)
+    return value if fits else MISFIT
 
 
-def _as_first(value: Any, parts: tuple[Any, ...]) -> Any:
-    for part in parts:
-        try:
-            return _as(value, part)
-        except _Misfit:
-            continue
-    raise _Misfit
-
-
-def _as_budget(value: Any) -> Any:
+def _check_budgets(value: Any, several: bool = False) -> Any:
     try:
-        if isinstance(value, str | list):
-            as_budget(value)
-            return value
+        (as_budgets if several else as_budget)(value)
     except ValueError:
-        pass
-    raise _Misfit
+        return MISFIT
+    return value if isinstance(value, str | list) else MISFIT
 
 
-def _as_number(value: Any, hint: type) -> int | float:
+def _has_lists_of_budgets(parts: tuple[Any, ...]) -> bool:
+    """Whether a union takes several budgets, as ``budget.Budgets`` does."""
+    return any(Budget in get_args(item) for part in parts for item in get_args(part))
+
+
+def _convert_number(value: Any, hint: type) -> Any:
     if isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are Real too
-        raise _Misfit
+        return MISFIT
     number: Any = value
     if hint is float and abs(number) <= sys.float_info.max:
         return float(number)
     if hint is int and (isinstance(number, Integral) or float(number).is_integer()):
         return int(number)
-    raise _Misfit
+    return MISFIT
 
 
-def _as_list(value: list[Any], origin: type, parts: tuple[Any, ...]) -> list[Any]:
+def _convert_list(value: Any, origin: type, parts: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list):
+        return MISFIT
+    hints = [parts[0] if parts else Any] * len(value)
     if issubclass(origin, tuple) and Ellipsis not in parts:
-        if len(value) != len(parts):
-            raise _Misfit
-        return [_as(item, part) for item, part in zip(value, parts, strict=True)]
-    return [_as(item, parts[0]) if parts else item for item in value]
+        hints = list(parts)
+        if len(value) != len(hints):
+            return MISFIT
+    items = [_convert(item, hint) for item, hint in zip(value, hints, strict=True)]
+    return MISFIT if any(item is MISFIT for item in items) else items
 
 
 def _describe(hint: Any) -> list[str]:
     """What a recipe can write for a type, in words; several for a union."""
     origin, parts = get_origin(hint), get_args(hint)
-    if _is_budget(hint):
+    if hint is Budget:
         return ["a budget such as 4x8"]
+    if origin in UNIONS and Budget in parts:
+        null = ["null"] if types.NoneType in parts else []
+        lists = ["a list of budgets"] if _has_lists_of_budgets(parts) else []
+        return [*null, *lists, *_describe(Budget)]
     if origin in UNIONS:
         words = dict.fromkeys(words for part in parts for words in _describe(part))
         return sorted(words, key="null".__ne__)  # after "a list, each item", null would be an item
@@ -228,26 +263,22 @@ def _describe(hint: Any) -> list[str]:
 
 
 def _remedy(value: Any, hint: Any) -> str:
-    """What to write instead, if it is plain."""
+    """What to write instead, if it is clear."""
     if isinstance(value, str):
-        try:
-            if _fits(parse(value, "it"), hint):
-                return ": remove the quotes"
-        except ValueError:
-            pass
-    elif value is not None and _fits(str(value), hint):
+        if _convert(_unquoted(value), hint) is not MISFIT:
+            return ": remove the quotes"
+    elif value is not None and _convert(str(value), hint) is not MISFIT:
         return ": put it in quotes"
-    if not isinstance(value, list) and _fits([value], hint):
+    if not isinstance(value, list) and _convert([value], hint) is not MISFIT:
         return f": write it as a list, [{value}]"
     return ""
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _unquoted(text: str) -> Any:
     try:
-        _as(value, hint)
-    except _Misfit:
-        return False
-    return True
+        return parse(text, "a text")
+    except ValueError:
+        return MISFIT
 
 
 def _show(value: Any) -> str:

@@ -20,7 +20,7 @@ from torch import nn
 
 from metaembed_lite import memory, training_run
 from metaembed_lite.arguments import is_finite_number, whole_number
-from metaembed_lite.budget import Budget
+from metaembed_lite.budget import Budget, Budgets
 from metaembed_lite.callbacks import LossByBudget, MarkWhole
 from metaembed_lite.data.rows import check_rows
 from metaembed_lite.loading import load
@@ -45,7 +45,7 @@ def train(
     model: MultiVectorEncoder,
     rows: Dataset | Mapping[str, Dataset] | pd.DataFrame | Sequence[Mapping[str, Any]],
     *,
-    budgets: Iterable[Budget | Sequence[int] | str] | None = None,
+    budgets: Budgets | None = None,
     weights: Sequence[float] | None = None,
     temperature: float | None = None,
     loss: nn.Module | None = None,

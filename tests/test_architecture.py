@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "metaembed_lite"
 
 # From bottom to top. A module may import from the layers below its own and from no other.
 LAYERS = [
-    "arguments timing locking",
+    "arguments timing locking results",
     "budget items plain_text model_folder",
     "scoring backbones checkpoints settings hub saved_model",
     "data",

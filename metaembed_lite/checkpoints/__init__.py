@@ -1,8 +1,8 @@
-"""The checkpoints that ship with the package, found by name wherever the package is installed.
+"""Finds the bundled checkpoints by name, and checks that their files are complete.
 
 ``SHA256SUMS`` in this folder holds the hash of every file of every checkpoint, in the format of
-``sha256sum``. A checkpoint is checked against it when it is first used; a file that was changed, is
-missing or is not listed is an error. ``write_sums()`` writes the list after a new training.
+``sha256sum``. A checkpoint is checked when it is first used. A file that was changed, is missing or
+is not listed is an error. ``write_sums()`` writes the list after a new training.
 """
 
 from __future__ import annotations
@@ -12,31 +12,42 @@ from pathlib import Path
 
 from metaembed_lite.model_folder import sha256
 
-BACKBONES = ("tiny-vlm",)  # what build() starts from
-# what load() gives: name -> folder
+BACKBONES = ("tiny-vlm",)  # for build()
+# For load(): name -> folder.
 MODELS = {"tiny": "tiny-handwriting", "tiny-scenes": "tiny-scenes"}
-PREFIX = "metaembed_lite/"  # how an adapter names a shipped backbone, instead of a path
+PREFIX = "metaembed_lite/"  # before the name of a bundled backbone in an adapter, not a path
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"
 REMEDY = "install metaembed-lite again"
 
 
 def folder(name: str) -> Path | None:
-    """The folder of a shipped backbone or model, or None if nothing by that name ships.
+    """The folder of a bundled backbone or model, or None if there is none of that name.
 
     Raises:
-        OSError: if a file in it is missing, not listed, or not the one that was shipped.
+        OSError: if a file in it is missing, was changed, or is not listed.
+
+    Example:
+        >>> folder("tiny").name
+        'tiny-handwriting'
+        >>> folder("huge") is None
+        True
     """
     name = name.removeprefix(PREFIX)
     if name in BACKBONES:
-        return _verified(HERE / name)
+        return _verify(HERE / name)
     if name in MODELS:
-        return _verified(HERE / MODELS[name])
+        return _verify(HERE / MODELS[name])
     return None
 
 
 def portable_name(path: str) -> str:
-    """How an adapter names its backbone: a bundled name, a folder's whole path, or a hub id."""
+    """How an adapter names its backbone: a bundled name, a folder's full path, or a hub id.
+
+    Example:
+        >>> portable_name(str(HERE / "tiny-vlm")), portable_name("Qwen/Qwen2.5-VL-3B-Instruct")
+        ('metaembed_lite/tiny-vlm', 'Qwen/Qwen2.5-VL-3B-Instruct')
+    """
     if Path(path).is_dir():
         bundled = (PREFIX + name for name in BACKBONES if HERE / name == Path(path))
         return next(bundled, str(Path(path).resolve()))
@@ -44,39 +55,50 @@ def portable_name(path: str) -> str:
 
 
 @cache
-def _verified(path: Path) -> Path:
-    listed = _listed(path)
-    there = {file.relative_to(HERE).as_posix() for file in _files(path)}
-    for name in sorted(listed.keys() | there):
-        if name not in listed:
+def _verify(path: Path) -> Path:
+    hashes = _read_hashes(path)
+    present = {file.relative_to(HERE).as_posix() for file in _files(path)}
+    for name in sorted(hashes.keys() | present):
+        if name not in hashes:
             raise OSError(f"{HERE / name} is not listed in {SUMS.name}: {REMEDY}")
-        if name not in there:
+        if name not in present:
             raise OSError(f"{HERE / name} is missing: {REMEDY}")
-        if sha256(HERE / name) != listed[name]:
+        if sha256(HERE / name) != hashes[name]:
             raise OSError(f"{HERE / name}: its SHA-256 is not the one in {SUMS.name}: {REMEDY}")
     return path
 
 
-def _listed(path: Path) -> dict[str, str]:
+def _read_hashes(path: Path) -> dict[str, str]:
     """The hashes of a checkpoint's files, by name relative to ``HERE``."""
     lines = SUMS.read_text(encoding="utf-8").splitlines() if SUMS.is_file() else []
-    named = dict(line.split(maxsplit=1)[::-1] for line in lines if len(line.split()) == 2)
-    listed = {name: digest for name, digest in named.items() if path in (HERE / name).parents}
-    if not listed:
+    every = dict(line.split(maxsplit=1)[::-1] for line in lines if len(line.split()) == 2)
+    hashes = {name: digest for name, digest in every.items() if path in (HERE / name).parents}
+    if not hashes:
         raise OSError(f"{SUMS} lists no file of {path.name}: {REMEDY}")
-    return listed
+    return hashes
 
 
 def _files(path: Path) -> list[Path]:
     return sorted(f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
 
 
-def write_sums() -> None:
-    """Write ``SHA256SUMS`` from the files of the checkpoints that are there."""
+def write_sums(target: Path | None = None) -> None:
+    """Write the hashes of the files of all checkpoints.
+
+    Args:
+        target: the file to write. Defaults to ``SHA256SUMS`` in this folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     write_sums(Path(parent, "sums"))
+        ...     Path(parent, "sums").read_text() == SUMS.read_text()
+        True
+    """
     folders = sorted({*BACKBONES, *MODELS.values()})
     lines = [
         f"{sha256(file)}  {file.relative_to(HERE).as_posix()}\n"
         for name in folders
         for file in _files(HERE / name)
     ]
-    SUMS.write_text("".join(lines), encoding="utf-8")
+    (target or SUMS).write_text("".join(lines), encoding="utf-8")

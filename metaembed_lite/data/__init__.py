@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from metaembed_lite.arguments import whole_number
 from metaembed_lite.data import (
     codesearch,
     handwriting,
@@ -49,6 +50,7 @@ def load_task(name: str, **settings: Any) -> RetrievalTask:
         RetrievalTask('scenes': 5 queries, 10 candidates, 2 training rows)
     """
     load = find_suite(name)
+    whole_number(settings.get("seed", 0), "seed", least=0)
     return load(**check(load, settings, f"suite {name!r}"))
 
 

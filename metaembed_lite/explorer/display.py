@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from metaembed_lite.attention import image_attention
 from metaembed_lite.data.task import Item
 from metaembed_lite.explorer.quantization import to_base64
+from metaembed_lite.interpretability import image_attention
 from metaembed_lite.items import read
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
-"""Every family of backbones: real classes, tiny configurations, the same promises.
+"""Every family of backbones passes the same tests, on its real classes with a tiny configuration.
 
-A new family is a builder here, entered in FAMILIES; metaembed_lite/backbones.py says the rest.
+To add a family, write a builder and enter it in FAMILIES and ADAPTED. The steps are listed in
+metaembed_lite/backbones.py.
 """
 
 import copy
@@ -309,7 +310,7 @@ def qwen3(folder):
     return text_model(folder, "Qwen3", head_dim=8)
 
 
-FAMILIES = {  # builder -> (does it see images, is its attention causal)
+FAMILIES = {  # builder -> (reads images, has causal attention)
     qwen2_5_vl: (True, True),
     qwen2_vl: (True, True),
     qwen3_vl: (True, True),
@@ -339,7 +340,7 @@ BERT = {f"attention.self.{name}" for name in ("query", "key", "value")}
 BERT |= {"attention.output.dense", "intermediate.dense", "output.dense"}
 MPNET = {f"attention.attn.{name}" for name in "qkvo"} | {"intermediate.dense", "output.dense"}
 MODERN = {"attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"}
-ADAPTED = {  # builder -> (the list of the language model's layers, what is adapted in each)
+ADAPTED = {  # builder -> (the language model's layers, the adapted names in each layer)
     qwen2_5_vl: ("language_model.layers", [LLAMA] * 4),
     qwen2_vl: ("language_model.layers", [LLAMA] * 2),
     qwen3_vl: ("language_model.layers", [LLAMA] * 2),
@@ -363,7 +364,7 @@ def family(request, tmp_path_factory):
     torch.manual_seed(0)
     backbone = request.param(tmp_path_factory.mktemp(request.param.__name__))
     model = build(backbone, r_q=4, r_c=8, lora_rank=4, dim=16, device="cpu").eval()
-    with torch.no_grad():  # LoRA's B starts at 0: give it something to save
+    with torch.no_grad():  # LoRA's B starts at 0: it needs values to save
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
@@ -386,10 +387,10 @@ def embed(model, items):
 def test_every_kind_of_input_gives_vectors_of_length_one_that_depend_on_it(family):
     model, sees, _ = family
     for items in kinds(sees):
-        for found, r in zip(embed(model, items), (4, 8), strict=True):
-            assert found.shape == (len(items), r, 16)
-            torch.testing.assert_close(found.norm(dim=2), torch.ones(len(items), r))
-            assert (found[0] - found[1]).abs().max() > 1e-3, "two inputs gave the same vectors"
+        for vectors, r in zip(embed(model, items), (4, 8), strict=True):
+            assert vectors.shape == (len(items), r, 16)
+            torch.testing.assert_close(vectors.norm(dim=2), torch.ones(len(items), r))
+            assert (vectors[0] - vectors[1]).abs().max() > 1e-3, "two inputs gave the same vectors"
 
 
 def test_a_batch_equals_its_members_alone_and_left_padding_equals_right(family):
@@ -397,29 +398,29 @@ def test_a_batch_equals_its_members_alone_and_left_padding_equals_right(family):
     tokenizer = model[0].tokenizer
     default = tokenizer.padding_side
     for items in kinds(sees):
-        found = {}
+        by_side = {}
         for side in ("left", "right"):
             tokenizer.padding_side = side
-            found[side] = embed(model, items)
+            by_side[side] = embed(model, items)
         tokenizer.padding_side = default
         alone = [
             torch.cat(column) for column in zip(*(embed(model, [i]) for i in items), strict=True)
         ]
-        for left, right, single in zip(found["left"], found["right"], alone, strict=True):
+        for left, right, single in zip(by_side["left"], by_side["right"], alone, strict=True):
             torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
             torch.testing.assert_close(left, single, atol=1e-5, rtol=0)
 
 
-def test_training_mode_sees_what_evaluation_sees(family):
+def test_training_and_evaluation_mode_give_the_same_vectors(family):
     model, sees, _ = family
     for items in kinds(sees):
-        found = []
+        by_mode = []
         for mode in (True, False):
             model.train(mode)
             features = model.preprocess(items, task="document")
             with torch.no_grad():
-                found.append(model(features, task="document")["token_embeddings"])
-        torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+                by_mode.append(model(features, task="document")["token_embeddings"])
+        torch.testing.assert_close(*by_mode, atol=1e-5, rtol=0)
 
 
 def test_fewer_query_tokens_are_read_only_where_they_give_the_same_vectors(family):
@@ -466,7 +467,7 @@ def test_a_family_encodes_in_every_type_that_a_model_can_be_cast_to(family):
         torch.testing.assert_close(vectors.float(), exact, atol=tolerance, rtol=0)
 
 
-def test_a_step_of_training_moves_what_trains_and_the_model_round_trips(family, tmp_path):
+def test_training_changes_only_trainable_weights_and_the_model_round_trips(family, tmp_path):
     model, sees, _ = family
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     rows = {"query": TEXTS * 2, "positive": (IMAGES[:2] if sees else TEXTS) * 2}
@@ -478,10 +479,10 @@ def test_a_step_of_training_moves_what_trains_and_the_model_round_trips(family, 
     assert moved == {n for n, p in model.named_parameters() if p.requires_grad}
 
     save(model, tmp_path / "saved")
-    again = load(tmp_path / "saved", device="cpu").eval()
+    loaded = load(tmp_path / "saved", device="cpu").eval()
     for items in kinds(sees):
-        for mine, theirs in zip(embed(model, items), embed(again, items), strict=True):
-            assert torch.equal(mine, theirs)
+        for vectors, loaded_vectors in zip(embed(model, items), embed(loaded, items), strict=True):
+            assert torch.equal(vectors, loaded_vectors)
     folder = tmp_path / "saved"
     adapter = json.loads((folder / "adapter_config.json").read_text())
     assert adapter["modules_to_save"] is None
@@ -490,18 +491,18 @@ def test_a_step_of_training_moves_what_trains_and_the_model_round_trips(family, 
     assert b"trainable_tokens" in names
 
 
-def test_queries_find_images_through_the_whole_line(family):
+def test_scores_of_queries_and_images_are_finite(family):
     model, sees, _ = family
     queries, candidates = embed(model, TEXTS)[0], embed(model, IMAGES if sees else TEXTS)[1]
     for budget in ((1, 1), (4, 8)):
         assert maxsim(queries, candidates, budget).isfinite().all()
 
 
-# What single families need
+# Single families
 
 
-def test_qwens_positions_go_on_after_the_image_where_text_would(tmp_path):
-    """M-RoPE by hand: 9 image tokens lie on a 3 x 3 grid, what follows counts on from its edge."""
+def test_qwen_positions_continue_after_the_image(tmp_path):
+    """M-RoPE by hand: 9 image tokens form a 3 x 3 grid, and positions continue from its edge."""
     model = build(r_q=2, r_c=3, lora_rank=None, device="cpu")
     transformer = model[0]
     features = transformer.preprocess([IMAGES[0].resize((48, 48))], task="document")
@@ -509,19 +510,19 @@ def test_qwens_positions_go_on_after_the_image_where_text_would(tmp_path):
     image = transformer.config.image_token_id
     start, n = ids.index(image), ids.count(image)
     assert n == 9
-    hand = [[i] * 3 for i in range(start)]
-    hand += [[start, start + row, start + column] for row in range(3) for column in range(3)]
-    hand += [[start + 3 + i] * 3 for i in range(len(ids) - start - n)]
+    expected = [[i] * 3 for i in range(start)]
+    expected += [[start, start + row, start + column] for row in range(3) for column in range(3)]
+    expected += [[start + 3 + i] * 3 for i in range(len(ids) - start - n)]
     positions, _ = transformer.model.get_rope_index(
         features["input_ids"], mm_token_type_ids=features["mm_token_type_ids"],
         image_grid_thw=features["image_grid_thw"], attention_mask=features["attention_mask"],
     )  # fmt: skip
-    assert positions[:, 0].T.tolist() == hand
+    assert positions[:, 0].T.tolist() == expected
     assert ids[-5:] == [*transformer.meta_ids["query"], *transformer.meta_ids["document"]]
     assert features["mm_token_type_ids"][0].tolist()[-5:] == [0] * 5
 
 
-def test_paligemmas_prefix_is_bidirectional_with_and_without_an_image(tmp_path):
+def test_paligemma_prefix_is_bidirectional_with_and_without_an_image(tmp_path):
     """Every token sees the last meta token: change it, and the first meta token's state changes."""
     model = build(paligemma(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
     transformer = model[0]
@@ -532,14 +533,14 @@ def test_paligemmas_prefix_is_bidirectional_with_and_without_an_image(tmp_path):
         assert not features["token_type_ids"].any()
         with torch.no_grad():
             weight = transformer.model.get_input_embeddings().weight
-            kept = weight[transformer.meta_ids["document"][-1]].clone()
+            row = weight[transformer.meta_ids["document"][-1]].clone()
             weight[transformer.meta_ids["document"][-1]] += 5
             after = model.encode_document(item)
-            weight[transformer.meta_ids["document"][-1]] = kept
+            weight[transformer.meta_ids["document"][-1]] = row
         assert (before[0] - after[0]).abs().max() > 1e-4
 
 
-def test_llamas_meta_tokens_see_the_images_tiles_and_never_the_padding_tiles(tmp_path):
+def test_llama_meta_tokens_see_the_tiles_of_the_image_and_no_padding_tiles(tmp_path):
     model = build(mllama(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
     transformer = model[0]
     wide = Image.effect_noise((112, 28), 80).convert("RGB")  # four tiles; a square takes one
@@ -561,20 +562,20 @@ def test_llama_reads_text_without_a_dummy_image(tmp_path):
     assert "cross_attention_mask" not in features
 
 
-def test_a_row_of_a_batch_with_no_image_gets_no_tiles():
+def test_a_row_without_an_image_gets_no_tiles():
     """Masks with more axes: meta tokens see what the last content token sees, here nothing."""
     features = {
         "input_ids": torch.ones(2, 3, dtype=torch.long),
         "attention_mask": torch.ones(2, 3, dtype=torch.long),
         "cross_attention_mask": torch.stack([torch.ones(3, 1, 4), torch.zeros(3, 1, 4)]).long(),
     }
-    grown = append_tokens(features, [7, 8])["cross_attention_mask"]
-    assert grown[0, 3:].all()
-    assert not grown[1].any()
+    extended = append_tokens(features, [7, 8])["cross_attention_mask"]
+    assert extended[0, 3:].all()
+    assert not extended[1].any()
 
 
 @pytest.mark.parametrize("rank", [4, None])
-def test_a_frozen_berts_dropout_is_off_in_training_and_loras_is_not(rank, tmp_path):
+def test_dropout_of_a_frozen_bert_is_off_in_training_and_dropout_of_lora_is_on(rank, tmp_path):
     backbone = Path(bert(tmp_path))
     settings = json.loads((backbone / "config.json").read_text())
     settings |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2}
@@ -618,7 +619,7 @@ def unbuilt(kind, **config):
         ("Llama", r".*layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj"),
     ],
 )
-def test_the_layers_of_the_paper_and_of_shipped_models_stay_what_they_were(kind, pattern):
+def test_the_adapted_layers_of_the_paper_and_of_bundled_models_do_not_change(kind, pattern):
     model = unbuilt(kind)
     linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     before = {name for name in linear if re.fullmatch(pattern, name)}
@@ -638,7 +639,7 @@ def test_the_layers_of_the_paper_and_of_shipped_models_stay_what_they_were(kind,
         ("DeepseekV3", "deepseek_v3: .*layers 0, 1, 2: no query, key, value among .*q_a_proj"),
     ],
 )
-def test_other_families_are_refused_by_name_with_what_was_found_and_what_helps(kind, reason):
+def test_unknown_families_are_refused_with_their_layers_and_the_remedies(kind, reason):
     with pytest.raises(ValueError, match=reason) as error:
         backbones.lora_targets(unbuilt(kind, num_hidden_layers=12))
     for remedy in ("lora_targets=", "lora_rank=None", "ATTENTION"):
@@ -671,22 +672,22 @@ def test_a_caller_chooses_layers_of_the_language_model_and_the_choice_is_saved(
     for each in (model, load(tmp_path / "saved")):
         parameters = each[0].model.named_parameters()
         assert {n.split(".lora_A")[0] for n, _ in parameters if "lora_A" in n} == expected
-    told = f"on {len(expected)} linear layers in 2 of 2 layers of the language model: "
-    told += ", ".join(sorted(names))
-    assert f"SmolVLMModel: LoRA of rank 2 and alpha 2 {told}" in caplog.text
-    assert told in (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    description = f"on {len(expected)} linear layers in 2 of 2 layers of the language model: "
+    description += ", ".join(sorted(names))
+    assert f"SmolVLMModel: LoRA of rank 2 and alpha 2 {description}" in caplog.text
+    assert description in (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     "targets",
     ["(.*.*)*x", "(a|aa)+b", ".*.*.*.*x", "[a-z]+", "", [], ["q_proj", 4], [""], 3, {"q_proj"}],
 )
-def test_targets_that_are_no_names_and_no_plain_pattern_are_refused(targets):
+def test_targets_that_are_neither_names_nor_a_plain_pattern_are_refused(targets):
     with pytest.raises(ValueError, match=r"lora_targets=.*give a list of layer names"):
         build(lora_targets=targets)
 
 
 @pytest.mark.parametrize("targets", ["nope", ["q_proj", "nope"], "visual.*"])
-def test_targets_that_match_no_layer_are_named_with_some_that_there_are(targets):
+def test_targets_that_match_no_layer_are_named_with_existing_layers(targets):
     with pytest.raises(ValueError, match=r"(nope|visual).*matches none of the 28.*layers\.0\.self"):
         build(lora_targets=targets, r_q=1, r_c=1)

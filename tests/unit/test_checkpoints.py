@@ -1,4 +1,4 @@
-"""The bundled checkpoints are those that were trained: any changed file is refused."""
+"""The bundled checkpoints are the trained ones, and any changed file is refused."""
 
 import hashlib
 import json
@@ -14,51 +14,51 @@ RECORDS = Path(__file__).parents[2] / "book" / "results" / "tiny.json"
 
 
 @pytest.fixture
-def copied(tmp_path, monkeypatch):
-    """A copy of the shipped checkpoints that a test may spoil."""
+def copies(tmp_path, monkeypatch):
+    """A copy of the bundled checkpoints that a test may damage."""
     here = tmp_path / "checkpoints"
     shutil.copytree(checkpoints.HERE, here, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(checkpoints, "HERE", here)
     monkeypatch.setattr(checkpoints, "SUMS", here / "SHA256SUMS")
-    checkpoints._verified.cache_clear()
+    checkpoints._verify.cache_clear()
     yield here
-    checkpoints._verified.cache_clear()
+    checkpoints._verify.cache_clear()
 
 
 def test_every_file_of_every_checkpoint_is_listed_with_its_hash():
-    listed = dict(line.split()[::-1] for line in checkpoints.SUMS.read_text().splitlines())
+    hashes = dict(line.split()[::-1] for line in checkpoints.SUMS.read_text().splitlines())
     files = {
         f.relative_to(checkpoints.HERE).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
         for f in checkpoints.HERE.rglob("*/*")
         if f.is_file() and "__pycache__" not in f.parts
     }
-    assert listed == files
+    assert hashes == files
     assert {name.split("/")[0] for name in files} == {
         *checkpoints.BACKBONES,
         *checkpoints.MODELS.values(),
     }
 
 
-def test_any_changed_or_missing_file_is_refused_by_name(copied):
-    for file in sorted(f for f in copied.rglob("*/*") if f.is_file()):
-        name = file.relative_to(copied).parts[0]
+def test_a_changed_or_missing_file_is_refused_with_its_name(copies):
+    for file in sorted(f for f in copies.rglob("*/*") if f.is_file()):
+        name = file.relative_to(copies).parts[0]
         content = file.read_bytes()
-        asked = next((n for n, at in checkpoints.MODELS.items() if at == name), name)
+        bundled = next((n for n, folder in checkpoints.MODELS.items() if folder == name), name)
         for damaged, message in (
             (content[:-1] + b"?", "SHA-256 is not the one"),
             (None, "missing"),
         ):
-            checkpoints._verified.cache_clear()
+            checkpoints._verify.cache_clear()
             file.write_bytes(damaged) if damaged is not None else file.unlink()
             with pytest.raises(OSError, match=rf"{re.escape(file.name)}.*{message}.*install"):
-                checkpoints.folder(asked)
+                checkpoints.folder(bundled)
             file.write_bytes(content)
-        checkpoints._verified.cache_clear()
-        assert checkpoints.folder(asked).is_dir()
+        checkpoints._verify.cache_clear()
+        assert checkpoints.folder(bundled).is_dir()
 
 
-def test_a_file_that_is_not_listed_and_a_list_without_lines_are_refused(copied):
-    (copied / "tiny-vlm" / "extra.json").write_text("{}")
+def test_a_file_that_is_not_listed_and_a_list_without_lines_are_refused(copies):
+    (copies / "tiny-vlm" / "extra.json").write_text("{}")
     with pytest.raises(OSError, match=r"extra\.json is not listed"):
         checkpoints.folder("tiny-vlm")
     lines = checkpoints.SUMS.read_text().splitlines(keepends=True)
@@ -72,12 +72,12 @@ def test_a_file_that_is_not_listed_and_a_list_without_lines_are_refused(copied):
         checkpoints.folder("tiny")
 
 
-def test_a_name_that_does_not_ship_has_no_folder():
+def test_an_unknown_name_has_no_folder():
     assert checkpoints.folder("no-such-model") is None
 
 
 @pytest.mark.parametrize("name", checkpoints.MODELS)
-def test_a_shipped_model_has_its_recipe_and_scores_what_its_record_says(name):
+def test_a_bundled_model_has_its_recipe_and_scores_as_recorded(name):
     recipe = recipes.read(checkpoints.folder(name) / "recipe.yaml")
     suite, seed = recipe.data["name"], recipe.train["seed"]
     record = json.loads(RECORDS.read_text())["cells"][f"{suite}/MMR/{seed}"]

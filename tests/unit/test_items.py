@@ -1,4 +1,4 @@
-"""What an item is: a text is text, a picture is one picture, and an error names the item."""
+"""Items: a text is text, a picture is the same picture in every form, and errors name the item."""
 
 import base64
 import http.server
@@ -56,27 +56,27 @@ def file_bytes(image, kind="PNG", **settings):
     return file.getvalue()
 
 
-# One picture, however it is stored
+# One picture in every form
 
 
-def test_transparency_is_laid_on_white():
+def test_transparent_parts_become_white():
     rgba = Image.fromarray(np.dstack([PIXELS, ALPHA]))
     assert rgba.mode == "RGBA"
-    want = on_white(PIXELS, ALPHA)
+    expected = on_white(PIXELS, ALPHA)
     for source in (rgba, file_bytes(rgba), np.asarray(rgba)):
-        assert np.abs(pixels(source) - want).max() <= 1
+        assert np.abs(pixels(source) - expected).max() <= 1
     la = Image.merge("LA", [Image.fromarray(GRAY), Image.fromarray(ALPHA)])
     gray = on_white(np.dstack([GRAY] * 3), ALPHA)
     assert np.abs(pixels(la) - gray).max() <= 1
     assert np.abs(pixels(la.convert("La")) - gray).max() <= 3  # premultiplied: rounded twice
 
 
-def test_a_transparent_color_of_a_palette_of_gray_or_of_rgb_is_white():
+def test_a_transparent_palette_gray_or_rgb_color_becomes_white():
     palette = Image.fromarray(np.array([[0, 1], [1, 2]], dtype=np.uint8), "L").convert("P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     for kind in ("PNG", "GIF"):
-        got = pixels(file_bytes(palette, kind, transparency=1)).tolist()
-        assert got == [[[255, 0, 0], [255] * 3], [[255] * 3, [0, 0, 255]]]
+        colors = pixels(file_bytes(palette, kind, transparency=1)).tolist()
+        assert colors == [[[255, 0, 0], [255] * 3], [[255] * 3, [0, 0, 255]]]
     gray = Image.fromarray(np.array([[7, 9]], dtype=np.uint8))
     assert pixels(file_bytes(gray, transparency=7)).tolist() == [[[255] * 3, [9] * 3]]
     deep = Image.fromarray(np.array([[7 * 256, 9 * 256]], dtype=np.uint16))
@@ -103,7 +103,7 @@ def test_a_photo_is_turned_upright_once(orientation, tmp_path):
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(PIXELS).save(tmp_path / "photo.png", exif=exif)
-    want = UPRIGHT[orientation](PIXELS)
+    expected = UPRIGHT[orientation](PIXELS)
     features = Features({"image": ImageFeature()})
     row = Dataset.from_dict({"image": [str(tmp_path / "photo.png")]}, features=features)[0]
     sources = (
@@ -111,11 +111,11 @@ def test_a_photo_is_turned_upright_once(orientation, tmp_path):
         open_picture(tmp_path / "photo.png"), (tmp_path / "photo.png").read_bytes(),
     )  # fmt: skip
     for source in sources:
-        np.testing.assert_array_equal(pixels(source), want)
+        np.testing.assert_array_equal(pixels(source), expected)
 
 
 @pytest.mark.parametrize("factor", [256, 257])
-def test_sixteen_bits_equal_their_eight_bit_twin(factor, tmp_path):
+def test_a_16_bit_picture_equals_its_8_bit_version(factor, tmp_path):
     deep = GRAY.astype(np.uint16) * np.uint16(factor)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     Image.fromarray(deep).save(tmp_path / "deep.tif")
@@ -134,15 +134,15 @@ def test_sixteen_bits_equal_their_eight_bit_twin(factor, tmp_path):
         assert pixels(source).mean() == pytest.approx(GRAY.mean(), abs=1), name
 
 
-def test_integers_and_floats_of_eight_bits_keep_their_values():
-    want = np.dstack([GRAY] * 3)
+def test_8_bit_integers_and_floats_keep_their_values():
+    expected = np.dstack([GRAY] * 3)
     for mode in ("I", "F"):
-        np.testing.assert_array_equal(pixels(Image.fromarray(GRAY).convert(mode)), want)
-    np.testing.assert_array_equal(pixels(GRAY.astype(np.float32) / 255), want)
-    np.testing.assert_array_equal(pixels(Image.fromarray(GRAY.astype(np.float32) / 255)), want)
+        np.testing.assert_array_equal(pixels(Image.fromarray(GRAY).convert(mode)), expected)
+    np.testing.assert_array_equal(pixels(GRAY.astype(np.float32) / 255), expected)
+    np.testing.assert_array_equal(pixels(Image.fromarray(GRAY.astype(np.float32) / 255)), expected)
     np.testing.assert_array_equal(pixels(PIXELS / 255), PIXELS)
     np.testing.assert_array_equal(pixels(GRAY > 99), np.dstack([(GRAY > 99) * 255] * 3))
-    np.testing.assert_array_equal(pixels(GRAY[:, :, None]), want)
+    np.testing.assert_array_equal(pixels(GRAY[:, :, None]), expected)
 
 
 def test_palettes_and_cmyk_are_converted_and_an_animation_gives_its_first_frame():
@@ -198,9 +198,9 @@ def test_one_picture_has_one_embedding_in_every_form_and_in_training(tmp_path, t
             "lazy row": lazy_rows({"p": ([""], [name])}, tmp_path)[0]["p"],
             "compressed row": rows_from_examples([(Image.open(file),) * 3])[0]["query"],
         }
-        want = tiny.encode_document(file)
+        expected = tiny.encode_document(file)
         for form, item in forms.items():
-            assert torch.equal(tiny.encode_document(item), want), (name, form)
+            assert torch.equal(tiny.encode_document(item), expected), (name, form)
         both = tiny.encode_document({"text": "7 center", "image": file})
         assert torch.equal(tiny.encode_document(pair[0]["p"]), both)
         assert torch.equal(
@@ -216,12 +216,12 @@ def test_the_explorer_shows_every_form_of_a_picture_alike(tmp_path):
     assert all(page == pages[0] for page in pages)
     assert pages[0]["text"] == ""
     thumbnail = base64.b64decode(pages[0]["image"].partition(",")[2])
-    want = on_white(PIXELS, ALPHA).mean()
-    assert np.asarray(Image.open(io.BytesIO(thumbnail))).mean() == pytest.approx(want, abs=8)
+    expected = on_white(PIXELS, ALPHA).mean()
+    assert np.asarray(Image.open(io.BytesIO(thumbnail))).mean() == pytest.approx(expected, abs=8)
     assert item_to_json({"text": "a", "image": None}, 0) == {"id": 0, "text": "a", "image": None}
 
 
-# What cannot be a picture
+# Files and values that are not pictures
 
 
 def png_that_claims(width, height):
@@ -236,7 +236,7 @@ def png_that_claims(width, height):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_files_that_are_no_picture_are_named(tmp_path):
+def test_files_that_are_not_pictures_are_named(tmp_path):
     whole = file_bytes(Image.fromarray(PIXELS))
     files = {
         "text.png": b"not a picture",
@@ -279,7 +279,7 @@ def test_files_that_are_no_picture_are_named(tmp_path):
         (3.5, "3.5 is not a picture"),
     ],
 )
-def test_values_without_a_meaning_as_a_picture_are_refused(source, message):
+def test_values_that_do_not_make_a_picture_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         open_picture(source)
 
@@ -289,17 +289,17 @@ def test_values_without_a_meaning_as_a_picture_are_refused(source, message):
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server with one picture, and the list of the paths that were asked for."""
+    """A web server with one picture, and the list of the requested paths."""
     Image.fromarray(PIXELS).save(tmp_path / "served.png")
     requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append(self.path)
-            found = self.path == "/served.png"
-            self.send_response(200 if found else 404)
+            exists = self.path == "/served.png"
+            self.send_response(200 if exists else 404)
             self.end_headers()
-            if found:
+            if exists:
                 self.wfile.write((tmp_path / "served.png").read_bytes())
 
         def log_message(self, *args):
@@ -313,7 +313,7 @@ def server(tmp_path):
 
 
 def addresses(address, folder):
-    """Texts that sentence-transformers would fetch, open or decode."""
+    """Texts that sentence-transformers would download, open or decode."""
     uri = "data:image/png;base64," + base64.b64encode(file_bytes(Image.new("RGB", (2, 2)))).decode()
     kinds = ("png", "jpg", "mp4", "mp3", "gif")
     return [
@@ -328,7 +328,7 @@ def content_ids(transformer, features):
     return ids[: len(ids) - len(transformer.appended_ids("query"))]
 
 
-def test_a_str_is_text_and_nothing_is_fetched_or_opened(server, tmp_path, tiny):
+def test_a_str_is_text_and_nothing_is_downloaded_or_opened(server, tmp_path, tiny):
     address, requests = server
     texts = addresses(address, tmp_path)
     transformer = tiny[0]
@@ -352,15 +352,15 @@ def items_snippet(text):
     return text if len(text) <= 300 else text[:300].rstrip() + " …"
 
 
-def test_a_url_is_a_picture_where_the_user_says_so(server, tmp_path, tiny):
+def test_a_url_in_an_image_field_is_a_picture(server, tmp_path, tiny):
     address, requests = server
-    want = tiny.encode_document(tmp_path / "served.png")
-    assert torch.equal(tiny.encode_document({"image": f"{address}/served.png"}), want)
+    expected = tiny.encode_document(tmp_path / "served.png")
+    assert torch.equal(tiny.encode_document({"image": f"{address}/served.png"}), expected)
     assert requests == ["/served.png"]
     uri = "data:image/png;base64,"
     uri += base64.b64encode((tmp_path / "served.png").read_bytes()).decode()
-    assert torch.equal(tiny.encode_document({"image": uri}), want)
-    with pytest.raises(ValueError, match=r"/lost\.png could not be fetched: HTTP Error 404"):
+    assert torch.equal(tiny.encode_document({"image": uri}), expected)
+    with pytest.raises(ValueError, match=r"/lost\.png could not be downloaded: HTTP Error 404"):
         tiny.encode_document({"image": f"{address}/lost.png"})
 
 
@@ -401,21 +401,21 @@ def control_counts(transformer, item):
     return Counter(i for i in ids if i in special)
 
 
-def test_no_special_id_comes_from_a_users_text(family):
+def test_user_text_gives_no_special_token(family):
     transformer = family[0]
     image = Image.fromarray(PIXELS).resize((56, 56))
     plain = control_counts(transformer, "a b")
     for text in [*HOSTILE, " ".join(HOSTILE)]:
         assert control_counts(transformer, f"a {text} b") == plain, text
         assert control_counts(transformer, text) == plain, text
-        if transformer.sees:
+        if transformer.reads_images:
             both = {"text": f"a {text} b", "image": image}
-            want = control_counts(transformer, {"text": "a b", "image": image})
-            assert control_counts(transformer, both) == want, text
+            expected = control_counts(transformer, {"text": "a b", "image": image})
+            assert control_counts(transformer, both) == expected, text
     assert len(family.encode_document(["a b", *HOSTILE])) == len(HOSTILE) + 1
 
 
-def test_ordinary_text_is_not_touched(family):
+def test_ordinary_text_does_not_change(family):
     clean = PlainText(family[0].tokenizer, family[0].processor)
     for text in (
         "",
@@ -428,7 +428,7 @@ def test_ordinary_text_is_not_touched(family):
         assert clean(text) == text
 
 
-def test_strings_that_only_a_normalizer_spells_out_are_broken_too(tmp_path):
+def test_control_strings_that_a_normalizer_produces_are_split_too(tmp_path):
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -496,7 +496,7 @@ def test_types_are_checked_before_anything_is_encoded(tiny, monkeypatch):
         tiny.encode_query(("a", "b", None))
 
 
-def test_a_backbone_without_sight_says_so(tmp_path):
+def test_a_text_backbone_refuses_pictures(tmp_path):
     model = build(bert(tmp_path), r_q=1, r_c=1, lora_rank=None, device="cpu")
     with pytest.raises(ItemError, match=r"item 1 \(picture of 48 x 24\).*reads no pictures"):
         model.encode_document(["a", Image.fromarray(PIXELS)])
@@ -505,13 +505,13 @@ def test_a_backbone_without_sight_says_so(tmp_path):
     )
 
 
-def test_an_item_error_survives_a_trip_to_another_process():
+def test_an_item_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(ItemError(3, "a text", "is bad", " of the batch")))
     assert str(error) == "item 3 of the batch ('a text'): is bad"
     assert items.find(["b", "a text"], error.item) == 1
 
 
-def test_a_saved_model_is_an_ordinary_one(tmp_path, tiny):
+def test_a_saved_model_loads_as_an_ordinary_sentence_transformers_model(tmp_path, tiny):
     import json
 
     import sentence_transformers
@@ -530,17 +530,17 @@ def test_a_saved_model_is_an_ordinary_one(tmp_path, tiny):
         stock[0].preprocess(["a", {"text": None}], task="query")
 
 
-# A long text gives way, an image does not
+# Long text is cut, images are not
 
 
-def test_beside_an_image_only_the_text_is_cut(family, caplog):
+def test_next_to_an_image_only_the_text_is_cut(family, caplog):
     transformer = family[0]
-    if not transformer.sees:
+    if not transformer.reads_images:
         pytest.skip("a text encoder")
     images = [Image.fromarray(PIXELS).resize(size) for size in ((56, 56), (84, 28))]
     short = [{"text": "a one ", "image": image} for image in images]
     long = [{"text": "a one " * n, "image": i} for n, i in zip((400, 999), images, strict=True)]
-    transformer._told_of_cuts = False
+    transformer._warned_of_truncation = False
     with caplog.at_level(logging.WARNING, "metaembed_lite"):
         for task in ("query", "document"):
             appended = transformer.appended_ids(task)
@@ -577,7 +577,7 @@ def row_ids(features):
 
 def test_a_text_is_cut_to_the_same_tokens_alone_and_among_pictures(family):
     transformer = family[0]
-    if not transformer.sees:
+    if not transformer.reads_images:
         pytest.skip("a text encoder")
     text = "one two three four five six seven " * 200
     picture = Image.fromarray(PIXELS).resize((56, 56))
@@ -600,10 +600,10 @@ def test_an_image_that_does_not_fit_is_an_error_with_the_remedy():
 # Rows of which only some have an image
 
 
-def test_a_missing_part_is_no_part(family):
+def test_a_part_that_is_none_counts_as_missing(family):
     picture = Image.fromarray(PIXELS).resize((56, 56))
     pairs = [({"text": "a b", "image": None}, "a b")]
-    if family[0].sees:
+    if family[0].reads_images:
         pairs += [({"text": part, "image": picture}, picture) for part in (None, "")]
     for item, same in pairs:
         assert torch.equal(family.encode_document(item), family.encode_document(same))
@@ -611,7 +611,7 @@ def test_a_missing_part_is_no_part(family):
 
 def test_rows_of_which_only_some_have_an_image_encode_and_train(family, tmp_path):
     transformer = family[0]
-    if not transformer.sees:
+    if not transformer.reads_images:
         pytest.skip("a text encoder")
     images = [Image.fromarray(PIXELS).resize((56, 56)), Image.new("RGB", (56, 56), "red")]
     mixed = [
@@ -622,10 +622,10 @@ def test_rows_of_which_only_some_have_an_image_encode_and_train(family, tmp_path
     straight = transformer.preprocess(mixed, task="document")  # no sorting by encode
     with torch.no_grad():
         unsorted = family(straight, task="document")["token_embeddings"]
-    for item, vectors, again in zip(mixed, together, unsorted, strict=True):
+    for item, vectors, direct in zip(mixed, together, unsorted, strict=True):
         alone = family.encode_document(item)
         torch.testing.assert_close(vectors, alone, atol=1e-5, rtol=0)
-        torch.testing.assert_close(again, alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(direct, alone, atol=1e-5, rtol=0)
     features = Features(
         {"query": Value("string"), "positive": {"text": Value("string"), "image": ImageFeature()}}
     )

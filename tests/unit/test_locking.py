@@ -1,4 +1,4 @@
-"""A folder or a file has one writer at a time, and what is written is whole."""
+"""A folder or a file has one writer at a time, and files are written completely or not at all."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def start(script, path):
 
 
 @pytest.fixture
-def taken(tmp_path):
+def locked(tmp_path):
     """A folder, and another process that has the lock on it."""
     other = start(TAKE_AND_WAIT, tmp_path / "model")
     assert other.stdout.readline() == "taken\n"
@@ -43,16 +43,16 @@ def taken(tmp_path):
     other.communicate()
 
 
-def test_a_second_process_is_refused_and_told_by_whom(taken):
-    folder, other = taken
+def test_a_second_process_gets_an_error_that_names_the_first(locked):
+    folder, other = locked
     with pytest.raises(BlockingIOError) as error, lock(folder, "mine"):
         pass
     for part in (str(folder), str(other.pid), "a long training", "wait until it ends"):
         assert part in str(error.value)
 
 
-def test_another_name_of_the_same_folder_is_the_same_folder(taken, monkeypatch):
-    folder, _ = taken
+def test_another_name_of_the_same_folder_is_the_same_folder(locked, monkeypatch):
+    folder, _ = locked
     folder.mkdir()
     (folder.parent / "link").symlink_to(folder)
     monkeypatch.chdir(folder.parent)
@@ -62,15 +62,15 @@ def test_another_name_of_the_same_folder_is_the_same_folder(taken, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX signals")
-def test_a_killed_process_leaves_no_lock(taken):
-    folder, other = taken
+def test_a_killed_process_leaves_no_lock(locked):
+    folder, other = locked
     other.send_signal(signal.SIGKILL)
     other.wait()
     with lock(folder, "mine"):
         pass
 
 
-def test_nothing_stays_behind_whether_it_ends_well_or_not(tmp_path):
+def test_no_lock_file_stays_after_success_or_error(tmp_path):
     with lock(tmp_path / "model", "mine"):
         pass
     with pytest.raises(ZeroDivisionError), lock(tmp_path / "model", "mine"):
@@ -78,7 +78,7 @@ def test_nothing_stays_behind_whether_it_ends_well_or_not(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_same_thread_may_take_it_again_and_another_thread_is_refused(tmp_path):
+def test_the_same_thread_may_lock_again_and_another_thread_is_refused(tmp_path):
     refused = []
 
     def take():
@@ -100,13 +100,13 @@ def test_the_same_thread_may_take_it_again_and_another_thread_is_refused(tmp_pat
     assert len(refused) == 1, "released only by the outermost"
 
 
-def test_two_places_do_not_hinder_each_other(taken):
-    folder, _ = taken
+def test_two_folders_have_separate_locks(locked):
+    folder, _ = locked
     with lock(folder.with_name("other"), "mine"):
         pass
 
 
-def test_no_count_of_four_processes_is_lost(tmp_path):
+def test_four_processes_that_count_lose_no_count(tmp_path):
     number = tmp_path / "number"
     number.write_text("0")
     counting = [start(COUNT, number) for _ in range(4)]
@@ -117,7 +117,7 @@ def test_no_count_of_four_processes_is_lost(tmp_path):
     assert list(tmp_path.iterdir()) == [number]
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "result.json"
     write_whole(file, "old")
     mode = file.stat().st_mode

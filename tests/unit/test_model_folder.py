@@ -1,5 +1,4 @@
-"""A user's files are theirs: nothing is replaced but what this project wrote, whole or not at
-all."""
+"""Only files that this project wrote are ever replaced, completely or not at all."""
 
 import os
 import socket
@@ -111,7 +110,7 @@ def a_socket(at):
     ],
     ids=lambda make: make.__name__,
 )  # fmt: skip
-def test_what_this_project_did_not_write_is_refused_and_left_as_it_was(make, model, tmp_path):
+def test_folders_with_other_files_are_refused_and_do_not_change(make, model, tmp_path):
     output = tmp_path / "output"
     here = os.getcwd()
     try:
@@ -136,7 +135,7 @@ def test_a_device_a_mount_and_the_current_folder_are_refused(model, tmp_path, mo
             save(model, path, overwrite=True)
 
 
-def test_the_command_line_leaves_a_project_as_it_was(tmp_path):
+def test_the_command_line_does_not_change_a_project(tmp_path):
     from typer.testing import CliRunner
 
     a_project_with_checkpoints(tmp_path / "project")
@@ -151,7 +150,7 @@ def test_the_command_line_leaves_a_project_as_it_was(tmp_path):
         assert snapshot(tmp_path) == before
 
 
-def test_a_saved_model_is_replaced_only_when_asked_to(model, other, tmp_path):
+def test_a_saved_model_is_replaced_only_with_overwrite(model, other, tmp_path):
     save(model, tmp_path / "model")
     before = snapshot(tmp_path)
     with pytest.raises(ValueError, match="holds a saved model: pass overwrite=True"):
@@ -164,9 +163,7 @@ def test_a_saved_model_is_replaced_only_when_asked_to(model, other, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing is left behind"
 
 
-def test_a_save_that_fails_leaves_the_old_model_and_nothing_else(
-    model, other, tmp_path, monkeypatch
-):
+def test_after_a_failed_save_only_the_old_model_exists(model, other, tmp_path, monkeypatch):
     save(model, tmp_path / "model")
     before = snapshot(tmp_path)
 
@@ -181,15 +178,15 @@ def test_a_save_that_fails_leaves_the_old_model_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("renames", "kept"), [(0, False), (1, False), (0, True), (1, True), (2, True)]
+    ("renames", "with_checkpoints"), [(0, False), (1, False), (0, True), (1, True), (2, True)]
 )
 def test_a_save_killed_between_its_renames_is_repaired(
-    renames, kept, model, other, tmp_path, monkeypatch
+    renames, with_checkpoints, model, other, tmp_path, monkeypatch
 ):
-    """After a given number of renames the process dies; the old or the new model is restored."""
+    """The process dies after a given number of renames. The old or the new model is restored."""
     folder = tmp_path / "model"
     save(model, folder)
-    if kept:
+    if with_checkpoints:
         (folder / "checkpoints" / "checkpoint-3").mkdir(parents=True)
         (folder / "checkpoints" / "checkpoint-3" / "optimizer.pt").write_text("steps 1 to 3")
         (folder / "checkpoints" / "run.json").write_text("{}")
@@ -216,10 +213,10 @@ def test_a_save_killed_between_its_renames_is_repaired(
         with pytest.raises(FileNotFoundError, match=r"save there again, or.*resume"):
             load(folder)
     recover(folder)
-    again = load(folder, device="cpu")
+    loaded = load(folder, device="cpu")
     expected = model if renames == 0 else other
-    assert torch.equal(again.encode_query("a"), expected.encode_query("a"))
-    assert (folder / "checkpoints" / "checkpoint-3" / "optimizer.pt").is_file() == kept
+    assert torch.equal(loaded.encode_query("a"), expected.encode_query("a"))
+    assert (folder / "checkpoints" / "checkpoint-3" / "optimizer.pt").is_file() == with_checkpoints
     assert not staging(folder).exists()
 
 
@@ -275,12 +272,12 @@ def test_a_second_process_cannot_save_at_the_same_time(model, tmp_path):
     save(model, tmp_path / "model")
 
 
-def test_a_new_an_empty_and_an_own_folder_are_free(model, tmp_path):
+def test_a_new_an_empty_and_a_saved_models_folder_may_be_written(model, tmp_path):
     check_output(tmp_path / "new")
     (tmp_path / "empty").mkdir()
     check_output(tmp_path / "empty")
     save(model, tmp_path / "empty")
-    for name in ("training_curve.csv", "recipe.yaml", "README.md"):  # train and people change these
+    for name in ("training_curve.csv", "recipe.yaml", "README.md"):  # train and users change these
         (tmp_path / "empty" / name).write_text("changed")
     check_output(tmp_path / "empty")
     assert (tmp_path / "empty" / MARKER).is_file()
@@ -301,7 +298,7 @@ def test_a_model_does_not_replace_its_own_backbone(tmp_path):
     assert load(tmp_path / "lora", device="cpu")
 
 
-def test_a_users_file_where_a_model_is_staged_is_kept(model, tmp_path):
+def test_a_user_file_in_the_staging_folder_stays(model, tmp_path):
     staging(tmp_path / "model").mkdir()
     (staging(tmp_path / "model") / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match=r"thesis\.tex, which metaembed_lite did not write"):
@@ -309,8 +306,8 @@ def test_a_users_file_where_a_model_is_staged_is_kept(model, tmp_path):
     assert (staging(tmp_path / "model") / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_path_through_the_folder_itself_is_the_folder(model, other, tmp_path):
+def test_a_path_with_dots_is_the_same_folder(model, other, tmp_path):
     save(model, tmp_path / "model")
     save(other, tmp_path / "model" / ".." / "model", overwrite=True)
-    again = load(tmp_path / "model", device="cpu")
-    assert torch.equal(again.encode_query("a"), other.encode_query("a"))
+    loaded = load(tmp_path / "model", device="cpu")
+    assert torch.equal(loaded.encode_query("a"), other.encode_query("a"))

@@ -1,10 +1,11 @@
 """Recipes and the command line that runs them."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from metaembed_lite import Budget, build, checkpoints, load, recipes
-from metaembed_lite.budget import check_nested
+from metaembed_lite.budget import BudgetLike, Budgets, check_nested
 from metaembed_lite.cli import app
 from metaembed_lite.data import codesearch
 from metaembed_lite.settings import check
@@ -146,10 +147,14 @@ def test_an_empty_section_means_the_defaults(written):
         ("temperature: off", "temperature is False, a boolean; expected null or a number"),
         ("gradient_checkpointing: 1", "gradient_checkpointing is 1, .*; expected true or false"),
         ("precision: fp8", "precision is 'fp8', a text; expected 'fp32' or 'bf16' or 'fp16'"),
-        ("budgets: 4x8", r"budgets is '4x8', a text; expected .*: write it as a list, \[4x8\]"),
-        ("budgets: [4y8]", "budgets is .*; expected null or a list, each item a budget such as"),
-        ("budgets: [4, 8]", "budgets is .*; expected null or a list, each item a budget such as"),
-        ("budgets: [[0, 1]]", "budgets is .*; expected null or a list, each item a budget such as"),
+        (
+            "budgets: [4y8]",
+            "budgets is .*; expected null or a list of budgets or a budget such as 4x8",
+        ),
+        (
+            "budgets: [[0, 1]]",
+            "budgets is .*; expected null or a list of budgets or a budget such as",
+        ),
         ("weights: [1, x]", "weights is .*; expected null or a list, each item a number"),
         ("weights: 1", r"weights is 1, .*: write it as a list, \[1\]"),
         ("loss: mine", "loss is 'mine', a text; expected null"),
@@ -205,7 +210,7 @@ def test_a_file_that_is_not_a_recipe_is_named(tmp_path, content, message):
         recipes.read(tmp_path)
 
 
-def test_the_types_are_those_of_the_function_and_what_cannot_be_known_is_taken():
+def test_types_come_from_the_signature_and_unknown_types_accept_anything():
     def later(
         model: "NotImported",  # noqa: F821
         targets: "str | Sequence[str] | None" = None,
@@ -223,6 +228,35 @@ def test_the_types_are_those_of_the_function_and_what_cannot_be_known_is_taken()
     for wrong in ({"targets": 1}, {"targets": [1]}, {"pair": [1]}, {"sizes": []}, {"others": 1}):
         with pytest.raises(ValueError, match="it"):
             check(later, wrong, "it", leave_out=["model"])
+
+
+def test_a_budget_and_budgets_are_recognized_by_their_types():
+    def score(
+        budget: BudgetLike = "1x1",
+        budgets: Budgets | None = None,
+        each: "Iterable[Budget | Sequence[int] | str] | None" = None,
+    ) -> None: ...
+
+    score.__globals__.update(Iterable=Iterable, Sequence=Sequence)
+    for name, values in {
+        "budget": ("4x8", [4, 8]),
+        "budgets": ("4x8", [4, 8], ["1x1", [4, 8]], None),
+        "each": (["1x1", [4, 8]], None),
+    }.items():
+        for value in values:
+            assert check(score, {name: value}, "it") == {name: value}
+    a_budget = "a budget such as 4x8"
+    for name, value, expected in (
+        ("budget", ["1x1", "4x8"], f"expected {a_budget}"),
+        ("budget", None, f"budget is null; expected {a_budget}"),
+        ("budget", 4, f"expected {a_budget}"),
+        ("budgets", "4y8", f"expected null or a list of budgets or {a_budget}"),
+        ("budgets", [], f"expected null or a list of budgets or {a_budget}"),
+        ("budgets", ["1x1", 4], f"expected null or a list of budgets or {a_budget}"),
+        ("each", "4x8", rf"expected null or a list, each item {a_budget}: write it as a list, "),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            check(score, {name: value}, "it")
 
 
 def test_the_command_line_trains_saves_and_evaluates(tmp_path):
@@ -257,14 +291,13 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["push", "nowhere", "me/model"], "not a saved model"),
         (["train", "tiny", "train.steps=four"], "steps is 'four'"),
         (["train", "tiny", "train.steps=2.5"], "steps is 2.5"),
-        (["train", "tiny", "train.budgets=4x8"], "[4x8]"),
         (["train", "tiny", "model.layout=[joint]"], "expected 'joint' or 'separate'"),
         (["train", "."], "is a folder"),
         (["train", "tiny", "data.name=image_folder", "data.path=3"], "path is 3"),
         (["evaluate", "tiny", "n_queries=many"], "n_queries is 'many'"),
         (["evaluate", "tiny", "n_queries=2.5"], "n_queries is 2.5"),
         (["evaluate", "tiny", "nqueries=3"], "Did you mean 'n_queries'"),
-        (["evaluate", "tiny", "seed=-1", "--queries", "3"], "non-negative"),
+        (["evaluate", "tiny", "seed=-1", "--queries", "3"], "seed=-1: use a whole number from 0"),
         (["evaluate", "tiny", "--suite", "moon"], "unknown suite 'moon'"),
         (["evaluate", "tiny", "--queries", "0"], "n_queries=0"),
         (["evaluate", "tiny", "--budget", "many"], "budget 'many'"),
@@ -272,13 +305,26 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
         (["evaluate", "tiny", "--benchmark", "of the moon"], "'of the moon'"),
     ],
 )
-def test_what_goes_wrong_is_said_without_a_traceback(arguments, message, tmp_path, monkeypatch):
+def test_expected_errors_are_one_line_without_a_traceback(
+    arguments, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     done = run(*arguments)
     assert done.exit_code == 2
     assert message in done.output
     assert "\nerror: " in f"\n{done.output}"
-    assert not list(tmp_path.iterdir()), "nothing half-written stays behind"
+    assert not list(tmp_path.iterdir()), "no half-written file stays"
+
+
+def test_an_error_that_another_library_raises_keeps_its_traceback(monkeypatch):
+    def read_broken_json():
+        return json.loads("{")
+
+    monkeypatch.setattr(recipes, "names", read_broken_json)
+    done = run("recipes")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, json.JSONDecodeError)
+    assert "error:" not in done.output
 
 
 def test_whole_numbers_of_a_suite_may_be_written_as_1e1():
@@ -301,7 +347,7 @@ def test_a_missing_mteb_is_named_with_what_installs_it(monkeypatch):
     assert "pip install 'metaembed-lite[benchmarks]'" in done.output
 
 
-def test_a_cut_weights_file_is_an_error_without_a_traceback(tmp_path):
+def test_a_truncated_weights_file_is_an_error_without_a_traceback(tmp_path):
     shutil.copytree(checkpoints.HERE / "tiny-handwriting", tmp_path / "model")
     weights = next((tmp_path / "model").rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])

@@ -1,5 +1,4 @@
-"""A checkpoint is data: nothing of it is run, nothing is written, and what is damaged is refused
-by name."""
+"""A checkpoint is data: its code never runs, it writes nothing, and damaged files are refused."""
 
 import io
 import json
@@ -70,7 +69,7 @@ def pickled_weights(file: Path, marker: Path):
         archive.writestr("archive/byteorder", "little")
 
 
-# Five ways in which a pickle was once run (the fifth is in test_nothing_but_data_comes_from_a_hub)
+# Five ways in which a pickle was once run (the fifth is in test_only_data_is_downloaded_from_a_hub)
 
 
 def a_whole_model_without_safetensors(models, marker):
@@ -140,13 +139,13 @@ def test_no_pickle_of_a_checkpoint_is_run(make, settings, dtype, hostile, tmp_pa
     assert not marker.exists()
 
 
-def test_the_payload_of_these_tests_does_run_where_nothing_stops_it(tmp_path):
+def test_the_payload_runs_if_nothing_stops_it(tmp_path):
     pickled_weights(tmp_path / "weights.bin", tmp_path / "code has run")
     torch.load(tmp_path / "weights.bin", weights_only=False)
     assert (tmp_path / "code has run").exists()
 
 
-def test_nothing_but_data_comes_from_a_hub(hostile, tmp_path, monkeypatch):
+def test_only_data_is_downloaded_from_a_hub(hostile, tmp_path, monkeypatch):
     """Both ways through a hub: a repository with pickles, and an adapter that names another one."""
     import fnmatch
 
@@ -160,7 +159,7 @@ def test_nothing_but_data_comes_from_a_hub(hostile, tmp_path, monkeypatch):
     (evil / "modeling_evil.py").write_text(f"open({str(marker)!r}, 'w')")
     edit(hostile / "adapter" / "adapter_config.json", base_model_name_or_path="evil/base")
     served = {"evil/full": evil, "evil/base": evil, "good/adapter": hostile / "adapter"}
-    fetched, names = [], []
+    downloaded, names = [], []
 
     def snapshot_download(name, *, allow_patterns):
         names.append(name)
@@ -170,7 +169,7 @@ def test_nothing_but_data_comes_from_a_hub(hostile, tmp_path, monkeypatch):
             if file.is_file() and any(fnmatch.fnmatch(relative, p) for p in allow_patterns):
                 (copy / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, copy / relative)
-                fetched.append(relative)
+                downloaded.append(relative)
         return str(copy)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
@@ -179,7 +178,7 @@ def test_nothing_but_data_comes_from_a_hub(hostile, tmp_path, monkeypatch):
             load(name, device="cpu")
     assert not marker.exists()
     assert set(names) == {"evil/full", "good/adapter", "evil/base"}
-    assert not [name for name in fetched if name.endswith((".dat", ".bin", ".py"))]
+    assert not [name for name in downloaded if name.endswith((".dat", ".bin", ".py"))]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_settings_that_reach_from_pretrained_are_refused(key, hostile, tmp_path)
 
 
 def under_another_name(folder, settings):
-    """The settings in a file that sentence-transformers reads if the first one says nothing."""
+    """The settings in a file that sentence-transformers reads if the first one is empty."""
     config = json.loads((folder / "sentence_bert_config.json").read_text())
     (folder / "sentence_bert_config.json").write_text("{}")
     (folder / "sentence_roberta_config.json").write_text(json.dumps({**config, **settings}))
@@ -229,7 +228,9 @@ def test_settings_are_refused_wherever_they_are_hidden(hide, name, hostile, tmp_
     offload = {"device_map": {"": "disk"}, "offload_folder": str(target)}
     hide(hostile / name, {"model_kwargs": offload})
     write_marker(hostile / name)  # an attacker can write one too
-    with pytest.raises(ValueError, match=r"sentence_bert_config\.json says nothing|modules\.json"):
+    with pytest.raises(
+        ValueError, match=r"sentence_bert_config\.json is empty|stands next to|modules\.json"
+    ):
         load(hostile / name, device="cpu")
     assert not target.exists()
 
@@ -246,7 +247,7 @@ def test_settings_are_refused_wherever_they_are_hidden(hide, name, hostile, tmp_
     ],
     ids=str,
 )
-def test_values_of_the_backbones_settings_are_checked(values, message, hostile):
+def test_values_of_the_backbone_settings_are_checked(values, message, hostile):
     edit(hostile / "whole" / "sentence_bert_config.json", **values)
     write_marker(hostile / "whole")
     with pytest.raises(ValueError, match=message):
@@ -266,7 +267,7 @@ def test_the_backbone_of_an_adapter_is_checked_too(values, hostile):
 
 
 @pytest.mark.parametrize("base", ["metaembed_lite/tiny", "another"])
-def test_an_adapter_is_no_backbone(base, hostile):
+def test_an_adapter_is_refused_as_a_backbone(base, hostile):
     shutil.copytree(hostile / "adapter", hostile / "another")
     name = base if "/" in base else str(hostile / base)
     edit(hostile / "adapter" / "adapter_config.json", base_model_name_or_path=name)
@@ -308,7 +309,7 @@ def test_configurations_that_name_code_are_refused(file, values, hostile):
         load(folder)
 
 
-def test_modality_config_calls_nothing_but_a_forward_pass(hostile):
+def test_modality_config_may_only_call_a_forward_pass(hostile):
     call = {"method": "save_pretrained", "method_output_name": None}
     edit(hostile / "whole" / "sentence_bert_config.json", modality_config={"text": call})
     with pytest.raises(ValueError, match="calls 'save_pretrained', which is not a forward pass"):
@@ -334,7 +335,7 @@ def test_modality_config_calls_nothing_but_a_forward_pass(hostile):
     ],
     ids=str,
 )
-def test_an_adapter_is_only_what_build_makes(values, message, hostile):
+def test_an_adapter_may_only_have_settings_that_build_makes(values, message, hostile):
     edit(hostile / "adapter" / "adapter_config.json", **values)
     started = time.monotonic()
     with pytest.raises(ValueError, match=message):
@@ -345,10 +346,10 @@ def test_an_adapter_is_only_what_build_makes(values, message, hostile):
 def test_no_pattern_of_a_checkpoint_is_run(hostile, saved):
     edit(hostile / "adapter" / "adapter_config.json", target_modules="(.*.*)*x")
     started = time.monotonic()
-    again = load(hostile / "adapter", device="cpu")
+    loaded = load(hostile / "adapter", device="cpu")
     assert time.monotonic() - started < 30
     right = load(saved / "adapter", device="cpu")
-    assert torch.equal(again.encode_query("7 center"), right.encode_query("7 center"))
+    assert torch.equal(loaded.encode_query("7 center"), right.encode_query("7 center"))
 
 
 @pytest.mark.parametrize(
@@ -402,14 +403,14 @@ def test_modules_lie_below_the_folder(path, hostile):
 @pytest.mark.parametrize(
     "text", ["", "[", "{}", "[]", "[1]", '[{"type": 3}]', "\xff", "[" * 100_000]
 )
-def test_a_list_of_modules_that_is_none_is_named(text, hostile):
+def test_a_damaged_list_of_modules_is_named(text, hostile):
     (hostile / "whole" / "modules.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"modules\.json.*damaged"):
         load(hostile / "whole")
 
 
 @pytest.mark.parametrize("name", ["sentence_bert_config.json", "chat_template.jinja"])
-def test_files_of_another_kind_are_not_read(name, hostile):
+def test_devices_and_pipes_are_not_read(name, hostile):
     """A link to a device or a pipe, as an archive can bring along, would hang or fill memory."""
     for make in (lambda file: file.symlink_to("/dev/zero"), os.mkfifo):
         (hostile / "whole" / name).unlink()
@@ -422,7 +423,7 @@ def test_files_of_another_kind_are_not_read(name, hostile):
 
 
 @pytest.mark.parametrize("name", ["adapter", "whole"])
-def test_every_damage_of_every_file_is_refused_by_its_name(name, saved, tmp_path):
+def test_damage_to_any_file_is_refused_with_its_name(name, saved, tmp_path):
     rng = random.Random(0)
     folder = tmp_path / "model"
     shutil.copytree(saved / name, folder)
@@ -443,7 +444,7 @@ def test_every_damage_of_every_file_is_refused_by_its_name(name, saved, tmp_path
 
 
 @pytest.mark.parametrize("name", ["adapter", "whole"])
-def test_a_missing_file_is_named_without_a_marker_too(name, hostile):
+def test_a_missing_file_is_named_also_without_a_marker(name, hostile):
     folder = hostile / name
     needed = [
         "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
@@ -488,7 +489,7 @@ def not_finite(tensors):
     "change", [drop_half, rename_all, drop_the_meta_tokens, add_one, not_finite]
 )
 @pytest.mark.parametrize("file", ["adapter/adapter_model", "whole/model", "whole/1_Dense/model"])
-def test_weights_that_do_not_fit_are_refused_without_a_marker_too(change, file, hostile):
+def test_weights_that_do_not_fit_are_refused_also_without_a_marker(change, file, hostile):
     weights = hostile / f"{file}.safetensors"
     tensors = load_file(weights)
     if change(tensors).keys() == tensors.keys() and change is not not_finite:
@@ -504,7 +505,9 @@ def test_weights_that_do_not_fit_are_refused_without_a_marker_too(change, file, 
 @pytest.mark.parametrize(
     "change", [{"r_q": 3}, {"r_q": 1}, {"r_c": 3}, {"r_c": 5}, {"layout": "separate"}]
 )
-def test_other_meta_tokens_than_were_trained_are_refused(name, change, saved, hostile, tmp_path):
+def test_meta_tokens_other_than_the_trained_ones_are_refused(
+    name, change, saved, hostile, tmp_path
+):
     marked = tmp_path / "marked"
     shutil.copytree(saved / name, marked)
     edit(marked / "sentence_bert_config.json", **change)
@@ -519,7 +522,7 @@ def test_other_meta_tokens_than_were_trained_are_refused(name, change, saved, ho
         load(hostile / name, device="cpu")
 
 
-def test_a_file_that_would_be_read_and_was_not_saved_is_refused(saved, tmp_path):
+def test_a_file_that_load_could_read_and_save_did_not_write_is_refused(saved, tmp_path):
     shutil.copytree(saved / "adapter", tmp_path / "model")
     (tmp_path / "model" / "notes.md").write_text("mine")
     assert load(tmp_path / "model", device="cpu")
@@ -528,10 +531,10 @@ def test_a_file_that_would_be_read_and_was_not_saved_is_refused(saved, tmp_path)
         load(tmp_path / "model", device="cpu")
 
 
-# What goes on working
+# What still works
 
 
-def test_a_backbone_that_moved_is_named_and_can_be_given(tmp_path):
+def test_a_moved_backbone_is_named_and_can_be_given(tmp_path):
     shutil.copytree(checkpoints.HERE / "tiny-vlm", tmp_path / "mybase")
     model = build(str(tmp_path / "mybase"), r_q=2, r_c=4, lora_rank=2, device="cpu").eval()
     save(model, tmp_path / "model")
@@ -540,12 +543,12 @@ def test_a_backbone_that_moved_is_named_and_can_be_given(tmp_path):
     )
     (tmp_path / "mybase").rename(tmp_path / "moved")
     with pytest.raises(
-        FileNotFoundError, match=r"mybase.*not there.*load\(path, backbone=\.\.\.\)"
+        FileNotFoundError, match=r"mybase.*does not exist.*load\(path, backbone=\.\.\.\)"
     ):
         load(tmp_path / "model", device="cpu")
-    again = load(tmp_path / "model", device="cpu", backbone=tmp_path / "moved")
-    assert torch.equal(again.encode_query("a"), model.encode_query("a"))
-    save(again, tmp_path / "again")
+    loaded = load(tmp_path / "model", device="cpu", backbone=tmp_path / "moved")
+    assert torch.equal(loaded.encode_query("a"), model.encode_query("a"))
+    save(loaded, tmp_path / "again")
     config = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "moved")
 
@@ -556,21 +559,21 @@ def test_prompts_and_the_card_survive_loading_and_saving(tmp_path):
     save(model, tmp_path / "model")
     card = tmp_path / "model" / "README.md"
     card.write_text(card.read_text() + "\n## Quality at every budget\n")
-    again = load(tmp_path / "model", device="cpu")
-    assert again.prompts == model.prompts
-    assert torch.equal(again.encode_query("a"), model.eval().encode_query("a"))
-    save(again, tmp_path / "again")
+    loaded = load(tmp_path / "model", device="cpu")
+    assert loaded.prompts == model.prompts
+    assert torch.equal(loaded.encode_query("a"), model.eval().encode_query("a"))
+    save(loaded, tmp_path / "again")
     assert "Quality at every budget" in (tmp_path / "again" / "README.md").read_text()
 
 
-def test_a_model_saved_by_sentence_transformers_alone_loads_here_and_there(tmp_path):
+def test_a_model_saved_by_sentence_transformers_loads_with_both_libraries(tmp_path):
     model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu").eval()
     model.save_pretrained(str(tmp_path / "plain"))
-    for again in (
+    for loaded in (
         load(tmp_path / "plain", device="cpu"),
         MultiVectorEncoder(str(tmp_path / "plain"), trust_remote_code=True, device="cpu"),
     ):
-        assert torch.equal(again.encode_query("a"), model.encode_query("a"))
+        assert torch.equal(loaded.encode_query("a"), model.encode_query("a"))
 
 
 def test_a_marker_lists_every_file_with_its_hash(saved):
@@ -578,17 +581,17 @@ def test_a_marker_lists_every_file_with_its_hash(saved):
 
     for folder in saved.iterdir():
         listed = json.loads((folder / MARKER).read_text())["sha256"]
-        there = {
+        hashes = {
             f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
             for f in folder.rglob("*")
             if f.is_file() and f.name not in (MARKER, "README.md")
         }
-        assert listed == there
+        assert listed == hashes
         write_marker(folder)
-        assert json.loads((folder / MARKER).read_text())["sha256"] == there
+        assert json.loads((folder / MARKER).read_text())["sha256"] == hashes
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
 def test_a_model_in_a_hubs_cache_consists_of_links_and_loads(saved, tmp_path):
     for file in (f for f in (saved / "adapter").rglob("*") if f.is_file()):
         link = tmp_path / "snapshot" / file.relative_to(saved / "adapter")

@@ -1,11 +1,11 @@
-"""Where meta tokens look: shapes, weights against the backbone's own, and what has no image."""
+"""Attention maps: their values are those of the backbone, and the model does not change."""
 
 import pytest
 import torch
 from PIL import Image
 
 from metaembed_lite import build, load
-from metaembed_lite.attention import image_attention
+from metaembed_lite.interpretability import image_attention, share_weights
 
 BOARD = Image.effect_noise((48, 48), 80).convert("RGB")
 
@@ -15,7 +15,7 @@ def tiny():
     return load("tiny", device="cpu")
 
 
-def test_the_maps_are_the_backbones_weights_at_meta_tokens_over_image_tokens(tiny):
+def test_maps_are_the_backbones_attention_from_meta_tokens_to_image_tokens(tiny):
     transformer = tiny[0]
     features = transformer.preprocess([BOARD], task="document")
     image = (features["input_ids"][0] == transformer.config.image_token_id).nonzero()[:, 0]
@@ -30,28 +30,48 @@ def test_the_maps_are_the_backbones_weights_at_meta_tokens_over_image_tokens(tin
     for meta in range(16):
         for place, token in enumerate(image):
             by_hand[meta, place] = layers[-1][0, :, meta - 16, token].mean()
-    found = image_attention(tiny, BOARD, layer=-1)
-    assert found.shape == (16, 3, 3)
-    torch.testing.assert_close(found.flatten(1), by_hand)
+    maps = image_attention(tiny, BOARD, layer=-1)
+    assert maps.shape == (16, 3, 3)
+    torch.testing.assert_close(maps.flatten(1), by_hand)
     mean = image_attention(tiny, BOARD)
     assert (mean.sum(dim=(1, 2)) < 1).all()
-    assert not torch.allclose(mean, found)
+    assert not torch.allclose(mean, maps)
 
 
-def test_looking_changes_nothing(tiny):
+def test_the_model_is_the_same_afterwards(tiny):
     before = tiny.encode_document(BOARD)
-    implementation = tiny[0].config.get_text_config()._attn_implementation
+    config = tiny[0].config.to_json_string()
     image_attention(tiny, BOARD)
-    assert tiny[0].config.get_text_config()._attn_implementation == implementation
+    assert tiny[0].config.to_json_string() == config
+    output = tiny[0].model(input_ids=torch.arange(5)[None], output_attentions=True)
+    assert not output.attentions  # still sdpa, which does not return weights
     assert torch.equal(tiny.encode_document(BOARD), before)
 
 
-def test_queries_have_maps_of_their_own_tokens(tiny):
-    found = image_attention(tiny, {"text": "what is it?", "image": BOARD}, task="query")
-    assert found.shape == (8, 3, 3)
+@pytest.mark.parametrize("lora_rank", [2, None])
+def test_the_copy_shares_every_tensor_and_gives_the_same_output(lora_rank):
+    backbone = build(r_q=2, r_c=3, lora_rank=lora_rank, device="cpu").eval()[0].model
+    twin = share_weights(backbone)
+    for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]:
+        part, _, last = name.rpartition(".")
+        assert getattr(twin.get_submodule(part), last) is tensor, name
+    others = [
+        tensor
+        for module in twin.modules()
+        for tensor in vars(module).values()
+        if isinstance(tensor, torch.Tensor)
+    ]
+    assert not others  # nothing of a model's size is copied
+    inputs = {"input_ids": torch.arange(5)[None]}
+    assert torch.equal(twin(**inputs)[0], backbone(**inputs)[0])
 
 
-def test_what_has_no_image_tokens_is_named(tiny):
+def test_queries_have_maps_of_query_meta_tokens(tiny):
+    maps = image_attention(tiny, {"text": "what is it?", "image": BOARD}, task="query")
+    assert maps.shape == (8, 3, 3)
+
+
+def test_an_item_without_image_tokens_is_named(tiny):
     with pytest.raises(ValueError, match="qwen2_5_vl has no image tokens"):
         image_attention(tiny, "a text")
 
@@ -78,7 +98,7 @@ def test_paligemmas_grid_is_square(tmp_path):
     assert image_attention(model, BOARD).shape == (3, 2, 2)
 
 
-def test_a_backbone_that_sees_by_cross_attention_is_refused(tmp_path):
+def test_a_backbone_that_reads_images_by_cross_attention_is_refused(tmp_path):
     from test_backbones import mllama
 
     model = build(mllama(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
