@@ -79,7 +79,7 @@ def mmr_loss(
     return _weighted_sum(per_budget, weights), per_budget.detach()
 
 
-def nested_scores(queries: Tensor, candidates: Tensor, budgets: Sequence[Budget]) -> list[Tensor]:
+def nested_scores(queries: Tensor, candidates: Tensor, budgets: Budgets) -> list[Tensor]:
     """MaxSim at every budget from one similarity tensor.
 
     A budget is a corner of the tensor: a maximum over the first r_c candidate vectors, and a sum
@@ -94,21 +94,19 @@ def nested_scores(queries: Tensor, candidates: Tensor, budgets: Sequence[Budget]
         G tensors (B, N): float64 if the queries are, and float32 otherwise, also under autocast.
 
     Example:
-        >>> from metaembed_lite import Budget
-        >>> scores = nested_scores(
-        ...     torch.ones(2, 4, 3), torch.ones(5, 8, 3), [Budget(1, 1), Budget(4, 8)]
-        ... )
+        >>> scores = nested_scores(torch.ones(2, 4, 3), torch.ones(5, 8, 3), ["1x1", "4x8"])
         >>> [s.shape for s in scores], scores[1][0, 0].item()
         ([torch.Size([2, 5]), torch.Size([2, 5])], 12.0)
     """
-    full = budgets[-1]
+    nested = check_nested(budgets)
+    full = nested[-1]
     q = at_least_float32(queries[:, : full.r_q])
     c = candidates[:, : full.r_c].to(q.dtype)
     with torch.autocast(q.device.type, enabled=False):
         similarities = torch.einsum("bqd,nrd->bnqr", q, c)  # (B, N, R_q, R_c)
     scores: list[Tensor] = []
     best = similarities[..., 0]  # (B, N, R_q): each query vector's maximum so far
-    for budget, ring in zip(budgets, rings(budgets), strict=True):
+    for budget, ring in zip(nested, rings(nested), strict=True):
         if ring.start < ring.stop:
             ring_best = similarities[..., ring].amax(dim=3)  # (B, N, R_q, ring) -> (B, N, R_q)
             best = ring_best if ring.start == 0 else torch.maximum(best, ring_best)
@@ -120,7 +118,7 @@ def losses_by_budget(
     queries: Tensor,
     candidates: Tensor,
     positives: Tensor,
-    budgets: Sequence[Budget],
+    budgets: Budgets,
     temperature: float,
     false_negatives: Tensor | None = None,
 ) -> Tensor:
@@ -142,7 +140,7 @@ def losses_by_budget(
 
     Example:
         >>> q, c = torch.eye(2)[:, None], torch.eye(2)[:, None]  # one vector per item
-        >>> losses_by_budget(q, c, torch.tensor([0, 1]), [Budget(1, 1)], temperature=1.0)
+        >>> losses_by_budget(q, c, torch.tensor([0, 1]), "1x1", temperature=1.0)
         tensor([0.3133])
     """
     scores = nested_scores(queries, candidates, budgets)

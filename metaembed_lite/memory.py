@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from metaembed_lite.budget import Budget
+from metaembed_lite.budget import BudgetLike, Budgets, as_budget, check_nested
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +22,7 @@ ACTIVATION_BYTES, CHECKPOINT_BYTES = 34, 2
 def estimate(
     model: MultiVectorEncoder,
     rows: Dataset,
-    budgets: Sequence[Budget],
+    budgets: Budgets,
     batch_size: int,
     mini_batch_size: int | None = None,
     gradient_checkpointing: bool = False,
@@ -45,9 +44,9 @@ def estimate(
         the activations of a frozen vision tower are not counted, because little of them is kept.
 
     Example:
-        >>> from metaembed_lite import Budget, load, load_task
+        >>> from metaembed_lite import load, load_task
         >>> rows = load_task("handwriting", n_queries=4, n_train=8).train
-        >>> parts = estimate(load("tiny", device="cpu"), rows, [Budget(8, 16)], batch_size=64)
+        >>> parts = estimate(load("tiny", device="cpu"), rows, (8, 16), batch_size=64)
         >>> sorted(parts)
         ['activations', 'gradients and optimizer', 'similarities', 'weights']
     """
@@ -71,7 +70,7 @@ def estimate(
         "weights": weights,
         "gradients and optimizer": 3 * trainable,  # a gradient and Adam's two moments
         "activations": inputs * tokens * per_token * value_bytes // 2,
-        "similarities": similarity_bytes(inputs, candidates, budgets[-1]),
+        "similarities": similarity_bytes(inputs, candidates, check_nested(budgets)[-1]),
     }
 
 
@@ -87,14 +86,15 @@ def activation_bytes(layers: int, hidden: int, gradient_checkpointing: bool = Fa
     return ACTIVATION_BYTES * layers * hidden
 
 
-def similarity_bytes(queries: int, candidates: int, budget: Budget) -> int:
+def similarity_bytes(queries: int, candidates: int, budget: BudgetLike) -> int:
     """Bytes of the loss's (queries, candidates, r_q, r_c) float32 similarities and their gradient.
 
     Example:
-        >>> similarity_bytes(queries=64, candidates=128, budget=Budget(16, 64))
+        >>> similarity_bytes(queries=64, candidates=128, budget="16x64")
         67108864
     """
-    return 2 * 4 * queries * candidates * budget.r_q * budget.r_c
+    pairs = as_budget(budget).multiply_adds(dim=1)  # of vectors, per query and candidate
+    return 2 * 4 * queries * candidates * pairs
 
 
 def available(device: torch.device) -> int | None:

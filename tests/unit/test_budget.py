@@ -226,3 +226,39 @@ def test_rings_are_the_vectors_that_each_budget_adds(sides):
 def test_rings_of_budgets_that_are_not_nested_are_refused():
     with pytest.raises(ValueError, match="not nested"):
         rings([(2, 4), (1, 8)])
+
+
+@pytest.mark.parametrize("budget", [Budget(2, 4), (2, 4), [2, 4], "2x4", np.array([2, 4])])
+def test_every_function_takes_a_budget_in_every_form(budget):
+    from metaembed_lite import (
+        BudgetExplorer,
+        MatryoshkaMultiVectorLoss,
+        build,
+        load_task,
+        maxsim,
+        memory,
+        mmr_loss,
+        sweep,
+        train,
+    )
+    from metaembed_lite.evaluation import encode, evaluate
+    from metaembed_lite.meta_tokens import choose_budgets
+
+    model = build("tiny-vlm", r_q=3, r_c=5, dim=8, lora_rank=2, device="cpu")
+    task = load_task("handwriting", n_queries=4, n_train=8)
+    encoded = encode(model, task)
+    queries, candidates = encoded.queries, encoded.candidates
+    expected = maxsim(queries, candidates, Budget(2, 4))
+    assert torch.equal(maxsim(queries, candidates, budget), expected)
+    assert choose_budgets(model, budget) == (Budget(2, 4),)
+    assert evaluate(encoded, budget).r_c.tolist() == [4]
+    assert sweep(model, task, budget).r_c.tolist() == [4]
+    assert MatryoshkaMultiVectorLoss(model, budget).budgets == (Budget(2, 4),)
+    assert len(mmr_loss(queries, candidates[:4, None], budget)[1]) == 1
+    assert memory.similarity_bytes(1, 1, budget) == 8 * 2 * 4
+    assert "similarities" in memory.estimate(model, task.train, budget, batch_size=4)
+    curve = train(model, task.train, budgets=budget, steps=1, batch_size=4)
+    assert list(curve.columns)[3:] == ["(2, 4)"]
+    explorer = BudgetExplorer(model, task, encoded, budgets=budget, queries=1, candidates=2)
+    explorer.budget = budget
+    assert explorer.budget == Budget(2, 4)
