@@ -50,8 +50,9 @@ def load_task(name: str, **settings: Any) -> RetrievalTask:
         RetrievalTask('scenes': 5 queries, 10 candidates, 2 training rows)
     """
     load = find_suite(name)
-    whole_number(settings.get("seed", 0), "seed", least=0)
-    return load(**check(load, settings, f"suite {name!r}"))
+    arguments = check(load, settings, f"suite {name!r}")
+    whole_number(arguments.get("seed", 0), "seed", least=0)
+    return load(**arguments)
 
 
 def find_suite(name: str) -> Callable[..., RetrievalTask]:

@@ -30,6 +30,11 @@ class Triple(NamedTuple):
         board: (9,) or (9, attributes) int, what each place holds.
         places: (k,) int, the places that the query names, in the order it names them.
         negative: like ``board``, and different from it at one named place.
+
+    Example:
+        >>> board = np.arange(9)
+        >>> Triple(board, places=np.array([0, 4]), negative=board[::-1]).places
+        array([0, 4])
     """
 
     board: np.ndarray

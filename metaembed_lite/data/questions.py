@@ -118,6 +118,10 @@ class Example(NamedTuple):
         positive: the answer, a text or an image.
         negative: of the same kind as ``positive``.
         facts: of query, positive and negative.
+
+    Example:
+        >>> Example("which digit is top?", "7", "3", facts=([], [], [])).positive
+        '7'
     """
 
     query: Item

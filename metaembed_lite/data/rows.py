@@ -27,6 +27,11 @@ class PictureFeature(ImageFeature):
 
     It stores what ``Image`` stores. When datasets rebuilds the features from a file, they become
     ``Image`` again, and ``preprocess`` opens those pictures by the same rules.
+
+    Example:
+        >>> from PIL import Image
+        >>> PictureFeature().decode_example(Image.new("L", (4, 4))).mode
+        'RGB'
     """
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:

@@ -72,6 +72,7 @@ def choose_candidates(
 
     Example:
         >>> import torch
+        >>> from metaembed_lite import RetrievalTask
         >>> task = RetrievalTask("letters", ["a"], ["a", "b", "c"], np.array([[1, 0, 0]]))
         >>> candidates = torch.tensor([[[0.1]], [[0.9]], [[0.5]]])  # (3, 1, 1)
         >>> encoded = EncodedTask(task, torch.ones(1, 1, 1), candidates)

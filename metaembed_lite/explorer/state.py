@@ -78,6 +78,13 @@ class ExplorerState:
         pool: (Q, N) bool, or None without pools.
         query_vectors: (Q, R_q, D) float32, dequantized.
         candidate_vectors: (N, R_c, D) float32, dequantized.
+
+    Example:
+        >>> from metaembed_lite import build, load_task
+        >>> model = build("tiny-vlm", r_q=1, r_c=2, dim=8, device="cpu")
+        >>> task = load_task("handwriting", n_queries=2, n_train=0)
+        >>> build_state(model, task, queries=1, candidates=[3, 0]).relevance.shape
+        (1, 2)
     """
 
     page: PageState

@@ -118,9 +118,9 @@ def test_a_bad_size_is_named(make, bad):
 def test_max_seq_length_cuts_the_neighbors_inputs_too():
     short = token_vectors(max_seq_length=6, lora_rank=None)
     assert [len(v) for v in short.encode_query(["one two three four five six seven"])] == [6]
-    one = single_vector(how="mean", max_seq_length=6, lora_rank=None)
+    one = single_vector(mode="mean", max_seq_length=6, lora_rank=None)
     a, b = one.encode_query(["one two three four five six", "one two three four five six seven"])
-    whole = single_vector(how="mean", lora_rank=None)
+    whole = single_vector(mode="mean", lora_rank=None)
     c, d = whole.encode_query(["one two three four five six", "one two three four five six seven"])
     assert torch.equal(a, b)
     assert not torch.allclose(c, d, atol=1e-3)

@@ -111,7 +111,7 @@ def test_the_command_line_takes_the_readmes_training_command():
     assert option == "--output"
     recipe = recipes.read(name, overrides)
     assert recipe.data["name"] == "image_folder"
-    assert "tiny" in recipes.names()
+    assert "tiny" in recipes.list_names()
 
 
 def test_the_readmes_five_lines_run():

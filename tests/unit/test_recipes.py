@@ -320,7 +320,7 @@ def test_an_error_that_another_library_raises_keeps_its_traceback(monkeypatch):
     def read_broken_json():
         return json.loads("{")
 
-    monkeypatch.setattr(recipes, "names", read_broken_json)
+    monkeypatch.setattr(recipes, "list_names", read_broken_json)
     done = run("recipes")
     assert done.exit_code == 1
     assert isinstance(done.exception, json.JSONDecodeError)
