@@ -43,7 +43,7 @@ def single_vector(
             positions.
 
     Example:
-        >>> single_vector("tiny-vlm", lora_rank=None, device="cpu").encode_query("3 top left").shape
+        >>> single_vector("tiny-vlm", lora_rank=None, device="cpu").encode_query("3 top-left").shape
         torch.Size([1, 128])
     """
     check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
@@ -78,7 +78,7 @@ def token_vectors(
 
     Example:
         >>> model = token_vectors("tiny-vlm", lora_rank=None, device="cpu")
-        >>> len(model.encode_query("3")) < len(model.encode_query("3 top left"))
+        >>> len(model.encode_query("3")) < len(model.encode_query("3 top-left"))
         True
     """
     check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)

@@ -44,7 +44,7 @@ def load(
 
     Example:
         >>> model = load("tiny", device="cpu")
-        >>> model.encode_query("3 top left, 7 center").shape  # (R_q, D)
+        >>> model.encode_query("3 top-left, 7 center").shape  # (R_q, D)
         torch.Size([8, 32])
     """
     path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)

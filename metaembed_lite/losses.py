@@ -201,7 +201,7 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         >>> from metaembed_lite import load
         >>> model = load("tiny", device="cpu")
         >>> loss = MatryoshkaMultiVectorLoss(model, budgets=[(1, 1), (4, 8)])
-        >>> queries = model.preprocess(["3 top left", "7 center"], task="query")
+        >>> queries = model.preprocess(["3 top-left", "7 center"], task="query")
         >>> positives = model.preprocess(["a 3", "a 7"], task="document")
         >>> loss([queries, positives]).shape
         torch.Size([])

@@ -25,7 +25,7 @@ class PrefixPooling(BaseTokenPooling):
     Example:
         >>> from metaembed_lite import load
         >>> model = load("tiny", device="cpu")
-        >>> model.encode_query("3 top left", token_pooling=PrefixPooling(4)).shape
+        >>> model.encode_query("3 top-left", token_pooling=PrefixPooling(4)).shape
         torch.Size([4, 32])
     """
 

@@ -33,7 +33,7 @@ def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = Fal
         >>> from metaembed_lite import load
         >>> folder = tempfile.mkdtemp()
         >>> save(load("tiny", device="cpu"), folder)
-        >>> load(folder, device="cpu").encode_query("3 top left").shape
+        >>> load(folder, device="cpu").encode_query("3 top-left").shape
         torch.Size([8, 32])
     """
     folder = Path(os.path.abspath(folder))
