@@ -2,7 +2,7 @@
 
     python benchmarks/explorer.py                 # or CHROME=/path/to/chromium python ...
 
-Moves a slider at the size that the budget explorer is meant for: 200 pictures with 64 vectors of 64
+Moves a slider at the size that the budget explorer is meant for: 200 images with 64 vectors of 64
 dimensions each, and a query of 16 vectors. Measures the time from the slider's input event until
 the page has changed, and until the frame that shows the change is painted. Writes
 ``book/results/explorer.json``.
@@ -77,7 +77,7 @@ def measure_repaints(page_state: PageState) -> dict[str, Any]:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_content(f"<!doctype html><title>bench</title>{render_html('bench', state, '')}")
         page.wait_for_selector(".cards li")
-        for _ in range(10):  # warms up the compiler and decodes the pictures
+        for _ in range(10):  # warms up the compiler and decodes the images
             page.evaluate(MOVE, [1, int(rng.integers(1, R_C + 1))])
         times = []
         for i in tqdm(range(MOVES), desc="moves"):

@@ -4,8 +4,9 @@
     model = load("tiny")                              # or build("Qwen/Qwen2.5-VL-3B-Instruct")
     scores = maxsim(model.encode_query(texts), model.encode_document(images), budget=(4, 8))
 
-The way of the data, one file per step: data/ -> meta_tokens.py -> losses.py -> budget.py ->
-scoring.py -> evaluation.py -> explorer/. model.py builds, saves and loads, training.py trains.
+Data flows through one file per step: data/ -> meta_tokens.py -> losses.py -> budget.py ->
+scoring.py -> evaluation.py -> explorer/. Models come from model.py (build), loading.py and
+saving.py. training.py trains them.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class AdapterTransformer(Transformer):
         self.query_expansion = kwargs.get("query_expansion")  # checked against the tokenizer
 
     def _check_complete(self, folder: str, model_kwargs: dict[str, Any]) -> None:
-        """Check that the weights of a saved model are those of its class, no more and no fewer.
+        """Check that the weights of a saved model are exactly those of its class.
 
         The model is made once more without data: on the meta device no tensor is read.
         """
@@ -132,7 +132,7 @@ def _is_saved_here(folder: Path) -> bool:
 
 
 def read_config(folder: str | Path) -> dict[str, Any] | None:
-    """The configuration of the adapter in a local folder; None if there is none.
+    """The configuration of the adapter in a local folder. None if there is none.
 
     Example:
         >>> read_config(checkpoints.HERE / "tiny-scenes")["peft_type"]
@@ -148,8 +148,8 @@ def backbone_name(config: dict[str, Any], folder: str | Path) -> str:
     """The backbone that an adapter names: a bundled one, a folder, or a hub id.
 
     Args:
-        config: of the adapter.
-        folder: of the adapter, for the error.
+        config: the adapter's configuration.
+        folder: the folder of the adapter, for the error.
 
     Raises:
         ValueError: if it names none.
@@ -161,7 +161,7 @@ def backbone_name(config: dict[str, Any], folder: str | Path) -> str:
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ValueError(
-            f"{Path(folder) / CONFIG}: base_model_name_or_path is {name!r}, which is no backbone; "
+            f"{Path(folder) / CONFIG}: base_model_name_or_path is {name!r}, not a backbone; "
             "expected a folder or a hub id"
         )
     return name
@@ -187,7 +187,7 @@ def backbone_folder(name: str) -> str:
     if Path(name).is_absolute() or name.count("/") != 1 or name.startswith("."):
         raise FileNotFoundError(
             f"the model's backbone was the folder {name!r}, which does not exist: give its new "
-            "place with load(path, backbone=...)"
+            "path with load(path, backbone=...)"
         )
     return str(hub.fetch(name, "backbone", checkpoints.BACKBONES))
 
@@ -215,7 +215,7 @@ def check_no_code(folder: Path, auto_map: bool = True) -> None:
     """Refuse configurations of a model that name code or other configuration files.
 
     Args:
-        folder: of the model.
+        folder: the folder of the model.
         auto_map: whether to refuse classes of a repository too. A backbone may name them, because
             they are not used without ``trust_remote_code``. Defaults to True.
 
@@ -248,7 +248,7 @@ def load_adapter(backbone: Any, folder: Path, config: dict[str, Any]) -> None:
 
     Args:
         backbone: a model of transformers. It is changed in place.
-        folder: of the adapter.
+        folder: the folder of the adapter.
         config: from ``read_config``.
 
     Raises:
@@ -339,7 +339,7 @@ def checked_config(config: dict[str, Any], weights: dict[str, Any], file: Path) 
     Args:
         config: from ``read_config``.
         weights: from ``read_weights``.
-        file: of the configuration, for errors.
+        file: the file of the configuration, for errors.
 
     Raises:
         ValueError: on a setting that ``build`` does not make, or one that contradicts the weights.
@@ -400,7 +400,7 @@ def check_fit(report: dict[str, Any], file: Path) -> None:
 
     Args:
         report: transformers' ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``.
-        file: of the weights, for the error.
+        file: the file of the weights, for the error.
 
     Raises:
         ValueError: naming the first tensor that is missing, not expected, or of another shape.

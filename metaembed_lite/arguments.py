@@ -28,7 +28,7 @@ def is_finite_number(value: Any) -> bool:
 
 
 def whole_number(value: Any, name: str, least: int = 1, reason: str = "") -> int:
-    """The value as an ``int``. Whole numbers of numpy and pandas count, floats and bools do not.
+    """The value as an ``int``. Integers of numpy and pandas are accepted, floats and bools are not.
 
     Args:
         value: the argument.

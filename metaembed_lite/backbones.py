@@ -33,7 +33,7 @@ CHAT_TEMPLATES = {
         "{% for m in messages %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}"
         "{% endfor %}{% endfor %}{% if not image.seen %}\n{% endif %}"
     ),
-    "mllama": (  # for base checkpoints; the Instruct ones have a template
+    "mllama": (  # for base checkpoints, because the Instruct ones have a template
         "{% for m in messages %}{% for c in m['content'] if c['type'] == 'image' %}<|image|>"
         "{% endfor %}{% endfor %}{{ bos_token }}"
         "{% for m in messages %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}"
@@ -81,7 +81,7 @@ def add_missing_features(features: dict[str, Any], model_type: str) -> dict[str,
 
     Args:
         features: from the processor. They are changed in place.
-        model_type: of the backbone's configuration.
+        model_type: the model type in the backbone's configuration.
 
     Returns:
         The features.
@@ -209,10 +209,10 @@ def check_targets(targets: Any) -> None:
 
 
 def language_layers(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
-    """The name and the list of the language model's layers; None if there is not exactly one list.
+    """The name and the list of the language model's layers. None unless there is exactly one.
 
-    It is the list of ``num_hidden_layers`` modules in ``get_decoder()``, which is the language
-    model of a vision-language model, or a text model itself.
+    It is the list of ``num_hidden_layers`` modules in ``get_decoder()``. That is the language model
+    of a vision-language model, or a text model itself.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -230,7 +230,7 @@ def language_layers(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
 
 
 def describe_adapter(model: nn.Module) -> str | None:
-    """What LoRA adapts in a backbone, in one line; None if it has no adapter.
+    """What LoRA adapts in a backbone, in one line. None if it has no adapter.
 
     Example:
         >>> from metaembed_lite import load

@@ -1,8 +1,9 @@
 """What MetaEmbed is compared with: one vector per item, or one vector per token.
 
 Both are ordinary ``MultiVectorEncoder`` models on the same backbone with the same LoRA, without
-meta tokens. So ``train`` takes them with a loss of sentence-transformers, and ``encode`` as well. A
-single vector is a late interaction of one vector with one: its MaxSim is the cosine.
+meta tokens. So ``train`` accepts them with a loss of sentence-transformers, and ``encode`` accepts
+them too. With one vector per item, late interaction compares one vector with one other, and MaxSim
+is the cosine.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def single_vector(
         dim, lora_rank, max_seq_length, device, seed: as in ``build``.
 
     Raises:
-        ValueError: on another ``mode``, counts below one, or a limit beyond the backbone's
+        ValueError: on an unknown ``mode``, counts below one, or a limit beyond the backbone's
             positions.
 
     Example:
@@ -69,7 +70,7 @@ def token_vectors(
 
     Args:
         backbone: as in ``build``.
-        patches_only: keep only the vectors of the image's tokens of a candidate. Defaults to False.
+        patches_only: keep only a candidate's vectors at image tokens. Defaults to False.
         dim, lora_rank, max_seq_length, device, seed: as in ``build``.
 
     Raises:
@@ -85,7 +86,7 @@ def token_vectors(
     transformer = _transformer(backbone, seed)
     image = getattr(transformer.config, "image_token_id", None)
     if patches_only and image is None:
-        raise ValueError(f"patches_only=True: {backbone!r} has no image token; use it without")
+        raise ValueError(f"patches_only=True: {backbone!r} has no image token; leave it out")
     mask = MultiVectorMask(keep_only_token_ids=[image] if patches_only else None)
     return assemble(
         transformer, dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length,

@@ -1,7 +1,8 @@
 """A budget: how many query and candidate vectors a score may use, and what that costs. No torch.
 
-MetaEmbed trains nested prefixes (r_q, r_c), so that the choice can be made at test time: the first
-r_q query vectors against the first r_c candidate vectors (Matryoshka Multi-Vector Retrieval).
+MetaEmbed trains nested prefixes (Matryoshka Multi-Vector Retrieval), so the budget (r_q, r_c) can
+be chosen at test time. A score then uses the first r_q query vectors and the first r_c candidate
+vectors.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Budget:
             dtype: "float32", "float16", "bfloat16" or "int8". Defaults to "float32".
 
         Raises:
-            ValueError: if ``dim`` is not a whole number from 1 up, or on another ``dtype``.
+            ValueError: if ``dim`` is not a whole number from 1 up, or ``dtype`` is unknown.
 
         Example:
             >>> Budget(16, 64).bytes_per_candidate(dim=2048, dtype="bfloat16")
@@ -117,7 +118,7 @@ class Budget:
 
         Args:
             dim: D, values per vector.
-            candidates: how many candidates are scored. Defaults to 1.
+            candidates: the number of candidates to score. Defaults to 1.
 
         Raises:
             ValueError: if ``dim`` is not a whole number from 1 up, or ``candidates`` from 0 up.
@@ -220,7 +221,7 @@ def rings(budgets: Budgets) -> list[slice]:
     """The candidate vectors that each nested budget adds to the budget before it.
 
     The maximum over a budget's vectors is the maximum over its rings. An index that stores one
-    column per ring reads only the columns of the budget that is asked for.
+    column per ring reads only the columns of the requested budget.
 
     Returns:
         One slice per budget, which may be empty.
@@ -241,7 +242,8 @@ def budgets_within(full: BudgetLike, budgets: Budgets | None = None) -> tuple[Bu
 
     Args:
         full: how many vectors there are, (R_q, R_c).
-        budgets: Defaults to those of the paper that fit, and the full budget.
+        budgets: a list, or a single budget. Defaults to those of the paper that fit, and the full
+            budget.
 
     Raises:
         ValueError: as ``as_budgets``, or if a budget needs more vectors.

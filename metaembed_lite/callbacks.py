@@ -1,4 +1,4 @@
-"""Callbacks of the trainer: the loss of each budget in the log, and checkpoints marked whole."""
+"""Callbacks of the trainer: log the loss of each budget, and mark complete checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LossByBudget(TrainerCallback):
-    """Adds the loss of each budget to the trainer's log, as means since the previous row.
+    """Adds the loss of each budget to the trainer's log, averaged since the previous row.
 
     Args:
         loss: ``MatryoshkaMultiVectorLoss`` or its cached form.
@@ -46,10 +46,10 @@ class LossByBudget(TrainerCallback):
 
 
 class MarkWhole(TrainerCallback):
-    """Marks a checkpoint as whole once every process has written its part. Stops at NaN.
+    """Marks a checkpoint as complete once every process has written its part. NaN is an error.
 
     Args:
-        model: that is trained.
+        model: the model that is trained.
         devices: number of processes. Defaults to 1.
 
     Example:
@@ -67,10 +67,10 @@ class MarkWhole(TrainerCallback):
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not parameter.isfinite().all():
                 if state.is_world_process_zero:
-                    shutil.rmtree(checkpoint)  # the good one before it stays
+                    shutil.rmtree(checkpoint)  # the previous checkpoint, which is good, stays
                 raise ValueError(
                     f"the weights {name} hold NaN or infinity at step {state.global_step}: lower "
-                    "the learning rate and start again from an earlier state"
+                    "the learning rate and train again from an earlier checkpoint"
                 )
         if state.is_world_process_zero:
             mark_whole(checkpoint)

@@ -1,9 +1,9 @@
-"""The command line: what the module does, from a terminal.
+"""The command line of the package.
 
 metaembed-lite recipes
 metaembed-lite train tiny --output my-model train.steps=100
 accelerate launch -m metaembed_lite.cli train qwen2.5-vl-7b --output my-model
-metaembed-lite evaluate my-model --suite image_folder path=my-pictures
+metaembed-lite evaluate my-model --suite image_folder path=my-images
 metaembed-lite evaluate my-model --benchmark "ViDoRe(v2)" --budget 8x16
 metaembed-lite push my-model you/my-model
 """
@@ -26,7 +26,7 @@ def is_expected(error: Exception) -> bool:
     """Whether an error is explained by its message, so that a traceback would not help.
 
     These are errors of the machine (files, memory, connection, missing packages), and each
-    ``ValueError`` that this package raises. One from within another library may be a bug.
+    ``ValueError`` that this package raises. A ``ValueError`` from another library may be a bug.
 
     Example:
         >>> is_expected(FileNotFoundError("model.safetensors is missing"))
@@ -156,7 +156,7 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="key=value for the suite, such as path=my-pictures")
+        list[str] | None, typer.Argument(help="key=value for the suite, such as path=my-images")
     ] = None,
     suite: Annotated[
         str | None,

@@ -55,7 +55,7 @@ class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
             raise ItemError(index, error.item, error.problem) from error
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Features of the inputs; the first module alone decides what an item is."""
+        """Features of the inputs. Only the first module decides what an item is."""
         if isinstance(self[0], ItemTransformer):
             return self[0].preprocess(inputs, prompt=prompt, **kwargs)
         return super().preprocess(inputs, prompt=prompt, **kwargs)
@@ -71,7 +71,7 @@ class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
 
 
 def configure(model: MultiVectorEncoder) -> None:
-    """Set what every model has, built or loaded: its card, and float32 behind the backbone.
+    """Set the model card's template, and float32 for the modules after the backbone.
 
     Example:
         >>> from metaembed_lite import load

@@ -110,10 +110,10 @@ def encode(
 
 
 def precision_at_1(scores: Any, relevance: Any, pool: Any = None) -> float:
-    """Share of queries whose best candidate is relevant; a tie with an irrelevant one is a miss.
+    """Share of queries whose best candidate is relevant. A tie with an irrelevant one is a miss.
 
     Args:
-        scores: (Q, N), finite.
+        scores: (Q, N), all finite.
         relevance: (Q, N) grades of any real type, above 0 where relevant.
         pool: (Q, N) bool or 0/1, which candidates are ranked at all. Defaults to all. A relevant
             candidate outside the pool is not found.
@@ -167,7 +167,9 @@ def _judged(scores: Any, relevance: Any, pool: Any) -> Judged:
 def _check_scores(scores: Any) -> np.ndarray:
     """(Q, N) floats: whole numbers become float64, floats keep their type."""
     if isinstance(scores, np.ma.MaskedArray):
-        raise ValueError("scores is a numpy masked array: pass its .data, and what counts as pool")
+        raise ValueError(
+            "scores is a numpy masked array: pass its .data, and the candidates that count as pool="
+        )
     try:
         array = np.asarray(scores)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -354,11 +356,16 @@ def sweep(
         batch_size: inputs per batch when encoding. Defaults to 64.
 
     Returns:
-        DataFrame with columns r_q, r_c, p_at_1 (in [0, 1]; ties count against the model),
-        ndcg_at_5 (in [0, 1]; linear gain, tied candidates averaged), mrr_at_10 (in [0, 1]; ties
-        count against the model), bytes_per_candidate (float32), multiply_adds (per query and
-        candidate), encode_query_ms, encode_candidate_ms (each) and score_ms (one query against all
-        candidates; median of five runs over all queries).
+        DataFrame with these columns:
+
+        - r_q, r_c: the budget.
+        - p_at_1, mrr_at_10: in [0, 1]. Ties count against the model.
+        - ndcg_at_5: in [0, 1]. Linear gain, averaged over tied candidates.
+        - bytes_per_candidate: in float32.
+        - multiply_adds: per query and candidate.
+        - encode_query_ms, encode_candidate_ms: milliseconds per query and per candidate.
+        - score_ms: milliseconds to score one query against all candidates. The median of five runs
+          over all queries, divided by their number.
 
     Raises:
         ValueError: on a budget beyond the model's meta tokens, embeddings that are not finite, or

@@ -48,13 +48,13 @@ def mask_false_negatives(
     Args:
         keys: from ``item_keys``.
         positives: (B,), the index of each query's positive.
-        gather_across_devices: the N candidates are those of all processes.
+        gather_across_devices: the N candidates are those of all processes. Defaults to False.
 
     Raises:
-        ValueError: on keys of other shapes than (B,) and (B, 1 + n_neg).
+        ValueError: on keys whose shapes are not (B,) and (B, 1 + n_neg).
 
     Example:
-        >>> keys = torch.tensor([7, 8]), torch.tensor([[1], [1]])  # one picture, two captions
+        >>> keys = torch.tensor([7, 8]), torch.tensor([[1], [1]])  # one image, two captions
         >>> mask_false_negatives(keys, torch.tensor([0, 1]))
         tensor([[False,  True],
                 [ True, False]])

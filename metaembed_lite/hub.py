@@ -1,4 +1,4 @@
-"""Downloads and uploads models of a hub: only files of kinds that a model consists of."""
+"""Downloads models from a hub and uploads them. Only file types that a model consists of."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fetch(name: str, kind: str, bundled: tuple[str, ...]) -> Path:
 def unreachable(name: str, kind: str, bundled: tuple[str, ...]) -> str:
     """The error message for a name that is neither local, bundled nor on the hub.
 
-    Args are those of ``fetch``.
+    The arguments are those of ``fetch``.
 
     Example:
         >>> unreachable("my/model", "model", ("tiny",))  # doctest: +ELLIPSIS
@@ -68,9 +68,10 @@ def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[
     """The files of a saved model that ``push`` uploads, relative to its folder.
 
     Args:
-        folder: of the saved model.
+        folder: the folder of the saved model.
         name: owner/name on the hub.
-        backbone: of the model, as owner/name on the hub. Defaults to the one that the model names.
+        backbone: the model's backbone, as owner/name on the hub. Defaults to the one that the
+            model names.
 
     Raises:
         FileNotFoundError: if the folder holds no saved model.
@@ -114,14 +115,15 @@ def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[
 def push(
     folder: Path, name: str, files: list[str], *, private: bool, backbone: str | None = None
 ) -> None:
-    """Upload the named files of a saved model, and nothing else.
+    """Upload only the listed files of a saved model.
 
     Args:
-        folder: of the saved model.
+        folder: the folder of the saved model.
         name: owner/name on the hub.
         files: from ``files_to_push``.
         private: whether only the owner can see the repository.
-        backbone: of the model, as owner/name on the hub. Defaults to the one that the model names.
+        backbone: the model's backbone, as owner/name on the hub. Defaults to the one that the
+            model names.
 
     Raises:
         OSError: if the upload fails.

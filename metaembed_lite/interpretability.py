@@ -14,7 +14,7 @@ from metaembed_lite.meta_tokens import full_budget
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
-NOT_FOR_THE_BACKBONE = ("labels", "item_keys")  # features that sentence-transformers and we add
+NOT_FOR_THE_BACKBONE = ("labels", "item_keys")  # added by sentence-transformers and this package
 
 
 def image_attention(
@@ -28,16 +28,17 @@ def image_attention(
         item: one image, or ``{"text", "image"}``.
         task: "document" for candidate meta tokens, "query" for query meta tokens. Defaults to
             "document".
-        layer: of the language model; a negative number counts from the end. Defaults to the mean
-            over all layers.
+        layer: index of a layer of the language model. A negative number counts from the end.
+            Defaults to the mean over all layers.
 
     Returns:
         (R, height, width) on the image's grid of tokens. These are raw attention weights: a map
         sums to less than 1, because attention to text and to meta tokens is left out.
 
     Raises:
-        ValueError: if the item has no image tokens, also because the backbone reads images by
-            cross-attention (Llama-3.2-Vision); on an unknown task, or a layer that does not exist.
+        ValueError: if the item has no image tokens. This also happens if the backbone reads images
+            by cross-attention (Llama-3.2-Vision). Also on an unknown task, or a layer that does not
+            exist.
 
     Example:
         >>> from metaembed_lite import load
@@ -106,9 +107,9 @@ def image_grid(features: dict[str, Any], config: Any, n_tokens: int) -> tuple[in
     """Rows and columns of an image's tokens.
 
     Args:
-        features: of one item with one image.
-        config: of the backbone.
-        n_tokens: the number of image tokens. Without a grid in the features it is a square.
+        features: those of one item with one image.
+        config: the backbone's configuration.
+        n_tokens: the number of image tokens. If the features have no grid, the grid is a square.
 
     Example:
         >>> image_grid({}, None, 9)

@@ -21,7 +21,7 @@ class ItemTransformer(AdapterTransformer):
     """sentence-transformers' ``Transformer``, which reads items by the rules of ``items.read``.
 
     A str is always text. It is never opened or downloaded, and cannot contain special tokens.
-    Pictures of every form go through ``items.open_picture``. An error names the item. If an image
+    Images of every form go through ``items.open_picture``. An error names the item. If an image
     and its text are too long together, the text is cut, never the image.
 
     Args:
@@ -42,7 +42,7 @@ class ItemTransformer(AdapterTransformer):
         self._warned_of_truncation = False
 
     def appended_ids(self, task: str | None) -> list[int]:
-        """The tokens that are appended to the content later, which need room. Here there are none.
+        """The tokens that are appended to the content later and need room. Here there are none.
 
         Args:
             task: "query", "document" or None.
@@ -136,7 +136,7 @@ class ItemTransformer(AdapterTransformer):
 
     @property
     def reads_images(self) -> bool:
-        """Whether the backbone reads pictures."""
+        """Whether the backbone reads images."""
         return any("image" in kind for kind in self.modalities)
 
     def plain_text(self, text: str) -> str:
@@ -154,7 +154,7 @@ class ItemTransformer(AdapterTransformer):
                 row = items.read(item)
                 if "image" in row and not self.reads_images:
                     raise ValueError(
-                        f"{type(self.model).__name__} reads no pictures: build with a "
+                        f"{type(self.model).__name__} cannot read images: build with a "
                         "vision-language model"
                     )
             except (ValueError, OSError) as error:
@@ -255,7 +255,7 @@ class ItemTransformer(AdapterTransformer):
         meta_tokens = f" next to {appended} meta tokens" if appended else ""
         return (
             f"without any text it takes {tokens} tokens, and there is room for {limit}"
-            f"{meta_tokens}: give a smaller picture, or raise max_seq_length"
+            f"{meta_tokens}: give a smaller image, or raise max_seq_length"
         )
 
     def _warn_of_truncation(self, n_full: int, total: int, limit: int, task: str | None) -> None:

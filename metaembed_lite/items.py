@@ -1,4 +1,4 @@
-"""Reads items: decides what is text and what is a picture, and names the item in errors.
+"""Reads items: decides what is text and what is an image, and names the item in errors.
 
 Everything that takes items (``encode_query`` and ``encode_document``, training rows, suites, the
 explorer) reads them here, so an item means the same everywhere.
@@ -17,16 +17,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
-# The largest cameras make pictures of 102 million pixels. A file of a few kilobytes can claim
+# The largest cameras make images of 102 million pixels. A file of a few kilobytes can claim
 # billions, and a decoded pixel takes three to eight bytes of memory. Pillow only warns between 89
 # and 179 million, and any other library can switch its limit off.
 PIXEL_LIMIT = 128_000_000
-DOWNLOAD_LIMIT = 256 * 2**20  # bytes of one picture from a URL
+DOWNLOAD_LIMIT = 256 * 2**20  # bytes of one image from a URL
 DOWNLOAD_SECONDS = 30
 
 FILE_KEYS = frozenset({"bytes", "path"})  # keys of an undecoded image of the datasets library
 ITEM_KINDS = (
-    "an item is a str (text), a picture (PIL image, pathlib.Path, bytes of an image file, or numpy "
+    "an item is a str (text), an image (PIL image, pathlib.Path, bytes of an image file, or numpy "
     'array), or a dict with "text", "image" or both'
 )
 ITEM_KEYS = "item_keys"  # a feature for losses, one hash per item, which the backbone never gets
@@ -37,10 +37,11 @@ class ItemError(ValueError):
     """An item that cannot be read, with its index in the list that was passed.
 
     Args:
-        index: of the item.
+        index: the index of the item.
         item: the item itself.
         problem: what is wrong with it.
-        where: which list the index refers to. Defaults to the user's list.
+        where: which list the index refers to, as words after "item 3". Defaults to "", the list
+            that the user passed.
 
     Attributes:
         item: the item itself.
@@ -61,16 +62,16 @@ class ItemError(ValueError):
 
 
 def read(item: Any) -> dict[str, Any]:
-    """An item's parts: ``{"text": str}``, ``{"image": RGB picture}``, or both in the item's order.
+    """An item's parts: ``{"text": str}``, ``{"image": RGB image}``, or both in the item's order.
 
     A str is always text, even if it is a path or a URL. In a dict, ``"image"`` may be anything that
     ``open_picture`` takes. A part that is None counts as missing, and so does an empty text next to
     an image.
 
     Raises:
-        ValueError: if the item is of another kind, has neither text nor image, or has text that is
-            not valid Unicode or a picture that cannot be read.
-        FileNotFoundError: if a picture is a path to a missing file.
+        ValueError: if the item is of another kind, or has neither text nor image. Also if its text
+            is not valid Unicode, or its image cannot be read.
+        FileNotFoundError: if an image is a path to a missing file.
 
     Example:
         >>> read("violin")
@@ -101,7 +102,7 @@ def check(item: Any) -> None:
     """Check that an item is of a kind that can be read. Nothing is opened.
 
     Raises:
-        ValueError: that says what an item is.
+        ValueError: with a message that says what an item is.
 
     Example:
         >>> check("violin")
@@ -149,22 +150,22 @@ def describe(item: Any) -> str:
 
     Example:
         >>> describe(Image.new("RGB", (48, 24)))
-        'picture of 48 x 24'
+        'image of 48 x 24'
     """
     if isinstance(item, str):
         return repr(item if len(item) <= SNIPPET else item[:SNIPPET] + "…")
     if isinstance(item, Image.Image):
         name = getattr(item, "filename", "")
-        return f"picture of {item.width} x {item.height}" + (f", {name}" if name else "")
+        return f"image of {item.width} x {item.height}" + (f", {name}" if name else "")
     if isinstance(item, Path):
-        return f"picture {item}"
+        return f"image {item}"
     if isinstance(item, (bytes, bytearray)):
-        return f"picture file of {len(item):,} bytes"
+        return f"image file of {len(item):,} bytes"
     if isinstance(item, np.ndarray):
         return f"array of shape {item.shape}, {item.dtype}"
     if isinstance(item, Mapping) and item and FILE_KEYS.issuperset(item):
         path, data = item.get("path"), item.get("bytes")
-        return f"picture {path}" if path else describe(data)
+        return f"image {path}" if path else describe(data)
     if isinstance(item, Mapping):
         return ", ".join(f"{key}: {describe(value)}" for key, value in item.items())
     return "None" if item is None else type(item).__name__
@@ -192,24 +193,24 @@ def key(parts: Mapping[str, Any]) -> int:
 
 
 def open_picture(source: Any) -> Image.Image:
-    """A picture in RGB, fully decoded and upright, from any supported form.
+    """An image in RGB, fully decoded and upright, from any supported form.
 
     Transparent parts become white. The EXIF orientation is applied. Palettes and CMYK are
-    converted. Animations give their first frame. Pictures of more than 8 bits are scaled: 16-bit
+    converted. Animations give their first frame. Images of more than 8 bits are scaled: 16-bit
     ones keep their upper byte. Integers and floats (modes I and F) count as 8-bit if their maximum
     is at most 255, and as 16-bit up to 65535. Floats up to 1.0 count as 0 to 1.
 
     Args:
-        source: a PIL image, a ``pathlib.Path``, the bytes of an image file, a numpy array of shape
-            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) (uint8, uint16, bool, or floats from 0 to 1),
-            a ``{"bytes", "path"}`` dict of the datasets library, or a str: a path or an http(s) or
-            data URL. Pass a str only where it is meant as a picture, because it is opened or
-            downloaded.
+        source: a PIL image, a ``pathlib.Path``, the bytes of an image file, a numpy array, a
+            ``{"bytes", "path"}`` dict of the datasets library, or a str. An array has shape (H, W),
+            (H, W, 1), (H, W, 3) or (H, W, 4), and is uint8, uint16, bool, or floats from 0 to 1. A
+            str is a path, or an http(s) or data URL. Pass a str only where it is meant as an image,
+            because it is opened or downloaded.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: naming the file, if it is no picture, is broken or empty, has more pixels than
-            ``PIXEL_LIMIT``, or has values that do not make a picture.
+        ValueError: naming the file, if it is not an image, is broken or empty, or has more pixels
+            than ``PIXEL_LIMIT``. Also if the values do not make an image.
 
     Example:
         >>> open_picture(Image.new("RGBA", (1, 1))).getpixel((0, 0))
@@ -223,13 +224,13 @@ def open_picture(source: Any) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, (bytes, bytearray)):
-        return _from_file(io.BytesIO(source), f"a picture file of {len(source):,} bytes")
+        return _from_file(io.BytesIO(source), f"an image file of {len(source):,} bytes")
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
         return _from_file(io.BytesIO(_fetch(source)), source[:200])
     if isinstance(source, (str, Path)) and str(source):
         return _from_file(source, str(source))
     raise ValueError(
-        f"{source!r:.60} is not a picture: give a PIL image, a path, the bytes of an image file or "
+        f"{source!r:.60} is not an image: give a PIL image, a path, the bytes of an image file or "
         "a numpy array"
     )
 
@@ -291,7 +292,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """RGB from a gray picture of more than 8 bits per pixel."""
+    """RGB from a gray image of more than 8 bits per pixel."""
     values = np.asarray(image)
     lowest, highest = values.min(), values.max()
     if not (lowest >= 0 and highest <= 65535):  # also true of NaN
@@ -316,8 +317,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise ValueError(
-            f"{name} is not a picture: expected (H, W), (H, W, 3) or (H, W, 4); pass several "
-            "pictures as a list"
+            f"{name} is not an image: expected (H, W), (H, W, 3) or (H, W, 4); pass several "
+            "images as a list"
         )
     if 0 in array.shape:
         raise ValueError(f"{name} has no pixels")

@@ -28,19 +28,21 @@ def load(
 ) -> MultiVectorEncoder:
     """A saved model, ready to encode or to train further.
 
-    A checkpoint is data, never code: classes come from a fixed list, weights from safetensors
-    files, and a file that asks for anything else, is damaged or is missing is refused by name.
+    A checkpoint is data, never code. Classes come from a fixed list, and weights from safetensors
+    files. A file that requests anything else, is damaged or is missing raises an error with its
+    name.
 
     Args:
         name_or_path: a bundled name ("tiny", "tiny-scenes"), a folder, or a hub id.
-        device: "cpu", "cuda", ... Defaults to the best one there is.
+        device: "cpu", "cuda", ... Defaults to the best available one.
         dtype: the backbone's type, "bfloat16", ... Defaults to the checkpoint's.
-        backbone: where the backbone of a LoRA model is now, if it has moved: a folder or a hub id.
+        backbone: a folder or a hub id: where the backbone of a LoRA model is now, if it has moved.
+            Defaults to the one that the model names.
 
     Raises:
         FileNotFoundError: if a folder holds no saved model, or a file or the backbone is missing.
         OSError: if the name is neither a folder nor bundled and cannot be fetched from the hub.
-        ValueError: naming the file that is damaged or asks for what ``load`` does not do.
+        ValueError: naming the file that is damaged or requests what ``load`` does not do.
 
     Example:
         >>> model = load("tiny", device="cpu")
@@ -137,7 +139,7 @@ def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:
     vocabulary = first.tokenizer.get_vocab()
     if f"<|meta_q_{first.r_q}|>" in vocabulary or f"<|meta_c_{first.r_c}|>" in vocabulary:
         raise ValueError(
-            f"{path / saved_model.TRANSFORMER} says {full}, and the tokenizer has more meta "
+            f"{path / saved_model.TRANSFORMER} says {full}, but the tokenizer has more meta "
             "tokens: the model was trained with other numbers"
         )
     wanted = sorted(first.meta_ids["query"] + first.meta_ids["document"])
@@ -145,6 +147,6 @@ def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:
         trained = sorted(i for ids in (config.trainable_token_indices or {}).values() for i in ids)
         if trained != wanted:
             raise ValueError(
-                f"{path / saved_model.TRANSFORMER} says {full}, and the adapter was trained with "
+                f"{path / saved_model.TRANSFORMER} says {full}, but the adapter was trained with "
                 f"{len(trained)} meta tokens, not {len(wanted)}"
             )

@@ -74,7 +74,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file completely or not at all, also if several processes write it.
 
     Args:
-        path: of the file. A file of that name is replaced.
+        path: the file to write. A file of that name is replaced.
         text: its content.
 
     Raises:

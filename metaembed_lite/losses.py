@@ -2,9 +2,9 @@
 
     L = sum over budgets g of  w_g * InfoNCE(S_g / tau),   S_g[u, v] = MaxSim of q_u and c_v at g
 
-(MetaEmbed, section 3.) ``mmr_loss`` is the loss on ready embeddings. The two classes encode a batch
-for sentence-transformers' trainer and then call it: one holds all activations, the other caches
-gradients and holds those of a mini-batch.
+(MetaEmbed, section 3.) ``mmr_loss`` is the loss of given embeddings. The two classes encode a batch
+for sentence-transformers' trainer and then compute this loss. One holds all activations. The other
+caches gradients and holds the activations of a mini-batch.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def mmr_loss(
         temperature: tau. Defaults to the paper's 0.03.
 
     Returns:
-        The loss, a scalar: sum over g of w_g CE(S_g / tau). And its unweighted parts, (G,), in nats
-        and without gradients.
+        The loss, a scalar: sum over g of w_g CE(S_g / tau). And its unweighted parts, (G,), in
+        nats and without gradients.
 
     Raises:
-        ValueError: on shapes that do not fit, an empty batch, budgets that are not nested or do not
-            fit, weights or a temperature that do not make sense, embeddings that are not finite or
-            not of a floating type, or a loss that overflows.
+        ValueError: on shapes that do not fit, or an empty batch. Also on budgets that are not
+            nested or do not fit, or weights or a temperature out of range. Also on embeddings that
+            are not finite or not of a floating type, or a loss that overflows.
 
     Example:
         >>> q = torch.nn.functional.normalize(torch.randn(4, 8, 32), dim=-1)
@@ -180,22 +180,23 @@ class MatryoshkaMultiVectorLoss(nn.Module):
     """The MMR loss for ``MultiVectorEncoderTrainer``: encodes a batch's columns, then ``mmr_loss``.
 
     Inputs are columns (query, positive) or (query, positive, negative, ...). Every query is scored
-    against all positives and negatives of the batch, except those that also answer it: where a
-    batch holds equal queries or equal candidates, they are not each other's negatives.
+    against all positives and negatives of the batch, except those that also answer it. If a batch
+    holds equal queries or equal candidates, they are not each other's negatives.
 
     Args:
         model: the ``MultiVectorEncoder`` to train, with meta tokens.
         budgets: nested budgets, or a single one. Defaults to those of the paper that the model can
             meet, and its full budget.
         weights: w_g, one per budget. Defaults to 1 for all, as in the paper.
-        temperature: tau. Scores are sums of up to r_q, so logits range up to r_q / tau: at the
-            paper's 0.03 up to 33 with one query vector, and up to 533 with sixteen.
+        temperature: tau. A score is at most r_q, so a logit is at most r_q / tau. With tau = 0.03
+            this is 33 for one query vector, and 533 for sixteen. Defaults to the paper's 0.03.
         gather_across_devices: also score against the candidates of the other processes, with
             gradients. Every process needs the same B. Defaults to False.
 
     Raises:
-        ValueError: on budgets that are not nested or beyond the model's meta tokens, weights that
-            do not fit them or are not finite, or a temperature that is not finite and positive.
+        ValueError: on budgets that are not nested or beyond the model's meta tokens. Also on
+            weights that do not fit them or are not finite, or a temperature that is not finite and
+            positive.
 
     Example:
         >>> from metaembed_lite import load
@@ -224,7 +225,7 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         self.losses_by_budget = torch.zeros(len(self.budgets))  # of the last batch, unweighted
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Tensor:
-        """The loss of a batch of tokenized columns, as the trainer calls it; a scalar."""
+        """The loss of a batch of tokenized columns, a scalar. The trainer calls it."""
         columns = [dict(features) for features in sentence_features]
         keys = item_keys(columns)
         queries = self.model(columns[0], task="query")["token_embeddings"]
@@ -265,10 +266,10 @@ class MatryoshkaMultiVectorLoss(nn.Module):
 class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingLoss):
     """``MatryoshkaMultiVectorLoss`` with gradient caching: the same loss, the same gradients.
 
-    GradCache (Gao et al., 2021) embeds the batch in parts without gradients, scores it, takes the
-    gradient at the embeddings, and embeds each part again, now with gradients. Memory for
-    activations depends on ``mini_batch_size`` and not on the batch, and each input is encoded
-    twice. The caching is that of sentence-transformers.
+    GradCache (Gao et al., 2021) first embeds the batch in parts without gradients, scores it, and
+    takes the gradient at the embeddings. Then it embeds each part again, with gradients. Memory for
+    activations depends on ``mini_batch_size`` and not on the batch. Each input is encoded twice.
+    sentence-transformers implements the caching.
 
     Args:
         model, budgets, weights, temperature, gather_across_devices: as in
@@ -318,7 +319,7 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         self.item_keys: Keys | None = None  # of the batch
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Tensor:
-        """The loss of a batch of tokenized columns, as the trainer calls it; a scalar."""
+        """The loss of a batch of tokenized columns, a scalar. The trainer calls it."""
         columns = [dict(features) for features in sentence_features]
         self.item_keys = item_keys(columns)  # the mini-batches of the base class lack them
         return super().forward(columns, labels)
@@ -333,8 +334,8 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         """The loss of a batch's embeddings, a scalar. The base class calls it.
 
         Args:
-            reps: for each column its parts (b, R, D).
-            masks_chunks: not needed, they are all ones.
+            reps: the parts (b, R, D) of each column.
+            masks_chunks: not used, because they are all ones.
             with_backward: leave gradients at the parts. Defaults to False.
         """
         queries, *documents = [torch.cat(parts) for parts in reps]
@@ -427,7 +428,7 @@ def _check_temperature(temperature: Any) -> float:
 
 
 def _check_weights(weights: Sequence[float] | None, n: int) -> list[float]:
-    """The weights as n floats, finite, none negative and not all 0. None: all 1."""
+    """The weights as n floats, finite, none negative and not all 0. Defaults to all 1."""
     if weights is None:
         return [1.0] * n
     numbers: Any = weights.tolist() if hasattr(weights, "tolist") else weights  # arrays, tensors

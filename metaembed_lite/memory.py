@@ -28,10 +28,10 @@ def estimate(
     gradient_checkpointing: bool = False,
     devices: int = 1,
 ) -> dict[str, int]:
-    """Bytes of a training step on one device, by part, in the order in which they add up.
+    """Bytes of a training step on one device, by part, one entry per part.
 
     Args:
-        model: to train.
+        model: the model to train.
         rows: training rows. The first few are tokenized to see how long inputs are.
         budgets: nested. The last one decides the size of the similarity tensor.
         batch_size: queries per device.
@@ -119,7 +119,7 @@ def check(parts: dict[str, int], device: torch.device, loaded: str = "weights") 
 
     Args:
         parts: from ``estimate``.
-        device: of the run.
+        device: the device of the run.
         loaded: the part that is in memory already. Defaults to "weights".
 
     Raises:
@@ -134,12 +134,12 @@ def check(parts: dict[str, int], device: torch.device, loaded: str = "weights") 
     text = ", ".join(f"{name} {readable(size)}" for name, size in parts.items())
     line = f"memory per device, estimated: {text}"
     if free is None:
-        return f"{line}; what is free on {device} is not known"
+        return f"{line}; the free memory on {device} is not known"
     line += f"; free on {device}: {readable(free)}"
     if needed > free:
         raise MemoryError(
-            f"{line}. That will not fit: lower batch_size, set mini_batch_size (gradient caching) "
-            "or a smaller one, gradient_checkpointing=True, or build with dtype='bfloat16'"
+            f"{line}. That will not fit: lower batch_size, set or lower mini_batch_size (gradient "
+            "caching), set gradient_checkpointing=True, or build with dtype='bfloat16'"
         )
     return line
 

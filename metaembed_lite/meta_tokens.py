@@ -102,8 +102,8 @@ class MetaTokenTransformer(ItemTransformer):
     def is_causal(self) -> bool:
         """Whether a token's state is the same whatever comes after it.
 
-        It is measured once per model: a word is read with two meta tokens, then with another last
-        token, and the states before the last token are compared.
+        It is measured once per model. A word is read with two meta tokens, and then with another
+        last token. The states before the last token are compared.
         """
         if self._causal is None:
             self._causal = self._measure_causality()
@@ -140,8 +140,8 @@ class MetaTokenTransformer(ItemTransformer):
         """How many query meta tokens a call reads: ``r_q``, or R_q for None.
 
         Raises:
-            ValueError: on anything but a whole number from 1 to R_q, on a task other than
-                "query", or on fewer than R_q in a backbone whose attention is not causal, because
+            ValueError: on anything but a whole number from 1 to R_q, or on a task other than
+                "query". Also on fewer than R_q if the backbone's attention is not causal, because
                 the vectors would differ.
         """
         if r_q is None:
@@ -149,7 +149,9 @@ class MetaTokenTransformer(ItemTransformer):
         if not is_count(r_q) or r_q > self.r_q:
             raise ValueError(f"r_q={r_q!r}: use a whole number from 1 to {self.r_q}")
         if task != "query":
-            raise ValueError(f"r_q={r_q}: only encode_query takes it, a candidate is read whole")
+            raise ValueError(
+                f"r_q={r_q}: only encode_query accepts it; leave it out for candidates"
+            )
         if r_q < self.r_q and not self.is_causal():
             raise ValueError(
                 f"r_q={r_q}: in {type(self.model).__name__} every token sees all others, so fewer "
@@ -164,7 +166,7 @@ class MetaTokenTransformer(ItemTransformer):
         """Features of the inputs, with the task's meta tokens appended to each row.
 
         Args:
-            inputs: items, each a text, a picture or a dict of both.
+            inputs: items, each a text, an image or a dict of both.
             prompt: text before each item. Defaults to none.
             r_q: read only the first r_q query meta tokens. Defaults to all of them.
             **kwargs: ``task`` ("query" or "document"), and those of ``ItemTransformer``.
@@ -254,7 +256,8 @@ def choose_budgets(model: MultiVectorEncoder, budgets: Budgets | None = None) ->
             meet, and its full budget.
 
     Raises:
-        ValueError: on no budgets, on what is not a budget, or on one that needs more meta tokens.
+        ValueError: on an empty list, on what is not a budget, or on one that needs more meta
+            tokens.
 
     Example:
         >>> from metaembed_lite import load
@@ -265,7 +268,7 @@ def choose_budgets(model: MultiVectorEncoder, budgets: Budgets | None = None) ->
 
 
 def check_dtype(dtype: Any) -> None:
-    """Check a type of weights: a name in ``DTYPES`` or torch's. "auto" and None pass.
+    """Check a type of weights: a name in ``DTYPES``, or torch's type. "auto" and None are accepted.
 
     Raises:
         ValueError: on any other.
@@ -280,12 +283,15 @@ def check_dtype(dtype: Any) -> None:
 def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int]:
     """Ids of R_q + R_c vocabulary entries for meta tokens: query first, then candidate.
 
-    In order of preference: the entries of a saved model; entries that the backbone reserves
-    ([unusedN], <unusedN>, <|reserved_special_token_N|>); embedding rows beyond the tokenizer's
-    vocabulary (Qwen2.5-VL pads it); new rows.
+    In order of preference:
+
+    1. the entries of a saved model
+    2. entries that the backbone reserves ([unusedN], <unusedN>, <|reserved_special_token_N|>)
+    3. embedding rows beyond the tokenizer's vocabulary, which Qwen2.5-VL has
+    4. new rows
 
     Raises:
-        ValueError: if the tokenizer has some of the meta tokens and not all.
+        ValueError: if the tokenizer has some of the meta tokens but not all.
 
     Example:
         >>> transformer = MetaTokenTransformer("tiny-vlm", r_q=2, r_c=4)
@@ -301,7 +307,7 @@ def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int
     if present:
         missing = next(name for name in names if name not in vocabulary)
         raise ValueError(
-            f"the tokenizer has {present[-1]} and not {missing}: it belongs to a model with other "
+            f"the tokenizer has {present[-1]} but not {missing}: it belongs to a model with other "
             f"numbers than r_q={r_q}, r_c={r_c}"
         )
     reserved = sorted(i for token, i in vocabulary.items() if backbones.RESERVED.fullmatch(token))
@@ -321,8 +327,9 @@ def append_tokens(features: dict[str, Any], ids: list[int]) -> dict[str, Any]:
     (B, T, images, tiles), they see what the last content token sees.
 
     Args:
-        features: of a batch, among them ``attention_mask`` (B, T). The dict is changed in place.
-        ids: n tokens.
+        features: those of a batch, among them ``attention_mask`` (B, T). The dict is changed in
+            place.
+        ids: ids of n tokens.
 
     Returns:
         The features, with tensors (B, T + n, ...) in place of (B, T, ...).

@@ -1,6 +1,6 @@
 """build() a retriever from a backbone: meta tokens, projection, normalization and LoRA.
 
-``loading.py`` loads one that was saved or is bundled, ``saving.py`` saves one.
+``loading.py`` loads a saved or bundled one, and ``saving.py`` saves one.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ def build(
 
     Args:
         backbone: "tiny-vlm", a folder, or a hub id such as "Qwen/Qwen2.5-VL-3B-Instruct".
-        r_q: query meta tokens R_q. ``encode_query`` gives (R_q, D) per query.
-        r_c: candidate meta tokens R_c. ``encode_document`` gives (R_c, D) per candidate.
-        lora_rank: rank of the LoRA matrices on the language model. Defaults to the paper's 32. Only
-            they, the meta tokens' rows and the projection train. None adds no adapter, and every
-            weight trains.
+        r_q: query meta tokens R_q. ``encode_query`` gives (R_q, D) per query. Defaults to 16.
+        r_c: candidate meta tokens R_c. ``encode_document`` gives (R_c, D) per candidate. Defaults
+            to 64.
+        lora_rank: rank of the LoRA matrices on the language model. Only these matrices, the meta
+            tokens' rows and the projection train. None adds no adapter, and every weight trains.
+            Defaults to the paper's 32.
         dim: D, by a linear projection. Defaults to the backbone's hidden size, as in the paper.
-        layout: "joint", the paper's [content; M_q; M_c] for candidates, or "separate".
+        layout: "joint", the paper's [content; M_q; M_c] for candidates, or "separate". Defaults to
+            "joint".
         max_seq_length: the most tokens of an input, including its meta tokens. Longer content is
             cut. Defaults to the backbone's limit.
         init_text: one text for M_q and one for M_c. The meta tokens start at the embeddings of the
@@ -62,18 +64,20 @@ def build(
             draws around the mean of the vocabulary.
         lora_alpha: the update is scaled by lora_alpha / lora_rank. Defaults to the rank (paper).
         lora_dropout: dropout on the LoRA path. Defaults to 0 (paper: 0.1).
-        lora_targets: which linear layers of the language model LoRA adapts: the ends of their
-            names, such as ["q_proj", "v_proj"], or a pattern for whole names, such as
+        lora_targets: which linear layers of the language model LoRA adapts. Give the ends of their
+            names, such as ["q_proj", "v_proj"]. Or give a pattern for full names, such as
             ".*self_attn.(q|k|v|o)_proj". Defaults to all of them, as in the paper.
-        device: "cpu", "cuda", ... Defaults to the best there is.
+        device: "cpu", "cuda", ... Defaults to the best available one.
         dtype: the backbone's type, "float32", "bfloat16", "float16" or "float64". "auto" keeps the
-            checkpoint's. What trains, and the embeddings, are float32 or float64.
-        seed: of the meta tokens, the LoRA matrices and the projection.
+            checkpoint's. Trainable weights and embeddings are float32 or float64. Defaults to
+            "auto".
+        seed: the random seed of the meta tokens, the LoRA matrices and the projection. Defaults to
+            0.
 
     Raises:
-        ValueError: on an argument of a wrong type or out of range, a limit that the backbone cannot
-            read or that leaves no room for content, or a backbone in which the attention of some
-            layer is not found (see ``lora_targets``).
+        ValueError: on an argument of a wrong type or out of range. Also on a limit that the
+            backbone cannot read or that leaves no room for content. Also if the attention of some
+            layer is not found in the backbone (see ``lora_targets``).
         OSError: if the backbone is neither a local folder nor a bundled checkpoint and cannot be
             downloaded.
 
@@ -125,7 +129,7 @@ def check_lora(rank: Any, alpha: Any, dropout: Any, targets: Any) -> None:
         backbones.check_targets(targets)
         if rank is None:
             raise ValueError(
-                f"lora_targets={targets!r} with lora_rank=None: without LoRA nothing is targeted; "
+                f"lora_targets={targets!r} with lora_rank=None: LoRA is switched off; "
                 "give a rank, or leave lora_targets out"
             )
 
@@ -201,8 +205,8 @@ def assemble(
         )
         if max_seq_length > limit:
             raise ValueError(
-                f"max_seq_length={max_seq_length}: the backbone reads {limit:,} tokens; use no "
-                "more than that, or None"
+                f"max_seq_length={max_seq_length}: the backbone reads {limit:,} tokens; use at "
+                f"most {limit:,}, or None"
             )
         transformer.max_seq_length = max_seq_length
     hidden = transformer.get_embedding_dimension()

@@ -1,4 +1,4 @@
-"""The README of a saved model: what it says of training rows, and quality at every budget."""
+"""The README of a saved model: what it says about training rows, and quality at every budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEMPLATE = Path(__file__).parent / "model_card.md"
 
 
 def remove_examples(model: MultiVectorEncoder) -> None:
-    """Remove captions and pictures of the training rows from a model's card.
+    """Remove captions and images of the training rows from a model's card.
 
     Example:
         >>> from metaembed_lite import load
@@ -36,11 +36,11 @@ def remove_examples(model: MultiVectorEncoder) -> None:
 def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) -> None:
     """Write quality and index bytes at every budget into a saved model's card.
 
-    A table of an earlier call is replaced.
+    The table of an earlier call is replaced.
 
     Args:
-        folder: of the saved model.
-        task: that was evaluated.
+        folder: the folder of the saved model.
+        task: the task that was evaluated.
         table: from ``sweep``.
 
     Example:

@@ -109,7 +109,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
     """The JSON value of a file.
 
     Args:
-        file: at most ``LARGEST_JSON`` bytes long.
+        file: a file of at most ``LARGEST_JSON`` bytes.
         kind: the type of the value. Defaults to dict, a JSON object.
 
     Raises:
@@ -248,7 +248,7 @@ def check_output(folder: Path) -> None:
         >>> check_output(Path.cwd())  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: output ... is the current folder, or one above it and cannot be replaced: ...
+        ValueError: output ... is the current folder, or one above it, and cannot be replaced: ...
     """
     refused = f"output {str(folder)!r}"
     remedy = "name a new folder for the model"
@@ -261,7 +261,7 @@ def check_output(folder: Path) -> None:
     is_mount = folder.resolve().is_mount()
     if is_mount or folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         kind = "a mount point" if is_mount else "the current folder, or one above it"
-        raise ValueError(f"{refused} is {kind} and cannot be replaced: {remedy}")
+        raise ValueError(f"{refused} is {kind}, and cannot be replaced: {remedy}")
     strange = strange_entry(folder)
     if strange is not None:
         raise ValueError(

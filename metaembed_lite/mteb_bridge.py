@@ -1,8 +1,8 @@
 """Benchmarks of mteb at chosen budgets, through mteb's public interface and in its format.
 
 mteb encodes the inputs of a task each time it runs a model on it. Every budget is a prefix of the
-full one. So ``evaluate`` runs a task at all budgets in turn, keeps the embeddings of the first run
-in memory for the others, and drops them before the next task.
+full one. So ``evaluate`` runs a task at one budget after the other. It keeps the embeddings of the
+first run in memory for the others, and drops them before the next task.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class BudgetEncoder:
     """A model as mteb sees it, an ``EncoderProtocol``: embeddings cut to a budget, and MaxSim.
 
     Attributes:
-        model: that encodes.
+        model: the model that encodes.
         budget: (r_q, r_c) of the vectors that mteb gets.
         mteb_model_meta: name, revision and size of the model, for mteb's results.
         cache: embeddings at the full budget, shared with the encoders of other budgets. None keeps
@@ -117,7 +117,7 @@ class BudgetEncoder:
         return torch.cat([maxsim(queries, block.to(device)).cpu() for block in blocks], dim=1)
 
     def similarity_pairwise(self, queries: Tensor, documents: Tensor) -> Tensor:
-        """MaxSim of each query with the document of the same place: (n,)."""
+        """MaxSim of each query with the document at the same index: (n,)."""
         pairs = zip(queries, documents, strict=True)
         return torch.cat([self.similarity(q[None], d[None])[0] for q, d in pairs])
 
@@ -131,8 +131,8 @@ def wrap(model: MultiVectorEncoder, budget: BudgetLike, name: str = "model") -> 
 
     Args:
         model: from ``build`` or ``load``.
-        budget: in any form.
-        name: of the model. Defaults to "model".
+        budget: a budget in any form.
+        name: the name of the model. Defaults to "model".
 
     Raises:
         ImportError: if mteb is not installed.
@@ -200,7 +200,8 @@ def evaluate(
 
     The mean of a benchmark can be taken over its tasks, as mteb does, or over the subsets
     (languages, collections) of all tasks. The table has both. Papers may average over other sets:
-    for ViDoRe v2, MetaEmbed's paper counts 7 where mteb has 4 tasks. Compare like with like.
+    for ViDoRe v2, MetaEmbed's paper counts 7 where mteb has 4 tasks. So compare only means over the
+    same set.
 
     With ``output``, finished tasks are read from there, so a run that was cut off continues. To
     measure again, delete the folder or name another one.
@@ -214,7 +215,8 @@ def evaluate(
         budgets: a list, or a single budget. Defaults to those of the paper that the model can
             meet, and its full budget.
         output: a folder for the results in mteb's format. Defaults to none.
-        name: of the model in these results. Each budget has separate results.
+        name: the name of the model in these results. Each budget has separate results. Defaults to
+            "model".
 
     Returns:
         DataFrame with r_q, r_c, task, subset, main_score (in the task's main metric) and
@@ -283,7 +285,7 @@ def _strategy(cache: Any, task: Any, meta: Any) -> str:
 
 
 def _rows(results: Any, task: Any) -> list[dict[str, Any]]:
-    """The main score of each requested subset; stored results may hold more.
+    """The main score of each requested subset. Stored results may hold more.
 
     Raises:
         OSError: if mteb could not run the task.

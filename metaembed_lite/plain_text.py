@@ -1,4 +1,4 @@
-"""Keeps a user's text ordinary text: it cannot contain meta tokens, image pads or chat marks.
+"""Keeps a user's text ordinary text: it cannot contain meta tokens, image tokens or chat marks.
 
 Tokenizers find special tokens by their strings, wherever a text comes from. A document that
 contains "<|im_end|>" would end the user's turn, and "<|image_pad|>" would stand for an image that
@@ -21,8 +21,8 @@ class PlainText:
     """Splits the strings of a tokenizer's control tokens in user text. Other text does not change.
 
     Args:
-        tokenizer: of the backbone, with its meta tokens.
-        processor: of the backbone, for its image, video and audio tokens. Defaults to none.
+        tokenizer: the backbone's tokenizer, with its meta tokens.
+        processor: the backbone's processor, for image, video and audio tokens. Defaults to none.
         meta_ids: ids of the meta tokens. Defaults to none.
 
     Example:
@@ -75,8 +75,8 @@ def control_strings(tokenizer: Any, processor: Any = None) -> set[str]:
     Added tokens that are ordinary text, such as Gemma's "\\n\\n" or "<h1>", are not included.
 
     Args:
-        tokenizer: of the backbone.
-        processor: of the backbone, for its image, video and audio tokens. Defaults to none.
+        tokenizer: the backbone's tokenizer.
+        processor: the backbone's processor, for image, video and audio tokens. Defaults to none.
 
     Example:
         >>> from metaembed_lite import load

@@ -1,8 +1,8 @@
 """The figures that the notebooks share: boards, alignments, curves, and quality per byte.
 
-Every function returns a Figure with a transparent background, gray text that is readable on white
-and on black, and lines that a color-blind reader can tell apart. No function opens a window or
-leaves a figure open. A notebook shows the figure that its cell returns, once.
+Every function returns a Figure with a transparent background. Its gray text is readable on white
+and on black, and a color-blind reader can tell its lines apart. No function opens a window or
+leaves a figure open. So a notebook shows the figure that its cell returns exactly once.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def show_boards(
         images: n PIL images, or arrays (H, W) or (H, W, 3).
         titles: n captions above the images. Defaults to none.
         columns: images per row. Defaults to 6.
-        cells: number of rows and of columns that thin lines divide each image into. Defaults to 3;
-            1 draws no lines.
+        cells: number of rows and of columns that thin lines divide each image into. 1 draws no
+            lines. Defaults to 3.
 
     Raises:
-        ValueError: if there is no image, or the number of titles differs from that of the images.
+        ValueError: if there is no image, or the numbers of titles and images differ.
 
     Example:
         >>> fig = show_boards([np.zeros((9, 9)), np.ones((9, 9))], titles=["a", "b"])
@@ -155,9 +155,9 @@ def plot_alignment(
         similarities: (R_q, R_c).
         query_labels: R_q names of the rows.
         candidate_labels: R_c names of the columns.
-        marks: the column to outline in each row. Defaults to each row's maximum, which is the one
-            that MaxSim picks; [] outlines none.
-        title: above the map. Defaults to none.
+        marks: the column to outline in each row. [] outlines none. Defaults to each row's maximum,
+            which is the one that MaxSim picks.
+        title: the title above the map. Defaults to none.
         x_label, y_label, value_label: names of columns, rows and values.
 
     Raises:
@@ -241,7 +241,7 @@ def plot_histograms(
     Args:
         panels: panel title -> group name -> values (n,). The first group is filled.
         x_label: name of the x axis, with units.
-        bins: per group. Defaults to 50.
+        bins: number of bins per group. Defaults to 50.
 
     Example:
         >>> fig = plot_histograms({"MaxSim": {"relevant": [1, 2], "others": [0, 1]}}, "score")
@@ -273,9 +273,9 @@ def plot_budget_curve(
     Args:
         df: the table of ``sweep``, with columns r_q, r_c, bytes_per_candidate and ``y``. For
             several systems, stack their tables and add a column ``system``. A column ``label``
-            replaces the budget at each point; "" writes nothing.
+            replaces the budget at each point. "" writes nothing.
         y: column of the quality, in [0, 1]. Defaults to "p_at_1".
-        y_label: its name. Defaults to "P@1".
+        y_label: the name of the quality. Defaults to "P@1".
         guides: name -> height of a dotted horizontal line. Defaults to none.
 
     Raises:
@@ -321,7 +321,7 @@ def plot_budget_curve(
 
 
 def _close(fig: Figure) -> Figure:
-    plt.close(fig)  # the notebook shows what a cell returns; an open figure would appear twice
+    plt.close(fig)  # the notebook shows what a cell returns, so an open figure would appear twice
     return fig
 
 

@@ -15,8 +15,8 @@ class PrefixPooling(BaseTokenPooling):
     """Keeps the first ``r`` vectors of an embedding.
 
     Args:
-        r: how many vectors are kept, from 1 up.
-        tasks: "query", "document" or both. Defaults to both. It matters where the pooling is a
+        r: the number of vectors to keep, at least 1.
+        tasks: "query", "document" or both. Defaults to both. This matters only if the pooling is a
             module of the model.
 
     Raises:
@@ -54,7 +54,7 @@ class SingleVectorPooling(BaseTokenPooling):
         tasks: "query", "document" or both. Defaults to both.
 
     Raises:
-        ValueError: on another ``mode``.
+        ValueError: if ``mode`` is neither "last" nor "mean".
 
     Example:
         >>> import torch

@@ -60,9 +60,9 @@ def load_findings(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming the file, if it is not JSON or holds a number that is not finite; naming
-            cell, budget and measure, if a point lacks the measure that its suite is judged by, or
-            if a measure is not a number from 0 to 1.
+        ValueError: naming the file, if it is not JSON or holds a number that is not finite. Naming
+            cell, budget and measure, if a point lacks the measure that its suite uses, or if a
+            measure is not a number from 0 to 1.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -109,8 +109,8 @@ def check_quality(where: str, name: str, value: Any) -> None:
 
     Args:
         where: the place of the value in a result file, for the error.
-        name: of the measure, for the error.
-        value: read from the file.
+        name: the name of the measure, for the error.
+        value: the value in the file.
 
     Raises:
         ValueError: naming place, measure and value.

@@ -41,8 +41,8 @@ def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
     """Check every file that ``load`` will read.
 
     Args:
-        folder: of the saved model.
-        classes: the names of the module classes that may be loaded.
+        folder: the folder of the saved model.
+        classes: the names of the module classes that ``load`` accepts.
 
     Returns:
         The modules in order, each with ``name``, ``path`` below the folder, and ``type``.
@@ -60,14 +60,14 @@ def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
         >>> check(folder, classes[1:])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: ...tiny-scenes asks for the class 'metaembed_lite.meta_tokens.Meta...
+        ValueError: ...tiny-scenes requests the class 'metaembed_lite.meta_tokens.Meta...
     """
     entries = read_modules(folder)
     for entry in entries:
         if entry["type"] not in classes:
             raise ValueError(
-                f"{folder} asks for the class {entry['type']!r}, which is not loaded, because a "
-                f"checkpoint may not bring code. These may be named: {', '.join(sorted(classes))}"
+                f"{folder} requests the class {entry['type']!r}, which is not loaded, because a "
+                f"checkpoint may not contain code. Allowed: {', '.join(sorted(classes))}"
             )
     check_hashes(folder)
     _check_model(read_json(folder / MODEL), folder / MODEL)
@@ -98,7 +98,7 @@ def read_modules(folder: Path) -> list[dict[str, str]]:
     """The modules of a saved model in order, each with ``name``, ``path`` and ``type``.
 
     Args:
-        folder: of the saved model. A module's path is relative to it.
+        folder: the folder of the saved model. A module's path is relative to it.
 
     Raises:
         FileNotFoundError: if the folder holds no saved model.
@@ -142,7 +142,7 @@ def _check_model(config: dict[str, Any], file: Path) -> None:
 
 def _check_transformer(config: dict[str, Any], file: Path) -> None:
     others = {path.name for path in file.parent.glob("sentence_*_config.json")} - {file.name}
-    # sentence-transformers reads the first of several file names that is not empty.
+    # sentence-transformers tries several file names and reads the first file that is not empty.
     if others or not config:
         problem = f"stands next to {', '.join(sorted(others))}" if others else "is empty"
         raise ValueError(f"{file} {problem}, so other settings could be read: it is damaged")
@@ -193,13 +193,13 @@ def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
 def check_template(template: str, file: Path) -> None:
     """Refuse a chat template that multiplies, counts or calls itself.
 
-    Templates run in a sandbox, which stops code but not arithmetic: a short template can fill
-    memory. Templates in use only copy texts. The plain ways to make a text longer are refused here.
-    A template can still be written to take long on a long input.
+    Templates run in a sandbox, which stops code but not arithmetic. So a short template can fill
+    memory. Published templates only copy texts. The simple ways to make a text longer are refused
+    here. A template can still take long on a long input.
 
     Args:
         template: Jinja.
-        file: it comes from, for the error.
+        file: the file that it comes from, for the error.
 
     Raises:
         ValueError: naming the file and the line.
@@ -279,7 +279,7 @@ def _calls_itself(node: Any, macros: set[str]) -> bool:
 
 
 def _loop_depth(node: Any) -> int:
-    """The depth of nested loops from a loop on; 0 for any other node."""
+    """The number of nested loops, counting this one. 0 for a node that is not a loop."""
     from jinja2 import nodes
 
     if not isinstance(node, nodes.For):

@@ -1,4 +1,4 @@
-"""save() a model to a folder, whole or not at all."""
+"""save() a model to a folder, completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from metaembed_lite.model_folder import check_output, is_finished, replacing
 
 
 def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write a model to a folder, whole or not at all.
+    """Write a model to a folder, completely or not at all.
 
-    Training checkpoints that lie in the folder stay.
+    Training checkpoints in the folder stay.
 
     Args:
         model: from ``build``, ``load`` or ``train``.
         folder: a new or empty folder, or with ``overwrite`` one that holds a saved model.
-        overwrite: replace a saved model. Anything else is never replaced.
+        overwrite: replace a saved model. Anything else is never replaced. Defaults to False.
 
     Raises:
-        ValueError: if the folder holds a saved model and ``overwrite`` is False, or anything that
-            this project did not write; if a weight is not finite.
+        ValueError: if the folder holds a saved model and ``overwrite`` is False. Also if it holds
+            anything that this project did not write, or if a weight is not finite.
         BlockingIOError: if another process writes to the folder.
 
     Example:
@@ -75,7 +75,7 @@ def write_model(
 
     Args:
         model: from ``build``, ``load`` or ``train``.
-        folder: of the model.
+        folder: the folder of the model.
         notes: contents of further text files, by file name. Defaults to none.
 
     Raises:
@@ -92,14 +92,15 @@ def write_model(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise ValueError(
-                f"the weights {name} hold NaN or infinity, so the model is not saved; {folder} is "
-                "as it was. Lower the learning rate, or go on from an earlier checkpoint"
+                f"the weights {name} hold NaN or infinity, so the model is not saved and "
+                f"{folder} has not changed. Lower the learning rate, or train again from an "
+                "earlier checkpoint"
             )
     with replacing(folder) as new:
         model.save_pretrained(str(new))
         card = getattr(model, "loaded_card", "")
         trained = "generated_from_trainer" in model.model_card_data.tags
-        if card and not trained:  # since it was loaded, so its card is still right
+        if card and not trained:  # the loaded card still describes the weights
             (new / "README.md").write_text(card, encoding="utf-8")
         for name, text in (notes or {}).items():
             (new / name).write_text(text, encoding="utf-8")

@@ -22,11 +22,11 @@ def as_embeddings(embeddings: Tensor | Sequence[Tensor], name: str = "embeddings
 
     Args:
         embeddings: a tensor, an array or a list of them.
-        name: for errors. Defaults to "embeddings".
+        name: the name in errors. Defaults to "embeddings".
 
     Raises:
-        ValueError: if there is none, a shape is not (R, D), the shapes differ, a type holds no real
-            numbers, or a value is not finite.
+        ValueError: if the list is empty, a shape is not (R, D), or the shapes differ. Also if a
+            type holds no real numbers, or a value is not finite.
 
     Example:
         >>> as_embeddings([torch.ones(4, 8), torch.ones(4, 8)]).shape
@@ -123,16 +123,18 @@ def maxsim(
     """Every query's late-interaction score with every candidate.
 
     ``s(q, c) = sum over i <= r_q of max over j <= r_c of <q_i, c_j>`` (MetaEmbed, section 3;
-    ColBERT's MaxSim on prefixes). Scores are summed, not averaged, so they range to r_q.
+    ColBERT's MaxSim on prefixes). Scores are sums, not means, so normalized vectors give at most
+    r_q.
 
     Args:
         queries: (Q, R_q, D), or Q tensors (R_q, D).
         candidates: (N, R_c, D), or N tensors (R_c, D).
-        budget: use only the first r_q and r_c vectors: a Budget, a pair or a text such as "4x8".
-            Defaults to all vectors.
-        query_mask: (Q, R_q) bool or 0/1, False where a vector is padding and adds nothing.
+        budget: a Budget, a pair or a text such as "4x8". Only the first r_q and r_c vectors are
+            used. Defaults to all vectors.
+        query_mask: (Q, R_q) bool or 0/1, False where a vector is padding and adds nothing. Defaults
+            to none.
         candidate_mask: (N, R_c) bool or 0/1, False where a vector is padding and cannot be the
-            maximum.
+            maximum. Defaults to none.
 
     Returns:
         (Q, N) scores. They are float32 for half-precision input, because bf16 sums between 8 and 16
@@ -141,10 +143,10 @@ def maxsim(
         for any N. With gradients, autograd keeps O(Q R_q N) indices.
 
     Raises:
-        ValueError: on shapes that do not fit, types other than real numbers, values within the
-            budget that are not finite, scores that overflow, whole numbers too large to be scored
-            exactly, a mask of other values than 0 and 1, a budget beyond R_q or R_c, or a candidate
-            without a single unmasked vector within it.
+        ValueError: on shapes that do not fit, types other than real numbers, or values within the
+            budget that are not finite. Also on scores that overflow, or whole numbers too large to
+            be scored exactly. Also on a mask of values other than 0 and 1, a budget beyond R_q or
+            R_c, or a candidate without an unmasked vector within the budget.
 
     Example:
         >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # (Q, R_q, D) = (1, 2, 2)
@@ -224,7 +226,7 @@ def at_least_float32(embeddings: Tensor) -> Tensor:
 
 
 def _scoring_type(queries: Tensor, candidates: Tensor) -> torch.dtype:
-    """The type to multiply and add in: the queries', at least float32; exact for whole numbers.
+    """The type to multiply and add in: that of the queries, at least float32. Exact for integers.
 
     Raises:
         ValueError: if whole numbers would be rounded.
@@ -286,7 +288,7 @@ def _fit_mask(mask: Any, embeddings: Tensor, name: str) -> Tensor | None:
         raise ValueError(
             f"{name} holds {strange[0].item()}: "
             + (
-                "an additive mask (0 keeps, -inf drops) is not taken; pass mask == 0"
+                "an additive mask (0 keeps, -inf drops) is not supported; pass mask == 0"
                 if additive
                 else "expected bool, or 1 to keep a vector and 0 to drop it"
             )

@@ -81,16 +81,16 @@ def check(
     owner: str,
     leave_out: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The values as ``function`` takes them; whole numbers that were written as 1e3 are int.
+    """The values as ``function`` takes them. Whole numbers that were written as 1e3 become int.
 
     Args:
         function: takes the values as keyword arguments.
-        values: by name, as read from YAML.
-        owner: the place of the values in errors, such as "recipe tiny: train".
+        values: the values by name, as read from YAML.
+        owner: where the values come from, for errors, such as "recipe tiny: train".
         leave_out: parameters that a recipe may not set. Defaults to none.
 
     Raises:
-        ValueError: on an unknown or a missing name, or a value of another type.
+        ValueError: on an unknown or a missing name, or a value of a wrong type.
 
     Example:
         >>> def repeat(text: str, times: int = 2) -> str: ...
@@ -117,7 +117,7 @@ def check(
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters of a function and their types; ``Any`` for a type that cannot be imported.
+    """The parameters of a function and their types. A type that cannot be imported is ``Any``.
 
     Args:
         function: a function, also a decorated or a partial one.
@@ -164,7 +164,7 @@ IN_WORDS: dict[Any, str] = {
 }
 
 
-MISFIT = object()  # returned instead of a value that is not of a type
+MISFIT = object()  # returned for a value that does not fit its type
 
 
 def _check_value(value: Any, hint: Any, owner: str, name: str) -> Any:
@@ -240,7 +240,7 @@ def _convert_list(value: Any, origin: type, parts: tuple[Any, ...]) -> Any:
 
 
 def _describe(hint: Any) -> list[str]:
-    """What a recipe can write for a type, in words; several for a union."""
+    """What a recipe can write for a type, in words. A union has several."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Budget:
         return ["a budget such as 4x8"]

@@ -1,4 +1,4 @@
-"""Train a model on a task with MMR: a thin recipe on sentence-transformers' trainer."""
+"""Train a model on a task with MMR, by sentence-transformers' trainer."""
 
 from __future__ import annotations
 
@@ -69,63 +69,73 @@ def train(
 ) -> pd.DataFrame:
     """Train a model in place, print which parameters train, and return the training curve.
 
-    It is a thin recipe on ``MultiVectorEncoderTrainer``. Without memory estimate, safe folders and
-    curve, the same training is::
+    It uses ``MultiVectorEncoderTrainer``. Without the memory estimate, safe folders and the curve,
+    this program does the same training::
 
         loss = MatryoshkaMultiVectorLoss(model)
         freeze_dropout(model)
         arguments = training_arguments("out", steps=1000)
         MultiVectorEncoderTrainer(model, arguments, task.train, loss=loss).train()
 
-    Under ``accelerate launch`` every process takes its share of the rows, queries are scored
-    against the candidates of all of them, gradients included, and the first process saves.
+    Under ``accelerate launch`` every process takes its share of the rows. Queries are scored
+    against the candidates of all processes, with gradients. The first process saves.
 
     Args:
         model: from ``build``, or from ``load`` to train it further.
-        rows: columns query, positive and any number of negatives (negative, negative_1, ...): a
-            Dataset, a DataFrame, a list of dicts or a dict of lists. A dict of Datasets trains on
-            several sets; each batch then comes from one of them, in proportion to their size.
-        budgets: nested budgets. Defaults to the paper's that the model can meet. A single one, the
-            full budget, trains without MMR.
+        rows: a Dataset, a DataFrame, a list of dicts or a dict of lists, with the columns query,
+            positive and any number of negatives (negative, negative_1, ...). A dict of Datasets
+            trains on several sets. Each batch then comes from one of them, in proportion to their
+            size.
+        budgets: nested budgets. A single one, the full budget, trains without MMR. Defaults to
+            those of the paper that the model can meet, and its full budget.
         weights: w_g, one per budget. Defaults to 1 for all.
         temperature: tau of InfoNCE. Defaults to the paper's 0.03.
         loss: another loss in place of MMR, such as one of sentence-transformers for a model without
-            meta tokens. The three settings above and ``mini_batch_size`` are then settings of that
-            loss, and no memory is estimated.
-        steps: optimizer steps.
-        batch_size: queries per step and device.
-        mini_batch_size: inputs encoded at a time, by gradient caching: the same training in less
-            memory, each input encoded twice. Defaults to the whole batch at once.
-        learning_rate: of LoRA (or of every weight, if the model has no adapter); cosine decay.
-        fresh_learning_rate: of meta tokens and projection. Defaults to the same. Without an adapter
-            meta tokens are rows of the embedding, and they learn at ``learning_rate``.
-        warmup_steps: of linear warm-up.
-        output: a folder for the trained model. While training runs, ``checkpoints/`` in it gets one
-            every ``save_steps``; the last one stays. Defaults to nothing on disk.
-        save_steps: steps between checkpoints.
-        resume: go on from the newest whole checkpoint in ``output``, if there is one, with the
-            settings of that run. A run that finished goes on if ``steps`` is larger than it was.
+            meta tokens. The three settings above and ``mini_batch_size`` must then be set in that
+            loss, and no memory is estimated. Defaults to MMR.
+        steps: optimizer steps. Defaults to 1000.
+        batch_size: queries per step and device. Defaults to 64.
+        mini_batch_size: inputs encoded at a time, by gradient caching. It is the same training in
+            less memory, and each input is encoded twice. Defaults to the whole batch at once.
+        learning_rate: learning rate of LoRA, or of every weight if the model has no adapter. It
+            decays as a cosine. Defaults to 1e-4.
+        fresh_learning_rate: learning rate of meta tokens and projection. Without an adapter, meta
+            tokens are rows of the embedding and learn at ``learning_rate``. Defaults to
+            ``learning_rate``.
+        warmup_steps: steps of linear warm-up. Defaults to 50.
+        output: a folder for the trained model. While training runs, ``checkpoints/`` in it gets a
+            checkpoint every ``save_steps``, and the last one stays. Defaults to None, which writes
+            nothing.
+        save_steps: steps between checkpoints. Defaults to 250.
+        resume: continue from the newest complete checkpoint in ``output``, if there is one, with
+            the settings of that run. A finished run continues if ``steps`` is larger than it was.
+            Defaults to False.
         restart: delete the checkpoints of an unfinished run in ``output``, and start again.
-        overwrite: replace the finished model in ``output``, once the new one is trained.
-        card_examples: put a few captions and pictures of the training rows into the model's card.
-        recipe: written as ``recipe.yaml`` next to the weights: what was trained on what, and how.
-        log_steps: steps between rows of the curve.
-        precision: of the arithmetic, "bf16" on a GPU that has it; weights keep their type.
-        gradient_checkpointing: compute activations again in the backward pass. It takes less memory
-            and a third more time.
-        seed: of the order of rows and of dropout.
+            Defaults to False.
+        overwrite: replace the finished model in ``output``, once the new one is trained. Defaults
+            to False.
+        card_examples: put a few captions and images of the training rows into the model's card.
+            Defaults to False.
+        recipe: a record of what was trained on what, and how. It is written as ``recipe.yaml`` next
+            to the weights. Defaults to none.
+        log_steps: steps between rows of the curve. Defaults to 10.
+        precision: precision of the arithmetic, such as "bf16" on a GPU that supports it. Weights
+            keep their type. Defaults to "fp32".
+        gradient_checkpointing: compute activations again in the backward pass. This takes less
+            memory and a third more time. Defaults to False.
+        seed: random seed of the order of rows and of dropout. Defaults to 0.
 
     Returns:
         DataFrame with step, loss (weighted sum over budgets), grad_norm and one column per budget
-        (unweighted InfoNCE, in nats). Values are means since the previous row, grad_norm is that
-        of the last step. Another ``loss`` gives no columns per budget.
+        (unweighted InfoNCE, in nats). Values are means since the previous row, except that
+        grad_norm is that of the last step. Another ``loss`` gives no columns per budget.
 
     Raises:
-        ValueError: on no rows, wrong columns, fewer rows than a batch, an unknown precision,
-            ``loss`` with settings of MMR, a model of which nothing trains, an ``output`` in which
-            something would be lost, a resume with other settings, or weights that are not finite
-            at the end (the model in ``output`` is then kept).
-        MemoryError: if the estimate, which is logged, says that the run will not fit.
+        ValueError: on no rows, wrong columns, fewer rows than a batch, or an unknown precision.
+            Also on ``loss`` with settings of MMR, or a model of which nothing trains. Also if
+            something in ``output`` would be lost, or on a resume with other settings. Also if
+            weights are not finite at the end. The model in ``output`` is then kept.
+        MemoryError: if the run will not fit according to the estimate, which is logged.
         BlockingIOError: if another process trains into ``output``.
 
     Example:
@@ -211,7 +221,7 @@ def training_arguments(
     seed: int = 0,
     use_cpu: bool = False,
 ) -> MultiVectorEncoderTrainingArguments:
-    """The trainer's arguments that ``train`` uses. It describes each of them.
+    """The trainer's arguments that ``train`` uses. Those not listed here are described there.
 
     Args:
         checkpoints: the folder of the checkpoints.
@@ -252,8 +262,8 @@ def training_arguments(
 def freeze_dropout(model: MultiVectorEncoder) -> None:
     """Switch off the dropout of a frozen backbone. That of LoRA stays.
 
-    Dropout regularizes weights, and those of a frozen backbone do not move. It also keeps attention
-    from its fast kernels.
+    Dropout regularizes weights, and those of a frozen backbone do not change. Dropout also prevents
+    the fast kernels of attention.
 
     Example:
         >>> from metaembed_lite import build
@@ -329,7 +339,7 @@ def check_device(model: MultiVectorEncoder, devices: int) -> None:
     """Check that no process would spread its batch over several GPUs.
 
     Args:
-        model: to train.
+        model: the model to train.
         devices: number of processes.
 
     Raises:
@@ -354,12 +364,12 @@ def _check_modes(output: str | Path | None, **modes: bool) -> None:
             )
     if modes["resume"] and modes["restart"]:
         raise ValueError(
-            "resume=True goes on from checkpoints and restart=True deletes them: choose one"
+            "resume=True continues from checkpoints and restart=True deletes them: choose one"
         )
 
 
 def _make_loss(model: MultiVectorEncoder, settings: Mapping[str, Any], gather: bool) -> Any:
-    """The MMR loss. Settings that are None have the defaults of the loss."""
+    """The MMR loss. Settings that are None take the defaults of the loss."""
     chosen = {name: value for name, value in settings.items() if value is not None}
     cached = "mini_batch_size" in chosen
     loss_class = CachedMatryoshkaMultiVectorLoss if cached else MatryoshkaMultiVectorLoss
@@ -371,8 +381,8 @@ def _check_own_loss(
 ) -> None:
     if any(value is not None for value in mmr_settings.values()):
         raise ValueError(
-            "budgets, weights, temperature and mini_batch_size are settings of MMR: with a loss of "
-            "your own, set them there"
+            "budgets, weights, temperature and mini_batch_size are settings of MMR: if you pass "
+            "your own loss, set them there"
         )
     if getattr(loss, "model", model) is not model:
         raise ValueError("the loss was made for another model: make it with the one that trains")
@@ -423,7 +433,7 @@ def _begin(
     is_main: bool,
     **modes: bool,
 ) -> Path | None:
-    """Prepare the output folder in the first process. Returns the checkpoint to go on from."""
+    """Prepare the output folder in the first process. Returns the checkpoint to continue from."""
     if target is None:
         return None
     with arguments.main_process_first(local=False):
@@ -450,7 +460,7 @@ def _finish(
 
 @contextmanager
 def _reserve_checkpoints(target: Path | None, is_main: bool) -> Iterator[Path]:
-    """The folder of the checkpoints, reserved for this run; a temporary one without a target."""
+    """The folder of the checkpoints, reserved for this run. Temporary if there is no target."""
     if target is not None:
         with lock(target, "training a model") if is_main else nullcontext():
             yield target / CHECKPOINTS

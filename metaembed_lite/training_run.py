@@ -1,7 +1,7 @@
-"""A training run on disk: its settings, its whole checkpoints, and where it resumes.
+"""A training run on disk: its settings, its complete checkpoints, and where it resumes.
 
-Checkpoints lie in ``output/checkpoints`` while a model is trained, and the last one stays there,
-so that the run can be lengthened. ``run.json`` next to them holds the settings of the run.
+Checkpoints lie in ``output/checkpoints`` while a model is trained. The last one stays there, so the
+run can be lengthened. ``run.json`` next to them holds the settings of the run.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = {"steps", "save_steps", "log_steps"}  # settings that a resumed run may change
-SAMPLED_ROWS = (
-    64  # evenly spaced rows that are compared, at least; a change elsewhere goes unnoticed
-)
+# At least this many evenly spaced rows are compared. A change in another row goes unnoticed.
+SAMPLED_ROWS = 64
 
 
 def begin(
@@ -48,7 +47,7 @@ def begin(
     """Prepare a folder for a run, and return the checkpoint to resume from.
 
     Returns:
-        The checkpoint to go on from; None to start at step 0.
+        The checkpoint to continue from. None to start at step 0.
 
     Raises:
         ValueError: if files would be lost without ``restart`` or ``overwrite``, or the resumed run
@@ -67,9 +66,8 @@ def begin(
         checkpoint = _resumed(output, run, settings)
     else:
         _check_free(output, run, restart, overwrite)
-        for old in find_checkpoints(
-            output
-        ):  # one by one: run.json stays, so a crash here is no harm
+        # One by one: run.json stays, so a crash in between does no harm.
+        for old in find_checkpoints(output):
             shutil.rmtree(old)
         checkpoint = None
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -82,7 +80,8 @@ def read_run(output: Path, tolerate_damage: bool = False) -> dict[str, Any] | No
 
     Args:
         output: the folder of the model.
-        tolerate_damage: return an empty run in place of a damaged file. Defaults to False.
+        tolerate_damage: return an empty run instead of an error on a damaged file. Defaults to
+            False.
 
     Returns:
         None if there is no such file.
@@ -129,8 +128,8 @@ def _check_free(output: Path, run: dict[str, Any] | None, restart: bool, overwri
     if unfinished and steps and not restart:
         raise ValueError(
             f"{output} holds the checkpoints of a run that was cut off after step {max(steps)}: "
-            "resume=True (--resume) goes on from there, restart=True (--restart) deletes them and "
-            "starts again"
+            "resume=True (--resume) continues from there, restart=True (--restart) deletes them "
+            "and starts again"
         )
     if is_finished(output) and not overwrite:
         raise ValueError(
@@ -152,8 +151,8 @@ def _resumed(output: Path, run: dict[str, Any] | None, settings: dict[str, Any])
     done = 0 if checkpoint is None else step_of(checkpoint)
     if run["finished"] is not None and checkpoint is None:
         raise ValueError(
-            f"{output} holds a finished model, and none of its checkpoints is whole: it cannot be "
-            "lengthened. train(load(...), ...) trains it further"
+            f"{output} holds a finished model, and none of its checkpoints is complete: it cannot "
+            "be lengthened. train(load(...), ...) trains it further"
         )
     if run["finished"] is not None and settings["steps"] <= done:
         raise ValueError(
@@ -195,7 +194,7 @@ def _brief(value: Any) -> str:
 
 
 def find_checkpoints(output: Path) -> list[Path]:
-    """The checkpoints of a run, whole or not, the newest first.
+    """The checkpoints of a run, complete or not, the newest first.
 
     Example:
         >>> find_checkpoints(Path("no-such-folder"))
@@ -235,7 +234,7 @@ def mark_whole(checkpoint: Path) -> None:
 
 
 def describe_damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be used. None if it is whole.
+    """Why a checkpoint cannot be used. None if it is complete.
 
     Example:
         >>> describe_damage(Path("no-such-folder"))
@@ -255,7 +254,7 @@ def describe_damage(checkpoint: Path) -> str | None:
 
 
 def find_newest_whole(output: Path) -> Path | None:
-    """The newest checkpoint that is whole. Newer, broken ones are reported and removed.
+    """The newest complete checkpoint. Newer, broken ones are reported and removed.
 
     Example:
         >>> find_newest_whole(Path("no-such-folder")) is None
@@ -271,7 +270,7 @@ def find_newest_whole(output: Path) -> Path | None:
 
 
 def keep_newest(output: Path) -> None:
-    """Remove all checkpoints of a finished run but the newest, from which it can be lengthened.
+    """Remove the old checkpoints of a finished run. The newest stays, to lengthen the run from it.
 
     Example:
         >>> keep_newest(Path("no-such-folder"))
@@ -281,7 +280,7 @@ def keep_newest(output: Path) -> None:
 
 
 def describe_rows(datasets: Mapping[str, Dataset]) -> list[list[Any]]:
-    """What tells training sets apart: names, columns, lengths and the hash of some rows.
+    """A record of training sets, to compare them: names, columns, lengths and a hash of some rows.
 
     Example:
         >>> from datasets import Dataset
@@ -300,7 +299,7 @@ def _describe_dataset(rows: Dataset) -> dict[str, Any]:
 
 
 def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
-    """What tells models apart, ready for JSON. It must be equal for a run to be resumed.
+    """A record of a model, ready for JSON. A run is resumed only if the record is the same.
 
     Example:
         >>> from metaembed_lite import load

@@ -37,13 +37,13 @@ def load_task(name: str, **settings: Any) -> RetrievalTask:
 
     Args:
         name: "handwriting", "scenes", "codesearch", "pages", "image_folder" (your own images and
-            captions) or "mmeb"; one of ``meta_tasks.TASKS``, such as "scenes/vqa"; or one
+            captions) or "mmeb". Also one of ``meta_tasks.TASKS``, such as "scenes/vqa", or one
             collection of pages, such as "pages/bars".
-        **settings: arguments of the suite's function: ``n_queries``, ``n_train``, and others such
-            as ``seed``, ``split``, ``collection`` or ``path``.
+        **settings: arguments of the suite's function, such as ``n_queries``, ``n_train``,
+            ``seed``, ``split``, ``collection`` or ``path``.
 
     Raises:
-        ValueError: on an unknown suite or setting, a missing setting, or a value of another type.
+        ValueError: on an unknown suite or setting, a missing setting, or a value of a wrong type.
 
     Example:
         >>> load_task("scenes", n_queries=5, n_train=2)

@@ -1,4 +1,4 @@
-"""The 3 x 3 world of handwriting and scenes: nine places, a query about some, a hard negative.
+"""The 3 x 3 boards of handwriting and scenes: nine places, a query about some, a hard negative.
 
 A board is first sampled as symbols, an integer array with one row per place. Only then is it
 rendered as an image. Relevance is computed from the symbols, so it is exact.
@@ -20,7 +20,7 @@ PLACES = (
     "left", "center", "right",
     "bottom-left", "bottom", "bottom-right",
 )  # fmt: skip
-CELL = 16  # pixels: the edge of one place; a board is 48 x 48
+CELL = 16  # pixels: the edge of one place, so a board is 48 x 48
 
 
 class Triple(NamedTuple):

@@ -50,7 +50,7 @@ SKIPPED_FOLDERS = {
     "dist-packages", "externals", "extern", "vendor", "_vendor", "__pycache__",
 }  # fmt: skip
 QUERY_LENGTH = (20, 200)  # characters
-CODE_LENGTH = (80, 1000)  # characters; functions outside this range are left out, not cut
+CODE_LENGTH = (80, 1000)  # characters. Functions outside this range are left out, not cut
 HIDDEN_NAME = "f"
 NAMING_ATTRIBUTES = ("name", "id", "attr", "arg", "asname")  # where syntax nodes keep a name
 
@@ -193,7 +193,7 @@ def read_package(package: str) -> tuple[Function, ...]:
 
 @cache
 def load_functions(split: str) -> tuple[Function, ...]:
-    """Load a split's functions: no query twice, no code twice, nothing that an earlier split has.
+    """Load a split's functions, without duplicates of a query or code, also across earlier splits.
 
     Raises:
         ValueError: on an unknown split, or a package that is not installed.
@@ -228,7 +228,7 @@ def _sample_functions(split: str, n: int, rng: np.random.Generator) -> list[Func
     if n > len(functions):
         raise ValueError(
             f"{n:,} functions requested of the {split} split, which has {len(functions):,} in "
-            f"{', '.join(PACKAGES[split])}: ask for fewer (a query takes two: its function and a "
+            f"{', '.join(PACKAGES[split])}; request fewer (a query takes two, its function and a "
             "distractor)"
         )
     return [functions[i] for i in rng.permutation(len(functions))[:n]]
@@ -259,10 +259,10 @@ def load_codesearch(
     packages. One candidate is relevant per query. Training rows come from other packages.
 
     Args:
-        n_queries: number of queries.
-        n_train: number of training rows.
-        seed: of the sampling.
-        split: "train", "validation" or "test": each reads other packages.
+        n_queries: number of queries. Defaults to 500.
+        n_train: number of training rows. Defaults to 4,000.
+        seed: random seed of the sampling. Defaults to 0.
+        split: "train", "validation" or "test". Each reads other packages. Defaults to "test".
 
     Raises:
         ValueError: on fewer than one query, a negative ``n_train``, more functions than are

@@ -32,7 +32,7 @@ The scans are "Optical Recognition of Handwritten Digits" by Ethem Alpaydin and 
 Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0. They
 are read from the installed scikit-learn.
 """
-NAMED_PLACES = 3  # per query; 1 of 1,000 random boards fits by chance
+NAMED_PLACES = 3  # per query, so 1 of 1,000 random boards fits by chance
 
 # Scans are ordered by writer (13 writers, about 138 each). A gap of one writer keeps train and test
 # writers disjoint. The gap is the validation split: it may share writers with either side, so use
@@ -125,10 +125,10 @@ def load_handwriting(
     one that satisfies it by chance. Training boards use other writers' scans than test boards.
 
     Args:
-        n_queries: number of queries.
-        n_train: number of training rows.
-        seed: of the sampling.
-        split: "train", "validation" or "test".
+        n_queries: number of queries. Defaults to 500.
+        n_train: number of training rows. Defaults to 16,000.
+        seed: random seed of the sampling. Defaults to 0.
+        split: "train", "validation" or "test". Defaults to "test".
 
     Raises:
         ValueError: on fewer than one query, a negative ``n_train``, or an unknown split.

@@ -16,8 +16,9 @@ from metaembed_lite.data.task import RetrievalTask, check_sizes
 from metaembed_lite.items import open_picture
 
 ABOUT = """\
-Your own data: a folder of images and a CSV with one caption per row. Whatever stands together in a
-row is relevant. Other pairs count as not relevant, even if a caption happens to fit another image.
+Your own data: a folder of images and a CSV with one caption per row. The image and the caption of a
+row are relevant to each other. Other pairs count as not relevant, even if a caption happens to fit
+another image.
 """
 _FOLDER_STREAM = 20  # keeps the split's random stream apart from the other suites'
 
@@ -33,26 +34,28 @@ def load_image_folder(
 ) -> RetrievalTask:
     """Load the task: caption to image, from a folder with a CSV of both.
 
-    An image may have several captions, and a caption several images. Images are split, not rows, so
-    no test image is trained on. There are no hard negatives: the other images of a batch serve as
-    negatives.
+    An image may have several captions, and a caption several images. The split is by image, not by
+    row, so no test image is trained on. There are no hard negatives: the other images of a batch
+    serve as negatives.
 
     Args:
         path: the folder. Images may lie anywhere below it.
-        csv: name of the CSV in the folder.
+        csv: name of the CSV in the folder. Defaults to "captions.csv".
         image: column of image paths, relative to the folder. Two spellings of one path ("p.png",
-            "./p.png") are one image. A path may not lead out of the folder.
-        text: column of captions.
+            "./p.png") are one image. A path may not lead out of the folder. Defaults to
+            "image".
+        text: column of captions. Defaults to "text".
         n_queries: captions to test with. At most half of all images are held out for the test.
+            Defaults to 500.
         n_train: number of training rows. Defaults to all that are left. With 0, every image is a
             candidate of the test.
-        seed: of the split.
+        seed: random seed of the split. Defaults to 0.
 
     Raises:
         FileNotFoundError: if the CSV or an image is missing.
-        ValueError: on fewer than one query, a negative ``n_train``, a file that is not a CSV in
-            UTF-8, missing columns, empty cells, paths that lead out of the folder, broken images,
-            or fewer than two images.
+        ValueError: on fewer than one query, a negative ``n_train``, or a file that is not a CSV in
+            UTF-8. Also on missing columns, empty cells, paths that lead out of the folder, broken
+            images, or fewer than two images.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -101,7 +104,7 @@ def _read_table(root: Path, csv: str, image: str, text: str) -> pd.DataFrame:
     table[image] = table[image].map(resolved)
     files = table[image].drop_duplicates().to_list()
     if len(files) < 2:
-        raise ValueError(f"{root / csv} names {len(files)} picture; retrieval needs two or more")
+        raise ValueError(f"{root / csv} names {len(files)} image; name two or more")
     missing = next((file for file in files if not Path(file).is_file()), None)
     if missing is not None:
         line = table.index[(table[image] == missing).to_numpy().argmax()]

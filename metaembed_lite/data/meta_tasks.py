@@ -29,7 +29,7 @@ Every query opens with an instruction, as in MMEB, and asks one kind of question
 A hard negative differs in one digit, one attribute or one place. The candidates of classify and vqa
 are all possible answers. The candidates of the other tasks are every query's answer and hard
 negative. Four tasks are held out of training, so they are out of distribution. The same kind of
-task is trained in the other suite.
+task in the other suite is trained.
 
 Half of a query is not enough: a model that sees only the text or only the image must guess among
 the candidates that fit that half. In ground, the image alone is right half of the time, because two
@@ -54,12 +54,15 @@ def load_meta_task(
     """Load one of the fourteen tasks.
 
     Args:
-        name: suite/kind, such as "scenes/vqa"; ``TASKS`` lists them.
+        name: suite/kind, such as "scenes/vqa". ``TASKS`` lists them.
         n_queries: number of queries. The candidates are every query's answer and hard negative,
             ``2 * n_queries``. For ``classify`` and ``vqa`` they are all 1,000 to 2,304 answers.
+            Defaults to 500.
         n_train: number of training rows. Tasks that are held out have them too, if requested.
-        seed: of the sampling.
+            Defaults to 0.
+        seed: random seed of the sampling. Defaults to 0.
         split: "train", "validation" or "test". Those of handwriting have different writers.
+            Defaults to "test".
 
     Raises:
         ValueError: on an unknown task or split, fewer than one query, or a negative ``n_train``.

@@ -20,10 +20,10 @@ from metaembed_lite.items import open_picture
 
 ABOUT = """\
 MMEB (Jiang et al., 2025, "VLM2Vec"): 36 evaluation tasks in 4 meta-tasks. Every query has an
-instruction and its own pool of up to 1,000 candidates; the metric is P@1.
+instruction and its own pool of up to 1,000 candidates. The metric is P@1.
 
-The published evaluator rewards ties: the right answer stands first, and argmax takes the first of
-equal scores, so a constant scorer gets 100 %. Here ties count against the model, and equal
+The published evaluator rewards ties. The right answer is listed first, and argmax takes the first
+of equal scores, so a constant scorer gets 100 %. Here ties count against the model, and equal
 candidates are merged into one.
 """
 IMAGE_TOKEN = "<|image_1|>"  # marks the place of the image in MMEB's texts
@@ -60,16 +60,17 @@ def load_mmeb(
     """Load one of MMEB's 36 evaluation tasks.
 
     Args:
-        task: such as "MSCOCO_t2i"; ``MMEB_TASKS`` lists them.
-        path: a hub id, or a folder with ``<task>/*.parquet`` of the same schema: qry_text,
-            qry_img_path, tgt_text (list), tgt_img_path (list, the right answer first).
+        task: name of the task, such as "MSCOCO_t2i". ``MMEB_TASKS`` lists them.
+        path: a hub id, or a folder with ``<task>/*.parquet`` of the same schema. Its columns are
+            qry_text, qry_img_path, tgt_text (list) and tgt_img_path (list, the right answer first).
+            Defaults to the published set on the hub.
         images: the folder that image paths are relative to. Defaults to ``path``.
         n_queries: the number of queries, from the first row on. Defaults to all.
-        n_train: must be 0. Training rows come from ``load_mmeb_train``.
+        n_train: must be 0. Training rows come from ``load_mmeb_train``. Defaults to 0.
 
     Raises:
-        ValueError: on an unknown task, columns of another schema, a row without a query or a
-            target, a path that leads out of ``images``, or ``n_train`` above 0.
+        ValueError: on an unknown task, or columns of another schema. Also on a row without a query
+            or a target, a path that leads out of ``images``, or ``n_train`` above 0.
         FileNotFoundError: if an image is missing.
 
     Example:
@@ -85,7 +86,9 @@ def load_mmeb(
     if task not in MMEB_TASKS:
         raise ValueError(f"MMEB has no task {task!r}; it has {', '.join(MMEB_TASKS)}")
     if n_train:
-        raise ValueError("MMEB's evaluation tasks have no training rows: see load_mmeb_train")
+        raise ValueError(
+            f"n_train={n_train}: MMEB's evaluation tasks have no training rows; use load_mmeb_train"
+        )
     columns = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
     rows = _read_rows(path, task, "test", columns)
     rows = rows if n_queries is None else rows.select(range(min(n_queries, len(rows))))
@@ -134,15 +137,16 @@ def load_mmeb_train(
     """Load training rows of one of MMEB's 20 in-distribution tasks: query, positive, hard negative.
 
     Args:
-        task: such as "MSCOCO_t2i".
-        path: a hub id, or a folder with ``<task>/*.parquet`` of the same schema: qry,
-            qry_image_path, pos_text, pos_image_path, and perhaps neg_text, neg_image_path.
+        task: name of the task, such as "MSCOCO_t2i".
+        path: a hub id, or a folder with ``<task>/*.parquet`` of the same schema. Its columns are
+            qry, qry_image_path, pos_text, pos_image_path, and perhaps neg_text, neg_image_path.
+            Defaults to the published set on the hub.
         images: the folder that image paths are relative to. Defaults to ``path``.
         n_train: the number of rows, from the first on. Defaults to all.
 
     Raises:
-        ValueError: on a task that MMEB does not train on, columns of another schema, a row without
-            text and image, or a path that leads out of ``images``.
+        ValueError: on a task that MMEB does not train on, or columns of another schema. Also on a
+            row without text and image, or a path that leads out of ``images``.
         FileNotFoundError: if an image is missing, when its row is read.
 
     Example:
@@ -184,12 +188,13 @@ def load_colpali_train(
     """Load ColPali's training pages as rows query, positive: a question and the page that answers.
 
     Args:
-        path: a hub id, or a folder of parquet files of the same schema: query, image.
+        path: a hub id, or a folder of parquet files with the columns query and image. Defaults to
+            the published set on the hub.
         n_train: the number of rows, from the first on. Defaults to all.
 
     Raises:
         ValueError: on columns of another schema, or a row that names a file instead of holding the
-            bytes of its picture.
+            bytes of its image.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -205,8 +210,8 @@ def load_colpali_train(
     row = struct_field(rows.data.column("image"), "bytes").is_null().index(True).as_py()
     if row >= 0:
         raise ValueError(
-            f"{path}: row {row} has no picture, only a path at most, which is not opened; store "
-            "the picture's bytes"
+            f"{path}: row {row} has no image, only a path at most, and paths are not opened; "
+            "store the image's bytes"
         )
     rows = rows if n_train is None else rows.select(range(min(n_train, len(rows))))
     return rows.select_columns(["query", "image"]).rename_column("image", "positive")

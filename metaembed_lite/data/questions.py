@@ -14,7 +14,7 @@ from metaembed_lite.data import handwriting, scenes
 from metaembed_lite.data.boards import CELL, PLACES, Triple
 from metaembed_lite.data.task import Item
 
-Facts = frozenset[Any]  # what a query asks or a candidate shows; relevant if one contains the other
+Facts = frozenset[Any]  # what a query asks or a candidate shows. Relevant if one contains the other
 Render = Callable[[np.ndarray], Image.Image]  # paints a board
 
 
@@ -69,7 +69,7 @@ class Domain:
         return " ".join(self.words[self.class_attribute][value] for value in values)
 
     def list_answers(self, kind: str) -> list[str] | None:
-        """List all answers of ``classify`` or ``vqa``; None for a kind whose answers are boards.
+        """List all answers of ``classify`` or ``vqa``. None for other kinds.
 
         Example:
             >>> len(DOMAINS["handwriting"].list_answers("classify"))
@@ -116,8 +116,8 @@ class Example(NamedTuple):
     Attributes:
         query: a text, or ``{"text", "image"}``.
         positive: the answer, a text or an image.
-        negative: of the same kind as ``positive``.
-        facts: of query, positive and negative.
+        negative: a wrong answer, of the same kind as ``positive``.
+        facts: those of query, positive and negative.
 
     Example:
         >>> Example("which digit is top?", "7", "3", facts=([], [], [])).positive
@@ -131,7 +131,7 @@ class Example(NamedTuple):
 
 
 def collect_facts(board: np.ndarray, places: np.ndarray | None = None) -> Facts:
-    """Collect what a board holds, as a set of (place, content), at some places or at all.
+    """Collect what a board holds at some places or at all, as a set of (place, content).
 
     Example:
         >>> sorted(collect_facts(np.array([7, 1, 2, 3, 4, 5, 6, 7, 8]), np.array([0, 2])))
@@ -147,7 +147,7 @@ def sample_example(suite: str, kind: str, rng: np.random.Generator, split: str) 
     Args:
         suite: "handwriting" or "scenes".
         kind: one of ``MAKERS``, such as "vqa".
-        rng: of the sampling.
+        rng: random generator of the sampling.
         split: "train", "validation" or "test".
 
     Example:

@@ -1,7 +1,8 @@
 """Training rows: Datasets with the columns query, positive and negatives, checked before training.
 
-Rows come from records with items in memory (``rows_from_records``), from a suite's examples
-(``rows_from_examples``) or from image files that are opened when a row is read (``lazy_rows``).
+Three functions make rows. ``rows_from_records`` takes records with items in memory, and
+``rows_from_examples`` a suite's examples. ``lazy_rows`` takes image files, which are opened when a
+row is read.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ EXPECTED = "expected query, positive, then any negatives (negative, negative_1, 
 
 
 class PictureFeature(ImageFeature):
-    """The ``Image`` feature of datasets, decoded by ``open_picture``: RGB, errors name the file.
+    """The ``Image`` feature of datasets, decoded by ``open_picture``.
 
-    It stores what ``Image`` stores. When datasets rebuilds the features from a file, they become
-    ``Image`` again, and ``preprocess`` opens those pictures by the same rules.
+    So images are RGB, and errors name the file. It stores what ``Image`` stores. When datasets rebuilds the features from a file, they become
+    ``Image`` again, and ``preprocess`` opens those images by the same rules.
 
     Example:
         >>> from PIL import Image
@@ -35,7 +36,7 @@ class PictureFeature(ImageFeature):
     """
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
-        """Open the picture in RGB."""
+        """Open the image in RGB."""
         return open_picture(value)
 
 
@@ -47,14 +48,14 @@ def check_rows(
 
     Args:
         rows: a Dataset, a DataFrame, a list of dicts, or several of these by name.
-        batch_size: the fewest rows that a set may have.
+        batch_size: the least number of rows that a set may have.
 
     Returns:
         Name -> Dataset with the columns query, positive, then any negatives. A single set is named
         "the task".
 
     Raises:
-        ValueError: naming the set, and the column or the number of rows that does not fit.
+        ValueError: naming the set, and the column or the number of rows that is wrong.
 
     Example:
         >>> rows = [{"positive": "a cat", "query": "animal"}, {"positive": "a car", "query": "car"}]
@@ -206,7 +207,7 @@ def lazy_rows(
             or image. A column that has only texts holds texts, one that has only images holds
             images. Otherwise it holds ``{"text", "image"}``, with None for a missing image.
         root: the folder of the images.
-        where: the table that the paths come from, for the errors.
+        where: the table that the paths come from, for errors. Defaults to "training rows".
 
     Raises:
         ValueError: if a path leads out of ``root``.
@@ -234,7 +235,7 @@ def lazy_rows(
 
 
 def resolve_picture(root: Path, name: str, where: str) -> Path:
-    """Resolve the path of a picture that a table names: one path per file, always below ``root``.
+    """Resolve the path of an image that a table names: one path per file, always below ``root``.
 
     Args:
         root: the folder that the name is relative to.
@@ -254,7 +255,7 @@ def resolve_picture(root: Path, name: str, where: str) -> Path:
         raise ValueError(f"{where}: {name!r} is not a path: {error}") from error
     if not file.is_relative_to(folder):
         raise ValueError(
-            f"{where}: {name!r} leads out of {root}; put the picture into that folder, and give "
+            f"{where}: {name!r} leads out of {root}; put the image into that folder, and give "
             "its path relative to it"
         )
     return file

@@ -26,7 +26,7 @@ COLORS = {
     "black": (20, 20, 20), "gray": (140, 140, 140),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
-NAMED_OBJECTS = 2  # per query; there are 48 objects, so 1 of 2,304 random scenes fits by chance
+NAMED_OBJECTS = 2  # per query, from 48 possible ones, so 1 of 2,304 random scenes fits by chance
 SUPERSAMPLE = 4  # scenes are drawn this many times larger, then reduced, for smooth edges
 
 Scene = np.ndarray  # (9, 2) int: color index, shape index
@@ -132,10 +132,11 @@ def load_scenes(
     relevant, even one that satisfies it by chance.
 
     Args:
-        n_queries: number of queries.
-        n_train: number of training rows.
-        seed: of the sampling.
-        split: "train", "validation" or "test": different random samples.
+        n_queries: number of queries. Defaults to 500.
+        n_train: number of training rows. Defaults to 16,000.
+        seed: random seed of the sampling. Defaults to 0.
+        split: "train", "validation" or "test", which are different random samples. Defaults to
+            "test".
 
     Raises:
         ValueError: on fewer than one query, a negative ``n_train``, or an unknown split.

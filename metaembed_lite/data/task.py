@@ -1,4 +1,4 @@
-"""A retrieval task: queries, candidates, relevance and training rows; and what all suites share."""
+"""A retrieval task: queries, candidates, relevance, training rows. And helpers for all suites."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "test")
 _SPLIT_STREAMS = {"test": 2, "train": 3, "validation": 4}
 _TRAINING_STREAM = 1
 
-Item = Any  # a str, a picture (PIL image, Path, bytes, array) or {"text", "image"}: see items.py
+Item = Any  # a str, an image (PIL image, Path, bytes, array) or {"text", "image"}: see items.py
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,21 @@ class RetrievalTask:
 
     Attributes:
         name: shown in tables and figures.
-        queries: Q items: a str, a picture, or ``{"text", "image"}`` (see ``items.read``).
+        queries: Q items: a str, an image, or ``{"text", "image"}`` (see ``items.read``).
         candidates: N items of the same kinds.
-        relevance: (Q, N) grades, finite and at least 0, of any real type; stored as float64. 0 is
-            not relevant, larger is better. A query may have several relevant candidates.
+        relevance: (Q, N) grades, finite and at least 0, of any real type. They are stored as
+            float64. 0 is not relevant, and larger is better. A query may have several relevant
+            candidates.
         train: rows ``query``, ``positive`` and, where the suite has one, ``negative``. Defaults to
             None, for a task that is only evaluated.
-        pool: (Q, N) bool or 0/1, which candidates count for a query, as in MMEB, where each query
-            has its own list; stored as bool. Defaults to None: all candidates count.
-        about: what the data is, where it comes from and what it cannot show.
+        pool: (Q, N) bool or 0/1, which candidates count for a query. In MMEB, for example, each
+            query has its own list. It is stored as bool. Defaults to None, so all candidates
+            count.
+        about: what the data is, where it comes from and what it cannot show. Defaults to "".
 
     Raises:
-        ValueError: on shapes that do not match, invalid grades or pool values, a relevant
-            candidate outside its query's pool, or a query without a relevant candidate.
+        ValueError: on shapes that do not match, or invalid grades or pool values. Also on a
+            relevant candidate outside its query's pool, or a query without a relevant candidate.
 
     Example:
         >>> RetrievalTask("pets", ["meow", "woof"], ["cat", "dog"], np.eye(2))
@@ -145,7 +147,7 @@ def check_sizes(n_queries: int, n_train: int) -> None:
     """Check that there is at least one query and that ``n_train`` is not negative.
 
     Raises:
-        ValueError: that names both values.
+        ValueError: naming both values.
 
     Example:
         >>> check_sizes(n_queries=500, n_train=0)
@@ -160,7 +162,7 @@ def check_split(split: str) -> None:
     """Check that a split is one of ``SPLITS``.
 
     Raises:
-        ValueError: on another split.
+        ValueError: on an unknown split.
 
     Example:
         >>> check_split("test")
@@ -173,12 +175,12 @@ def split_rng(seed: int, split: str, *stream: int) -> np.random.Generator:
     """Create the random generator that samples the queries and candidates of a split.
 
     Args:
-        seed: of the task.
+        seed: random seed of the task.
         split: "train", "validation" or "test".
-        *stream: numbers that tell apart several tasks of one suite.
+        *stream: numbers that keep the tasks of one suite apart.
 
     Raises:
-        ValueError: on another split.
+        ValueError: on an unknown split.
 
     Example:
         >>> split_rng(0, "test").integers(10, size=3).tolist()
@@ -192,8 +194,8 @@ def training_rng(seed: int, *stream: int) -> np.random.Generator:
     """Create the random generator that samples training rows. No split's generator equals it.
 
     Args:
-        seed: of the task.
-        *stream: numbers that tell apart several tasks of one suite.
+        seed: random seed of the task.
+        *stream: numbers that keep the tasks of one suite apart.
 
     Example:
         >>> training_rng(0).integers(10, size=3).tolist()

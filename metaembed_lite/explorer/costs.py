@@ -25,9 +25,9 @@ class Costs(TypedDict):
     """Measured milliseconds.
 
     Keys:
-        encode_query_ms: to encode one query.
-        score_ms: R_q rows of R_c values, to score one query against all measured candidates.
-        measured_candidates: how many candidates that was.
+        encode_query_ms: time to encode one query.
+        score_ms: R_q rows of R_c values, time to score one query against the measured candidates.
+        measured_candidates: number of these candidates.
         where: the hardware.
     """
 
@@ -41,8 +41,8 @@ def measure_costs(model: MultiVectorEncoder, encoded: EncodedTask) -> Costs:
     """Measure the encoding of one query and its scoring at each budget, as medians of five calls.
 
     Scoring is measured at powers of two and at the full budget, and interpolated linearly between
-    them. The candidates of a small task are repeated up to ``MIN_CANDIDATES``, because the fixed
-    cost of a call must not be scaled with the size of a corpus.
+    them. The candidates of a small task are repeated up to ``MIN_CANDIDATES``. Otherwise the fixed
+    cost of a call would be scaled with the size of a corpus.
 
     Args:
         model: built or loaded with meta tokens. It is set to evaluation mode.

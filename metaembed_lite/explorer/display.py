@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 MAX_TEXT_CHARS = 300
-THUMBNAIL_PX = 96  # of a picture's longer side
-MAX_MAP_CELLS = 6  # of an attention map's longer side; a finer map is averaged down to it
+THUMBNAIL_PX = 96  # of an image's longer side
+MAX_MAP_CELLS = 6  # of an attention map's longer side. A finer map is averaged down to it
 
 
 def describe_content(n_queries: int, n_candidates: int, n_shown: int, depth: int) -> str:
     """One line below the ranking: what it covers, and on what the quality was measured.
 
     Args:
-        n_queries, n_candidates: of the task.
+        n_queries, n_candidates: those of the task.
         n_shown: candidates on the page.
-        depth: how many of the task's best candidates are surely among them; 0 if unknown.
+        depth: how many of the task's best candidates are surely among them. 0 if unknown.
 
     Example:
         >>> describe_content(10, 20, 20, 0)[:59]
@@ -49,7 +49,7 @@ def describe_content(n_queries: int, n_candidates: int, n_shown: int, depth: int
 
 
 def explain_gaps(relevance: np.ndarray, pool: np.ndarray | None) -> list[str]:
-    """For each query, a sentence on what its ranking lacks. It is empty if it lacks nothing.
+    """For each query, a sentence on what its ranking lacks. Empty if it lacks nothing.
 
     Args:
         relevance: (Q, N) grades of the candidates on the page.
@@ -81,8 +81,8 @@ def item_to_json(item: Item, index: int) -> dict[str, Any]:
     """An item as the page shows it.
 
     Args:
-        item: a text, a picture, or both.
-        index: of the item in the task.
+        item: a text, an image, or both.
+        index: index of the item in the task.
 
     Returns:
         ``id`` (the index), ``text`` (cut to ``MAX_TEXT_CHARS``, or empty) and ``image`` (a
@@ -109,7 +109,7 @@ def _to_data_url(picture: Image.Image) -> str:
 
 
 def attention_to_json(model: MultiVectorEncoder, items: Sequence[Item]) -> dict[str, Any] | None:
-    """The attention of each candidate vector over its picture, for items that are only a picture.
+    """The attention of each candidate vector over its image, for items that are only an image.
 
     Args:
         model: built or loaded with meta tokens.
@@ -134,7 +134,7 @@ def attention_to_json(model: MultiVectorEncoder, items: Sequence[Item]) -> dict[
             continue
         try:
             maps = image_attention(model, item)
-        except ValueError:  # a backbone that does not read pictures as tokens has no such maps
+        except ValueError:  # a backbone that does not read images as tokens has no such maps
             return None
         shrink = min(1.0, MAX_MAP_CELLS / max(maps.shape[1:]))
         size = [max(1, round(side * shrink)) for side in maps.shape[1:]]

@@ -20,7 +20,7 @@ def choose_indices(choice: int | Sequence[int], n_items: int, name: str) -> list
     Args:
         choice: how many to take from the start, or the indices themselves.
         n_items: length of the list.
-        name: of the argument, for the error.
+        name: name of the argument, for the error.
 
     Raises:
         ValueError: if the choice is neither, or an index is unknown or listed twice.

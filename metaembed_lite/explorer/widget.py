@@ -55,8 +55,8 @@ class BudgetExplorer(anywidget.AnyWidget):
             candidate in the query's pool. Empty if it lacks nothing.
 
     Raises:
-        ValueError: if a budget does not fit the model, a query or candidate is unknown, embeddings
-            are not finite or belong to another task, or the page exceeds one megabyte.
+        ValueError: if a budget does not fit the model, or a query or candidate is unknown. Also if
+            embeddings are not finite or belong to another task, or the page exceeds one megabyte.
 
     Example:
         >>> from metaembed_lite import build, load_task
@@ -127,7 +127,7 @@ class BudgetExplorer(anywidget.AnyWidget):
 
         Returns:
             DataFrame indexed by place, from 1, with columns candidate (index in the task), score
-            and relevant. It is empty if no candidate is in the query's pool; then ``note`` says so.
+            and relevant. It is empty if no candidate is in the query's pool. Then ``note`` says so.
 
         Raises:
             ValueError: if ``k`` is not a whole number from 1 up.

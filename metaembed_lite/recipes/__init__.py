@@ -30,7 +30,7 @@ The recipes llama-3.2-vision-11b, paligemma-3b and qwen2.5-vl-* follow the publi
 (scripts/7b_mrl.yaml of the official code), as readers of its README report it: budgets and weights,
 temperature, LoRA rank, alpha and dropout, learning rate, warm-up, steps, bfloat16, and 48 queries
 per device with one hard negative each. The number of GPUs is unknown, and so is the global batch
-size. Two things are ours: mini_batch_size, and the data, which you replace with your own."""
+size. We chose mini_batch_size and the data, which you replace with your own."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Recipe:
     """A recipe's three sections, each the keyword arguments of a function.
 
     Attributes:
-        name: of the recipe, or the path of its file.
+        name: name of the recipe, or the path of its file.
         model: arguments of ``build``.
         data: arguments of ``load_task``, with the suite as ``name``.
         train: arguments of ``train``.
@@ -75,8 +75,8 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: "section.key=value", with the value as YAML: "train.steps=100", "model.dim=null".
 
     Raises:
-        ValueError: on an unknown recipe, section, suite or key, a value of another type, an
-            override without "=", or a file that is not YAML in UTF-8.
+        ValueError: on an unknown recipe, section, suite or key, or a value of a wrong type. Also on
+            an override without "=", or a file that is not YAML in UTF-8.
         OSError: if the file cannot be read.
 
     Example:
@@ -120,8 +120,8 @@ def read_suite_settings(name: str, assignments: Sequence[str], **defaults: Any) 
     """Read settings of a suite that are written as "key=value", checked like those of a recipe.
 
     Args:
-        name: of the suite.
-        assignments: such as "path=my-pictures" or "n_queries=1e3".
+        name: name of the suite.
+        assignments: such as "path=my-images" or "n_queries=1e3".
         **defaults: settings that the assignments replace.
 
     Raises:
@@ -145,8 +145,8 @@ def choose_held_out(
             trained on.
         name: the suite to evaluate on. Defaults to the one it was trained on, or else to
             "handwriting".
-        assignments: settings of the suite, such as "path=my-pictures".
-        n_queries: of the suite. Defaults to 500, or to what training held out.
+        assignments: settings of the suite, such as "path=my-images".
+        n_queries: number of queries. Defaults to 500, or to what training held out.
 
     Returns:
         The arguments, and in words which part of the data they give.
@@ -195,7 +195,7 @@ def _read_sections(file: Path) -> dict[str, dict[Any, Any]]:
         raise ValueError(f"{file} is a folder: name the recipe's file in it")
     if not file.is_file():
         raise ValueError(
-            f"no recipe {str(file)!r}: there is no such file; the bundled recipes are "
+            f"no recipe {str(file)!r}: there is no such file, and the bundled recipes are "
             f"{', '.join(list_names())}"
         )
     try:

@@ -271,12 +271,12 @@ def test_files_that_are_not_pictures_are_named(tmp_path):
         (np.full((4, 4, 3), 255.0), "floats are expected from 0 to 1"),
         (np.zeros((4, 4), np.int64), "int64: expected uint8"),
         (np.zeros((3, 8, 8), np.uint8), r"expected \(H, W\), \(H, W, 3\)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "pass several pictures as a list"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "pass several images as a list"),
         (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "from nan to nan: scale them"),
         (Image.fromarray(np.full((4, 4), -1, np.int32)), "from -1 to -1: scale them"),
-        ({"bytes": None, "path": None}, "None is not a picture"),
-        ("", "'' is not a picture"),
-        (3.5, "3.5 is not a picture"),
+        ({"bytes": None, "path": None}, "None is not an image"),
+        ("", "'' is not an image"),
+        (3.5, "3.5 is not an image"),
     ],
 )
 def test_values_that_do_not_make_a_picture_are_refused(source, message):
@@ -463,7 +463,7 @@ BROKEN = [
     (b"no picture", "not an image"),
     (Path("/lost/picture.png"), "is missing"),
     ({"image": "/lost/picture.png"}, "is missing"),
-    (np.zeros(7, np.uint8), "is not a picture"),
+    (np.zeros(7, np.uint8), "is not an image"),
     (Image.new("RGB", (2, 900)), "aspect ratio"),
 ]
 
@@ -498,7 +498,7 @@ def test_types_are_checked_before_anything_is_encoded(tiny, monkeypatch):
 
 def test_a_text_backbone_refuses_pictures(tmp_path):
     model = build(bert(tmp_path), r_q=1, r_c=1, lora_rank=None, device="cpu")
-    with pytest.raises(ItemError, match=r"item 1 \(picture of 48 x 24\).*reads no pictures"):
+    with pytest.raises(ItemError, match=r"item 1 \(image of 48 x 24\).*cannot read images"):
         model.encode_document(["a", Image.fromarray(PIXELS)])
     assert torch.equal(
         model.encode_query("a b"), model.encode_query({"text": "a b", "image": None})

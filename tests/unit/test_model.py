@@ -112,7 +112,7 @@ def test_load_refuses_classes_that_a_checkpoint_brings_along(tmp_path):
     listing = json.loads((folder / "modules.json").read_text())
     listing[0]["type"] = "evil.Module"
     (folder / "modules.json").write_text(json.dumps(listing))
-    with pytest.raises(ValueError, match=r"asks for the class 'evil.Module'"):
+    with pytest.raises(ValueError, match=r"requests the class 'evil.Module'"):
         load(folder)
 
 

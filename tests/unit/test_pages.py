@@ -315,7 +315,7 @@ def test_sweep_reports_ndcg_over_graded_pages():
 @pytest.mark.parametrize(("settings", "message"), [
     ({"collection": "maps"}, "unknown collection 'maps'; choose from tables, bars, lines, pies"),
     ({"split": "exam"}, "unknown split 'exam'; choose from train, validation, test"),
-    ({"pixels": 48}, "pixels=48: .*ask for 96 or more"),
+    ({"pixels": 48}, "pixels=48: .*use 96 or more"),
     ({"n_queries": 0}, "n_queries=0"),
     ({"n_train": -1}, "n_train=-1"),
     ({"n_queries": 9000}, "n_queries=9,000: the test split has 700 facts"),

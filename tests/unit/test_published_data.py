@@ -290,8 +290,8 @@ def test_a_csv_is_read_as_it_is_written(walled):
         (b'image,text\n"p0.png","two\nlines"\np1.png\n', "line 4 has an empty cell"),
         (b"image,text\np0.png,a\np1.png,  \n", "line 3 has an empty cell"),
         (b"", "no column image, text"),
-        (b"image,text\np0.png,a\n", "names 1 picture"),
-        (b"image,text\n", "names 0 picture"),
+        (b"image,text\np0.png,a\n", "names 1 image"),
+        (b"image,text\n", "names 0 image"),
     ],
 )
 def test_a_csv_that_is_none_is_named_with_its_line(walled, data, message):
@@ -361,5 +361,5 @@ def test_a_page_that_is_only_a_path_is_not_opened(tmp_path):
     whole = {"bytes": secret.read_bytes(), "path": "x.png"}
     table = {"query": ["a", "b"], "image": [whole, {"bytes": None, "path": str(secret)}]}
     pd.DataFrame(table).to_parquet(pages / "train-0.parquet")
-    with pytest.raises(ValueError, match="row 1 has no picture, only a path"):
+    with pytest.raises(ValueError, match="row 1 has no image, only a path"):
         mmeb.load_colpali_train(pages)

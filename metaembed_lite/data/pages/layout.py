@@ -39,7 +39,8 @@ class Style(NamedTuple):
     Attributes:
         layout: one of ``LAYOUTS``.
         theme: an index into ``THEMES``.
-        variant: of the chart: a table over bars, thin bars, a filled line, or a ring.
+        variant: whether to draw the chart's variant: a table over bars, thin bars, a filled line,
+            or a ring.
 
     Example:
         >>> Style("top", 0, variant=False).layout

@@ -239,7 +239,7 @@ def compute_numbers(name: str, column: str, section: int, statistic: Statistic) 
     """Compute what a page shows: a statistic of a column, in a section of a table's rows.
 
     Args:
-        name: of the table, such as "wine".
+        name: name of the table, such as "wine".
         column: such as "malic acid".
         section: an index into the table's sections.
         statistic: one of ``STATISTICS``.

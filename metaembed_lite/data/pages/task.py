@@ -27,7 +27,7 @@ Visual documents: pages with a title and a table, a bar chart, a line chart or a
 
 Every number on a page is computed from a real table that scikit-learn includes: iris, wine, breast
 cancer, diabetes, Linnerud. A page shows one fact: a statistic (the mean by class) of one column of
-a table, in one section of its rows (the wines of 13 to 13.3 % alcohol). A query asks for a fact in
+a table, in one section of its rows (the wines of 13 to 13.3 % alcohol). A query names a fact in
 words. Pages that show exactly this fact have grade 2, in every layout. Pages that show another
 statistic of the same column in the same section have grade 1. All other pages have grade 0.
 
@@ -39,8 +39,8 @@ words on a page say what its numbers are.
 """
 COLLECTIONS = {"tables": "table", "bars": "bar chart", "lines": "line chart", "pies": "pie chart"}
 REMAINDERS = {"test": (0, 1), "validation": (2,), "train": (3, 4, 5, 6)}  # see list_pairs
-# Two charts count as equal if they differ by less than this on average, relative to the height of a
-# bar or a line, or to a whole pie.
+# Two charts count as equal if their average difference is smaller than this. It is relative to the
+# height of a bar or a line, or to a whole pie.
 MIN_DIFFERENCE = 0.05
 PAGES_PER_FACT = 2  # candidates that show one fact, in different layouts
 TEMPLATES = (
@@ -55,7 +55,7 @@ Pair = tuple[str, str, int]  # a table, a column of it, a section of its rows
 
 
 class Fact(NamedTuple):
-    """What a page shows or a query asks for, as symbols.
+    """What a page shows or a query names, as symbols.
 
     Attributes:
         table: the table's name, such as "wine".
@@ -140,7 +140,8 @@ def outline_chart(collection: str, fact: Fact) -> tuple[tuple[str, ...], np.ndar
 def list_facts(collection: str, split: str) -> tuple[Fact, ...]:
     """List a split's facts, without those that look like an earlier split's.
 
-    Two facts look alike if they have the same quantity and statistic, and almost the same outline.
+    Two facts look the same if they have the same quantity and statistic, and almost the same
+    outline.
 
     Raises:
         ValueError: on an unknown split.
@@ -210,7 +211,7 @@ def write_captions(collection: str, fact: Fact) -> dict[str, str]:
 
 
 def sample_query(collection: str, fact: Fact, rng: np.random.Generator) -> str:
-    """Sample one of the ways to ask for a fact.
+    """Sample one of the wordings of a query for a fact.
 
     Example:
         >>> sample_query("bars", Fact("wine", "malic acid", 4, 0), np.random.default_rng(0))
@@ -287,7 +288,7 @@ def load_pages(
 ) -> RetrievalTask:
     """Load the task: text query to page image, over ``2 * n_queries`` candidates, graded.
 
-    The queries ask for each statistic of randomly sampled pairs of a column and a section. Two
+    The queries name each statistic of randomly sampled pairs of a column and a section. Two
     pages show each fact, in different layouts. So a query has 2 candidates of grade 2 and, for the
     other statistics, up to 6 of grade 1.
 
@@ -295,13 +296,13 @@ def load_pages(
         collection: "tables", "bars", "lines" or "pies".
         n_queries: number of queries, one per fact.
         n_train: number of training rows, from the pairs of the train split.
-        seed: of the sampling. The splits are the same for every seed.
+        seed: random seed of the sampling. The splits are the same for every seed. Defaults to 0.
         split: "train", "validation" or "test".
         pixels: edge of a page. The content does not depend on it.
 
     Raises:
-        ValueError: on fewer than one query, a negative ``n_train``, more queries than the split has
-            facts, pages too small for their words, or an unknown collection or split.
+        ValueError: on fewer than one query, a negative ``n_train``, or more queries than the split
+            has facts. Also on pages too small for their words, or an unknown collection or split.
 
     Example:
         >>> load_pages("bars", n_queries=4, n_train=0)
@@ -312,13 +313,13 @@ def load_pages(
         raise ValueError(f"unknown collection {collection!r}; choose from {', '.join(COLLECTIONS)}")
     if pixels < MIN_PAGE_PX:
         raise ValueError(
-            f"pixels={pixels}: letters would not be readable; ask for {MIN_PAGE_PX} or more"
+            f"pixels={pixels}: letters would not be readable; use {MIN_PAGE_PX} or more"
         )
     split_facts = list_facts(collection, split)
     if n_queries > len(split_facts):
         raise ValueError(
-            f"n_queries={n_queries:,}: the {split} split has {len(split_facts):,} facts to ask "
-            "for; ask for that many or fewer"
+            f"n_queries={n_queries:,}: the {split} split has {len(split_facts):,} facts; "
+            f"use at most {len(split_facts):,}"
         )
     rng = split_rng(seed, split, list(COLLECTIONS).index(collection))
     facts_of_pair: dict[Pair, list[Fact]] = {}

@@ -94,14 +94,14 @@ export function alignmentView(page, data) {
       "A frame marks the maximum of each row, its pick.";
   }
 
-  /** One query vector's pick: the candidate's picture with its attention, and the similarity. */
+  /** One query vector's pick: the candidate's image with its attention, and the similarity. */
   function slot(i) {
     const image = h("img", { alt: "" });
     const tint = h("span", { class: "tint" });
     const look = h("span", { class: "look" }, image, tint);
     const arrow = h("span", {});
     const score = h("b", {});
-    let drawn = null; // candidate and vector of the picture
+    let drawn = null; // candidate and vector of the drawn image
 
     function update({ vector, value }, candidate) {
       arrow.textContent = `q${i + 1} → c${vector + 1}`;
@@ -151,7 +151,7 @@ export function alignmentView(page, data) {
   const node = h("div", { class: "columns" },
     h("div", {}, canvas, scale, details),
     h("div", {}, picks, page.attention && h("p", { class: "note" },
-      "Each picked candidate vector over its picture. The tint shows where its meta token " +
+      "Each picked candidate vector over its image. The tint shows where its meta token " +
       "attends, and the frame where it attends most.")));
   return { node, update, redraw, close: () => observer.disconnect() };
 }

@@ -74,8 +74,8 @@ export function bestUnder(page, limit, corpus, trainedOnly) {
     text: `${name(budget)} is the best ${kind} within ${round(limit)} GiB: NDCG@5 ` +
       `${three(quality(page, budget))} in ${size(page, budget[1], corpus)}. ` +
       (better.length
-        ? `The next better one, ${name(better[0])}, takes ${size(page, better[0][1], corpus)}.`
-        : "No larger one is better."),
+        ? `The next better budget, ${name(better[0])}, takes ${size(page, better[0][1], corpus)}.`
+        : "No larger budget is better."),
   };
 }
 

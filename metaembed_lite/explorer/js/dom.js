@@ -1,4 +1,4 @@
-// Elements, created without markup: a text always becomes a text node, whatever it contains.
+// Elements, created without markup. A text always becomes a text node, whatever it contains.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -20,7 +20,7 @@ export const h = (tag, attributes = {}, ...children) =>
 export const s = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS(SVG, tag), attributes, children);
 
-/** An item as people see it: its picture, its text, or both. */
+/** An item as people see it: its image, its text, or both. */
 export function itemView(item, label, className) {
   return h("span", { class: className },
     item.image && h("img", { src: item.image, alt: label }),

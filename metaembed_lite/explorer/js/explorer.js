@@ -54,7 +54,7 @@ function render({ model, el }) {
   let painted = { query: null, order: [], budget: null };
   let base = null; // the ranking before this move, which the arrows compare with
   let isHeld = false; // a pointer is on a slider
-  let hasMoved = false; // and has moved it: the arrows still compare with where the drag began
+  let hasMoved = false; // the pointer has moved the slider, and arrows compare with the drag's start
   let timer = 0; // of the announcement
 
   const assign = (traits) => {
@@ -74,7 +74,7 @@ function render({ model, el }) {
 
   const select = h("select",
     { id: `${key}-query`, onchange: () => setQuery(select.selectedIndex) },
-    ...page.queries.map(({ id, text }) => h("option", {}, `${id}: ${text || "a picture"}`)));
+    ...page.queries.map(({ id, text }) => h("option", {}, `${id}: ${text || "an image"}`)));
   const question = h("div", { class: "question" });
   const sliders = [
     sliderView({
@@ -137,7 +137,7 @@ function render({ model, el }) {
     gap.hidden = !note;
     moves.hidden = !order.length;
     moves.textContent = `The best of ${plural(order.length, "candidate")} at ${name(budget)}` +
-      (relevant.size ? "; ✓ marks the relevant" : "") +
+      (relevant.size ? "; ✓ marks relevant ones" : "") +
       (name(base.budget) === name(budget)
         ? "."
         : `, ▲▼ places moved since ${name(base.budget)}.`);

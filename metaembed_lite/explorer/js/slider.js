@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 const MAGNET = 7; // pixels within which a drag snaps to a trained value
 
 /**
- * A labelled range from 1 to most. `set(value)` moves it. `move(value)` is called when the reader
+ * A labeled range from 1 to most. `set(value)` moves it. `move(value)` is called when the reader
  * moves it, `hold(isHeld)` when a pointer takes it and lets it go.
  */
 export function sliderView({ label, note, most, trained, key, move, hold }) {

@@ -52,7 +52,7 @@ export function corpusView(page, key, corpus, change) {
       `Latency is the time to encode one query, ${duration(encode_query_ms)}, plus the time to ` +
       `score it against ${whole(measured_candidates)} candidates, scaled linearly to your corpus ` +
       `(exhaustive search). Both were measured on ${where}, the scoring at powers of two with ` +
-      "interpolation between them. Index size and latency are those of float32 vectors."),
+      "interpolation between them. Index size and latency are for float32 vectors."),
   };
 }
 
