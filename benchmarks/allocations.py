@@ -29,4 +29,4 @@ def largest_allocation(run: Callable[[], object]) -> int:
         recording.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
     sizes = [event["args"]["Bytes"] for event in events if event["name"] == "[memory]"]
-    return max(sizes, default=0)  # what is freed has negative bytes
+    return max(sizes, default=0)  # freed memory has negative bytes

@@ -1,4 +1,4 @@
-"""Compare encoding with scoring at every budget, and measure LoRA: the paper's efficiency table.
+"""Measure encoding, scoring at every budget, and LoRA, as in the paper's efficiency table.
 
     python benchmarks/efficiency.py --shape tiny      # the bundled backbone, on a CPU
     python benchmarks/efficiency.py --shape 7b        # the shape of Qwen2.5-VL-7B, on a GPU

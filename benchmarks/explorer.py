@@ -1,10 +1,11 @@
-"""How fast the explorer repaints in Chromium, and how large it is on a page.
+"""Measure how fast the explorer repaints in Chromium, and how large it is on a page.
 
     python benchmarks/explorer.py                 # or CHROME=/path/to/chromium python ...
 
-Moves a slider at the size that the budget explorer is meant for: 200 images with 64 vectors of 64
-dimensions each, and a query of 16 vectors. Measures the time from the slider's input event until
-the page has changed, and until the frame that shows the change is painted. Writes
+The explorer has the size that it is meant for: 200 images with 64 vectors of 64 dimensions each,
+    and
+a query of 16 vectors. A slider is moved. The script measures the time from its input event until
+the page has changed, and until the frame that shows the change is painted. It writes
 ``book/results/explorer.json``.
 """
 
@@ -52,8 +53,8 @@ MOVE = """async (value) => {
 def build_large_page(task: RetrievalTask) -> PageState:
     """The state of an explorer at the intended size, with random vectors.
 
-    Random vectors are the hardest case for painting: every budget gives another ranking. The state
-    is built without a ``BudgetExplorer``, because it exceeds the size limit of a page.
+    Random vectors are the hardest case for painting, because every budget gives another ranking.
+    The state is built without a ``BudgetExplorer``, because it exceeds the size limit of a page.
     """
     generator = torch.Generator().manual_seed(0)
     encoded = EncodedTask(
@@ -106,7 +107,7 @@ def main() -> None:
     html = explorer.static_html()
     result |= {"size": size, "handwriting_page_bytes": len(html.encode())}
     print(result)
-    print("wrote", write("explorer", result))
+    print("written:", write("explorer", result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure the book's claims: the same data, steps and batches for every system, over seeds.
+"""Measure the book's claims, with the same data, steps and batches for every system, over seeds.
 
     python benchmarks/findings.py handwriting/MMR/0          # one cell: suite/system/seed
     python benchmarks/findings.py "scenes/*/0" --dry-run     # list the cells of a pattern
@@ -6,8 +6,8 @@
 A cell trains one system with one seed and measures it on the suite's held-out test. Cells that are
 in ``book/results/findings.json`` are skipped, so an interrupted run continues where it stopped.
 ``--again`` measures them again. Several processes may measure different cells of one result file at
-the same time. A cell that another process is measuring is refused. The seed determines meta tokens,
-LoRA, projection, training data and the order of rows. The test is the same for all seeds.
+the same time. A cell that another process is measuring raises an error. The seed determines meta
+tokens, LoRA, projection, training data and the order of rows. The test is the same for all seeds.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def build_system(recipe: recipes.Recipe, name: str, seed: int) -> Any:
 
 
 def prepare_rows(rows: Any, system: System, seed: int) -> Any:
-    """Drop hard negatives or shuffle pairs, as the system asks. ``rows`` may be a dict by task."""
+    """Drop hard negatives or shuffle pairs, as the system says. ``rows`` may be a dict by task."""
     if isinstance(rows, dict):
         return {task: prepare_rows(task_rows, system, seed) for task, task_rows in rows.items()}
     if not system.hard_negatives:
@@ -165,7 +165,7 @@ def measure_meta_tokens(model: Any, system: System, task: Any) -> list[dict[str,
 
 
 def measure_tokens(model: Any, system: System, task: Any) -> list[dict[str, float]]:
-    """Measure a system without meta tokens. Its token vectors are also pooled to fewer."""
+    """Measure a system without meta tokens, also with its token vectors pooled to fewer."""
     queries = model.encode_query(task.queries)
     all_vectors = model.encode_document(task.candidates)
     longest, dim = max(map(len, all_vectors)), all_vectors[0].shape[1]
@@ -293,12 +293,14 @@ def main(
         list[str] | None,
         typer.Option(help="A setting of the recipe, such as model.backbone=my/folder."),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Measure measured cells again.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure cells again that have a result.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells only.")] = False,
     keep: Annotated[
         Path | None, typer.Option(help="Folder for the trained model. For a single cell.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Of the file in book/results.")] = "findings",
+    name: Annotated[str, typer.Option(help="Name of the file in book/results.")] = "findings",
 ) -> None:
     """Measure the missing cells and add them to ``book/results/<name>.json``."""
     path = RESULTS / f"{name}.json"

@@ -1,10 +1,10 @@
-"""Kill a training run at random moments: does every resume end with the same weights?
+"""Kill training runs at random moments, and check that every resume ends with the same weights.
 
     python benchmarks/kill_training.py --kills 100
 
 A child process trains with a checkpoint at every step, and is killed (SIGKILL) at a random moment.
 The next child resumes. When a run ends, its trained weights are compared bit by bit with those of a
-run that was never killed, and a new run begins. The counts are printed and written to
+run that was never killed. Then a new run begins. The counts are printed and written to
 ``book/results/kill_training.json``.
 """
 
@@ -30,7 +30,7 @@ STEPS = 6
 
 def train_and_hash(output: Path, resume: bool, hash_file: Path) -> None:
     """Train to the end in this process, and write the hash of the trained weights."""
-    # imported here: the process that starts and kills the others needs none of this
+    # Imported here, because the process that starts and kills the others does not need them.
     import hashlib
     import logging
 
@@ -68,8 +68,9 @@ class Trainings:
     Attributes:
         folder: for the runs, the hash of the latest one and its log.
         rng: draws the moments at which a training is killed.
-        seconds: that an undisturbed run takes. ``measure_undisturbed`` sets it.
-        expected_hash: of the weights after an undisturbed run. ``measure_undisturbed`` sets it.
+        seconds: time that an undisturbed run takes. ``measure_undisturbed`` sets it.
+        expected_hash: hash of the weights after an undisturbed run. ``measure_undisturbed`` sets
+            it.
     """
 
     folder: Path
@@ -99,7 +100,7 @@ class Trainings:
         return child
 
     def measure_undisturbed(self) -> None:
-        """Train without a kill: how long does it take, and which weights are right?"""
+        """Train without a kill, to measure the time and get the expected weights."""
         self.start("warm-up").join()
         started = time.perf_counter()
         self.start("undisturbed").join()
@@ -139,7 +140,7 @@ class Trainings:
 
 def main(
     kills: Annotated[int, typer.Option(min=1, help="How often to kill.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the moments of the kills.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the moments of the kills.")] = 0,
     no_write: Annotated[bool, typer.Option("--no-write", help="Print only.")] = False,
 ) -> None:
     """Kill and resume trainings, and compare the weights at the end of each run."""
@@ -156,7 +157,7 @@ def main(
     }  # fmt: skip
     print(
         f"After {counts['kills']} kills every resumed run ended with the expected weights, bit by "
-        f"bit. {counts['runs']} runs of {STEPS} steps; one of them was killed "
+        f"bit. There were {counts['runs']} runs of {STEPS} steps. One of them was killed "
         f"{counts['most_kills_of_a_run']} times."
     )
     if not no_write:

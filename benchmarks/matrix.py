@@ -24,8 +24,8 @@ class Suite:
         overrides: settings that differ from the recipe's.
         tasks: names of the tasks.
         n_queries: number of queries per task. Defaults to 500.
-        splits: splits to measure. Defaults to the test. "train" shows what was learned and does not
-            generalize.
+        splits: splits to measure. "train" shows what was learned but does not generalize. Defaults
+            to the test split.
         width: hidden size of a backbone that is pretrained as tiny-vlm was, for the study of scale.
             Defaults to the recipe's backbone.
         measure: the measure of the tables, a key of ``METRICS``. Defaults to P@1.
@@ -78,8 +78,8 @@ class System:
             fraction and normalized again. Defaults to the full D.
         train_overrides: arguments of ``train`` that differ from the recipe's.
         hard_negatives: whether training rows have a hard negative. Defaults to True.
-        shuffled: whether to train on wrong pairs. Then a score above chance shows a leak.
-            Defaults to False.
+        shuffled: whether to train on wrong pairs. A score above chance then shows a leak of test
+            data. Defaults to False.
     """
 
     label: str

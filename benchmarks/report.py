@@ -19,7 +19,7 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "numpy")
 
 def environment() -> dict[str, Any]:
     """Return date, hardware and versions."""
-    import torch  # takes seconds, which scripts that only start other processes can save
+    import torch  # takes seconds, and scripts that only start other processes do not need it
 
     return {
         "date": datetime.date.today().isoformat(),

@@ -1,6 +1,6 @@
 """Measure how long a newcomer waits: `make test` and `make book` in a clean clone, and the import.
 
-    python benchmarks/timings.py          # clones HEAD into a temporary folder; takes up to an hour
+    python benchmarks/timings.py          # clones HEAD to a temporary folder, takes an hour
 
 The clone gets a new environment. The build records the seconds of each notebook in its stamps.
 """
@@ -28,7 +28,7 @@ def import_seconds(python: str, repeats: int = 5) -> float:
         subprocess.run([python, "-c", code], check=True)
         return time.perf_counter() - started
 
-    # pairs, so that a slower moment of the machine cancels out
+    # Pairs, so that slow moments of the machine cancel out.
     differences = [seconds_of("import metaembed_lite") - seconds_of("pass") for _ in range(repeats)]
     return statistics.median(differences)
 

@@ -1,6 +1,6 @@
 """Pretrain tiny-vlm: a Qwen2.5-VL small enough for a laptop's CPU that reads boards and scenes.
 
-    python benchmarks/tiny_vlm.py OUT      # how the bundled checkpoint was made; about 9 minutes
+    python benchmarks/tiny_vlm.py OUT      # makes the bundled checkpoint in about 9 minutes
 
 The model is built from transformers' own classes. Its tokenizer and processor are trained here.
 ``AutoModel`` and ``AutoProcessor`` load it exactly as they load ``Qwen/Qwen2.5-VL-3B-Instruct``.
@@ -40,7 +40,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<
            "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 SQUARES = [f"{column}{row}" for row in (3, 2, 1) for column in "abc"]  # PLACES, as in chess
 ORDINALS = ("first", "second", "third", "fourth")
-SPARE_TOKENS = 128  # vocabulary rows left unused, as Qwen2.5-VL leaves 271: meta tokens go there
+SPARE_TOKENS = 128  # unused vocabulary rows for meta tokens. Qwen2.5-VL has 271 of them
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -54,7 +54,7 @@ def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, 
     """Sample one pretraining example: (image or None, text of the user, answer of the model).
 
     ``shuffled`` is the share of images that are described in random order instead of reading order.
-    A model learns to read boards in reading order within a few hundred steps, and then learns the
+    A model learns to read boards in reading order within a few hundred steps. Then it learns the
     places' names. From random order alone, a model learned nothing in 700 steps.
     """
     contents: list[tuple[str, ...]]  # one per place: (digit,) or (color, shape)
@@ -130,8 +130,8 @@ def build_tokenizer(seed: int = 0) -> Any:
 def build_untrained(layers: int = 4, width: int = 128, seed: int = 0) -> tuple[Any, Any]:
     """Build a ``Qwen2_5_VLForConditionalGeneration`` with random weights, and its processor.
 
-    Boards and scenes of 48 x 48 pixels become 36 patches of 8 x 8. Two by two they are merged into
-    9 image tokens: one per place.
+    Boards and scenes of 48 x 48 pixels become 36 patches of 8 x 8. Blocks of 2 x 2 patches are
+    merged into 9 image tokens, one per place.
     """
     tokenizer = build_tokenizer(seed)
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in SPECIAL}
@@ -186,7 +186,7 @@ def build_untrained(layers: int = 4, width: int = 128, seed: int = 0) -> tuple[A
 
 
 class Conversations(Dataset):
-    """``n`` pretraining examples. Each is made on access, and is the same for the same seed."""
+    """``n`` pretraining examples, made on access. The same seed gives the same examples."""
 
     def __init__(self, n: int, seed: int):
         self.n, self.seed = n, seed

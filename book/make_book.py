@@ -5,12 +5,12 @@ the notebooks there, and Jupyter Book builds the site from there without executi
 notebook runs once for both the tests and the site, and the checkout stores notebooks without
 outputs.
 
-A notebook is executed again only when something that it depends on has changed: the notebook, a
-file of the package, the pins, the profile, the Python, or the measured results if it reads them.
-The site is built again when any of its sources has changed. A stamp or an executed notebook that is
-damaged, after a crash or on a full disk, is made again too.
+A notebook is executed again only if one of its inputs has changed. These are the notebook, the
+files of the package, the pins, the profile, the Python, and the measured results if it reads them.
+The site is built again if any of its sources has changed. Stamps and executed notebooks that a
+crash or a full disk has damaged are made again too.
 
-Only one process at a time builds a profile. A second one is refused.
+Only one process at a time builds a profile. A second one gets an error.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from metaembed_lite.model_folder import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
-EXECUTED = ROOT / ".executed"  # not below _build: there nbmake collects nothing
+EXECUTED = ROOT / ".executed"  # not below _build, where nbmake collects nothing
 PROFILES = ("smoke", "cpu", "gpu")
 CELL_TIMEOUT = 3000  # seconds
 
@@ -126,9 +126,8 @@ def _execute(name: str, profile: str) -> None:
     tree = stage(profile)
     source = ROOT / "notebooks" / f"{name}.ipynb"
     target = tree / "notebooks" / source.name
-    stamp = (
-        tree / "stamps" / name
-    )  # the last good run: digest of inputs, seconds, SHA-256 of output
+    # The stamp records the last good run: digest of inputs, seconds, SHA-256 of output.
+    stamp = tree / "stamps" / name
     inputs = [source, ROOT / "requirements.lock", *files(ROOT / "metaembed_lite")]
     if "book/results/" in source.read_text(encoding="utf-8"):
         inputs += files(ROOT / "book/results")
@@ -143,7 +142,7 @@ def _execute(name: str, profile: str) -> None:
     shutil.copyfile(source, target)
     environment = os.environ | {"METAEMBED_PROFILE": profile}
     if profile != "gpu":
-        environment |= {"HF_HUB_OFFLINE": "1"}  # these profiles need nothing but the repository
+        environment |= {"HF_HUB_OFFLINE": "1"}  # these profiles need only the repository
     nbmake = ["--nbmake", "--overwrite", f"--nbmake-timeout={CELL_TIMEOUT}"]
     quiet = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--timeout=0"]
     start = time.perf_counter()
@@ -162,7 +161,7 @@ def _execute(name: str, profile: str) -> None:
 def drop_widget_state(notebook: Path) -> None:
     """Remove the saved state of the kernel's widgets, which nothing on the site can read.
 
-    An explorer has its state in its HTML element. Without this, it would be on the page twice.
+    An explorer has its state in its HTML element. Otherwise the page would contain it twice.
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     if content["metadata"].pop("widgets", None):
@@ -191,7 +190,7 @@ def _build_site(profile: str) -> Path:
         return html
     print("   site: building", flush=True)
     stamp.unlink(missing_ok=True)
-    # A second build over a failed one would warn about nothing and pass, so start from scratch.
+    # A second build over a failed one would give no warnings and pass, so start from scratch.
     shutil.rmtree(tree / "_build", ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     strict = ["--warningiserror", "--nitpick", "--keep-going"]

@@ -1,4 +1,4 @@
-"""Write the measured numbers into README.md and book/results.md: no number there is typed by hand.
+"""Write the measured numbers into README.md and book/results.md, so that none is typed by hand.
 
     python book/make_results.py
 
@@ -119,7 +119,7 @@ def render_code(findings: dict[str, Any]) -> str:
 
 
 def render_shipped(tiny: dict[str, Any]) -> str:
-    """Describe the bundled models: how long each was trained, and its quality per budget."""
+    """Describe the bundled models, with the length of training and the quality per budget."""
     names = {folder: name for name, folder in checkpoints.MODELS.items()}
     lines = []
     for cell in tiny["cells"].values():
@@ -152,7 +152,7 @@ def render_scoring(scoring: dict[str, Any]) -> str:
     return (
         f"{scoring['queries']:d} queries against {scoring['candidates']:,} candidates, "
         f"{scoring['dim']:d} dimensions. Milliseconds are the median of {scoring['repeats']:d} "
-        "runs. In parentheses: MiB of the largest tensor that is made. `maxsim` is ours, "
+        "runs. In parentheses: MiB of the largest tensor that is created. `maxsim` is ours, "
         "`colbert_scores` is from sentence-transformers, `one einsum` is the definition.\n\n"
         f"{format_table(['budget', *names], rows)}\n\n{format_environment(scoring)}"
     )
@@ -201,7 +201,7 @@ def format_efficiency(result: dict[str, Any]) -> str:
 
 
 def render_explorer(explorer: dict[str, Any]) -> str:
-    """Say how fast the explorer repaints."""
+    """Describe how fast the explorer repaints."""
     size, painted = explorer["size"], explorer["painted_ms"]
     return (
         f"{size['candidates']} candidates of {size['r_c']} vectors, queries of {size['r_q']} "
@@ -215,7 +215,7 @@ def render_explorer(explorer: dict[str, Any]) -> str:
 
 
 def render_timings(timings: dict[str, Any]) -> str:
-    """Say how long a newcomer waits."""
+    """Describe how long a newcomer waits."""
     rows = [["`import metaembed_lite`", f"{timings['import_seconds']:.3f} s"]]
     for target, profile in (("test", "smoke"), ("book", "cpu")):
         if f"make_{target}_seconds" in timings:
@@ -270,7 +270,7 @@ def render_blocks() -> dict[str, str]:
 
 
 def fill(page: str, blocks: dict[str, str]) -> str:
-    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->``, and nothing else."""
+    """Replace only the text between ``<!-- name -->`` and ``<!-- /name -->``."""
     for name, block in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         pattern = re.escape(start) + ".*?" + re.escape(end)
@@ -288,19 +288,19 @@ def save_figure(findings: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Write both pages and the figure, or nothing: on an error, exit with 1 and a message."""
+    """Write both pages and the figure. On an error, write nothing and exit with 1 and a message."""
     path = RESULTS / "findings.json"
     if not path.is_file():
         sys.exit(
             f"{path} is missing, and the pages would lose their tables: run python "
-            "benchmarks/findings.py, or restore the file; nothing was written"
+            "benchmarks/findings.py, or restore the file. Nothing was written"
         )
     try:
         blocks = render_blocks()
     except ValueError as error:
-        sys.exit(f"{error}; nothing was written")
+        sys.exit(f"{error}. Nothing was written")
     except KeyError as error:
-        sys.exit(f"a result file has no {error}: measure it again; nothing was written")
+        sys.exit(f"a result file has no {error}: measure it again. Nothing was written")
     save_figure(load_findings(path), RESULTS / "mmr.png")
     for name in PAGES:
         page = ROOT / name

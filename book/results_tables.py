@@ -1,4 +1,4 @@
-"""Measured results as Markdown: how a number is written, and the tables of findings."""
+"""Measured results as Markdown: the format of numbers, and the tables of findings."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def held_out_points(findings: dict[str, Any]) -> pd.DataFrame:
 
 
 def nesting_points(findings: dict[str, Any]) -> pd.DataFrame:
-    """Return the points with and without MMR on handwriting; ``system`` is the name in tables.
+    """Return the points with and without MMR on handwriting. ``system`` is the name in tables.
 
     Raises:
         ValueError: if one of the two systems was not measured.
@@ -95,7 +95,7 @@ def nesting_points(findings: dict[str, Any]) -> pd.DataFrame:
 
 
 def count_seeds(nesting: pd.DataFrame) -> pd.DataFrame:
-    """Count the seeds per budget (rows) and system (columns); 0 where there is none."""
+    """Count the seeds per budget (rows) and system (columns), 0 if there are none."""
     counts = nesting.groupby(["r_q", "r_c", "system"]).seed.nunique()
     return counts.unstack("system", fill_value=0).reindex(columns=list(NESTING.values()))
 
@@ -128,9 +128,9 @@ def explain_nesting(nesting: pd.DataFrame) -> str:
     if alone[full] <= nested[full]:
         return f"With MMR, one model serves every budget, and it is ahead at {full} too."
     return (
-        f"Without MMR, {alone[full]:.3f} stands above {nested[full]:.3f} at {full} because that "
-        f"model is trained for {full} alone, whereas MMR trains one set of weights for all "
-        f"{len(budgets)} budgets. At {smaller} P@1 is {nested[smaller]:.3f} with MMR and "
+        f"At {full}, P@1 without MMR ({alone[full]:.3f}) is higher than with MMR "
+        f"({nested[full]:.3f}), because that model is trained for {full} alone. MMR trains one set of "
+        f"weights for all {len(budgets)} budgets. At {smaller}, P@1 is {nested[smaller]:.3f} with MMR and "
         f"{alone[smaller]:.3f} without."
     )
 
@@ -138,11 +138,11 @@ def explain_nesting(nesting: pd.DataFrame) -> str:
 def summarize_seeds(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Summarize the points of one system: mean, min, max and count over seeds, and bytes.
 
-    A point of several tasks is their mean. Its bytes are their mean too, because the number of
-    token vectors differs between tasks.
+    A point of several tasks is the mean over them. So are its bytes, because the number of token
+    vectors differs between tasks.
 
     Raises:
-        ValueError: if a seed or a task has more points than another: they could not be matched.
+        ValueError: if a seed or a task has more points than another, so that they do not match.
     """
     sizes = rows.groupby(["seed", "task"]).size()
     if sizes.nunique() > 1:
@@ -163,7 +163,7 @@ def format_suite(
     """Write the quality of every system of a suite at equal index bytes.
 
     Args:
-        points: of all suites, as ``held_out_points`` returns them.
+        points: those of all suites, as ``held_out_points`` returns them.
         suite: the suite. Several tasks are averaged, and a second table lists them one by one.
         systems: the names of all systems. Those without a point are listed below the table.
         measure: the measure to show. Defaults to P@1.

@@ -26,8 +26,9 @@ EXPECTED = "expected query, positive, then any negatives (negative, negative_1, 
 class PictureFeature(ImageFeature):
     """The ``Image`` feature of datasets, decoded by ``open_picture``.
 
-    So images are RGB, and errors name the file. It stores what ``Image`` stores. When datasets rebuilds the features from a file, they become
-    ``Image`` again, and ``preprocess`` opens those images by the same rules.
+    So images are RGB, and errors name the file. It stores what ``Image`` stores. When datasets
+    rebuilds the features from a file, they become ``Image`` again. ``preprocess`` opens those
+    images by the same rules.
 
     Example:
         >>> from PIL import Image

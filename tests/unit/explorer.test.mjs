@@ -98,7 +98,7 @@ test("the answer to an unreachable quality names the best one", () => {
 test("the best budget under a size is the cheapest of the best, and the next one is named", () => {
   const { budget, text } = choices.bestUnder(page, (3 * 128 * 1e6) / 2 ** 30, 1e6, false);
   assert.deepEqual(budget, [2, 2]);
-  assert.match(text, /next better one, \(2, 4\)/);
+  assert.match(text, /next better budget, \(2, 4\)/);
 });
 
 test("the answer to a size that is too small names the smallest size", () => {

@@ -115,8 +115,8 @@ def test_a_system_that_was_not_measured_at_all_is_refusal(project):
 
 def test_the_readme_explains_why_training_for_one_budget_is_ahead_there(project):
     readme, _ = run(project)
-    assert "Without MMR, 0.897 stands above 0.822 at (8, 16) because" in readme
-    assert "At (4, 8) P@1 is 0.727 with MMR and 0.196 without." in readme
+    assert "P@1 without MMR (0.897) is higher than with MMR (0.822), because" in readme
+    assert "At (4, 8), P@1 is 0.727 with MMR and 0.196 without." in readme
 
     def lower(result):
         for seed in range(3):
@@ -125,7 +125,7 @@ def test_the_readme_explains_why_training_for_one_budget_is_ahead_there(project)
 
     change(project, lower)
     readme, _ = run(project)
-    assert "stands above" not in readme
+    assert "is higher than with MMR" not in readme
     assert "With MMR, one model serves every budget, and it is ahead at (8, 16) too." in readme
 
 
