@@ -129,9 +129,9 @@ def explain_nesting(nesting: pd.DataFrame) -> str:
         return f"With MMR, one model serves every budget, and it is ahead at {full} too."
     return (
         f"At {full}, P@1 without MMR ({alone[full]:.3f}) is higher than with MMR "
-        f"({nested[full]:.3f}), because that model is trained for {full} alone. MMR trains one set of "
-        f"weights for all {len(budgets)} budgets. At {smaller}, P@1 is {nested[smaller]:.3f} with MMR and "
-        f"{alone[smaller]:.3f} without."
+        f"({nested[full]:.3f}), because that model is trained for {full} alone. MMR trains one set "
+        f"of weights for all {len(budgets)} budgets. At {smaller}, P@1 is {nested[smaller]:.3f} "
+        f"with MMR and {alone[smaller]:.3f} without."
     )
 
 

@@ -1,9 +1,11 @@
 """Finds private names of other libraries in this project's code.
 
 A name that starts with one underscore belongs to the library that defines it, which may change it
-in any release. Three kinds of use are found: a private name that is read, imported or named in a
-string for ``getattr`` and its like; a private member that is inherited and used; a private member
-that is overridden, also by accident.
+in any release. Three kinds of use are found:
+
+- a private name that is read, imported, or named in a string for ``getattr`` and similar functions
+- a private member that is inherited and used
+- a private member that is overridden, also by accident
 """
 
 from __future__ import annotations

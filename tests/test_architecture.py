@@ -1,4 +1,4 @@
-"""The drawing of the house: imports go one way, from the base to the command line."""
+"""The layers of the package: imports go one way, from the command line down to the base."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -93,11 +93,11 @@ def imported(source):
 GRAPH = {dotted(path): imported(path.read_text(encoding="utf-8")) for path in module_files()}
 
 
-def test_no_circle():
-    TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the circle
+def test_imports_have_no_cycle():
+    TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the cycle
 
 
-def test_every_module_has_its_place_in_the_drawing():
+def test_every_module_is_in_a_layer():
     tops = {name.split(".")[0] for name in NAMES}
     assert tops == set(LEVEL), f"missing {tops - set(LEVEL)}, gone {set(LEVEL) - tops}"
 
@@ -127,9 +127,9 @@ def test_imports_go_down_the_layers():
         ("if TYPE_CHECKING:\n    from metaembed_lite.training import train", set()),
     ],
 )
-def test_the_drawing_sees_imports_of_every_form(source, expected):
+def test_imports_of_every_form_are_found(source, expected):
     assert imported(source) == expected
 
 
-def test_a_wrong_way_is_seen():
+def test_an_import_up_the_layers_is_found():
     assert wrong_ways({"budget": {"training"}}) == ["budget imports training"]

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
         pytest.param(["mypy"], id="types"),
     ],
 )
-def test_clean(command):
+def test_format_lint_and_types_are_clean(command):
     run = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )

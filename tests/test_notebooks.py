@@ -1,4 +1,4 @@
-"""The notebooks are stored bare, are accessible, and run from top to bottom.
+"""The notebooks are stored without outputs, are accessible, and run from top to bottom.
 
 They run in the profile that METAEMBED_PROFILE names, `smoke` unless it is set.
 """
@@ -79,7 +79,7 @@ def test_the_table_of_contents_lists_every_notebook():
 
 
 @every_notebook
-def test_stored_without_outputs_and_without_a_machine(name):
+def test_a_notebook_is_stored_without_outputs_and_machine_data(name):
     notebook = load(name)
     for cell in code_cells(notebook):
         assert cell["outputs"] == [], f"{name}: outputs stored below\n{source(cell)}"
@@ -129,7 +129,7 @@ def test_runs_from_top_to_bottom(name, capfd):
     for cell in code_cells(json.loads(executed.read_text(encoding="utf-8"))):
         pictures = [o for o in cell["outputs"] if "image/png" in o.get("data", {})]
         assert not pictures or alt(cell), (
-            f"{name}: a picture without alt text, drawn by\n{source(cell)}"
+            f"{name}: an image without alt text, drawn by\n{source(cell)}"
         )
         shown = {kind for o in cell["outputs"] for kind in o.get("data", {})} & PICTURES
-        assert shown or not alt(cell), f"{name}: alt text, and no picture, of\n{source(cell)}"
+        assert shown or not alt(cell), f"{name}: alt text, but no image, of\n{source(cell)}"

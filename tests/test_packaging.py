@@ -1,4 +1,4 @@
-"""What several files state about the project agrees: pins, layout, commands, public names."""
+"""Files that state the same fact agree: pins, layout, commands and public names."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 STATED = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
 
-# The top level belongs to the reader. It holds what README.md and the book name, and nothing else.
+# The top level has only what README.md and the book name, so readers find their way.
 REQUIRED = {
     "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff",
     "pyproject.toml", "requirements.lock", "environment.yml", "Makefile",
@@ -52,7 +52,7 @@ def files_of_the_project() -> list[str]:
 
 
 @pytest.mark.parametrize("line", STATED)
-def test_every_stated_range_has_a_pin_inside_it(line):
+def test_every_version_range_contains_the_pin(line):
     stated = Requirement(line)
     pin = pins().get(canonicalize_name(stated.name))
     assert pin, f"{stated.name} is stated in pyproject.toml and not pinned: make lock"
@@ -86,7 +86,7 @@ def test_no_lock_or_configuration_names_a_package_index():
     assert not named
 
 
-def test_the_top_level_is_the_layout_that_readers_know():
+def test_the_top_level_has_only_the_documented_files():
     top = {name.split("/")[0] for name in files_of_the_project()}
     assert top >= REQUIRED, f"missing: {REQUIRED - top}"
     assert top <= ALLOWED, f"not part of the layout: {top - ALLOWED}"

@@ -207,7 +207,7 @@ def test_a_hostile_caption_shows_as_text(opened):
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_no_barriers_and_no_overflow(opened, theme):
+def test_no_accessibility_violations_and_no_overflow(opened, theme):
     page, _, errors = opened
     page.get_by_role("menuitem", name="Settings", exact=True).click()
     for label in ("Theme", f"JupyterLab {theme}"):

@@ -102,7 +102,7 @@ def test_keys_move_a_slider_and_the_ranking_follows(chapter, expected, query, si
         assert read_figure(chapter, "NDCG@5") == expected.quality(ranking.budget)
         rankings.append(ranking)
     assert len({tuple(ranking.candidates) for ranking in rankings}) > 1
-    # An added vector may be nobody's best match, so scores must change only where Python's do.
+    # An added vector may be no query vector's best match. So compare with Python's changes.
     row = [q["id"] for q in expected.page["queries"]].index(query)
     best_scores = [
         np.sort(expected.scores(ranking.budget)[row])[::-1][: len(ranking.scores)]
@@ -152,7 +152,7 @@ def test_arrows_show_how_many_places_a_candidate_moved(chapter):
     assert any(moved)
 
 
-def test_queries_can_be_picked_and_stepped_through(chapter, expected):
+def test_queries_can_be_selected_and_stepped_through(chapter, expected):
     query_ids = [query["id"] for query in expected.page["queries"]]
     picker = chapter.get_by_label("Query", exact=True)
     picker.select_option(index=5)
@@ -274,7 +274,7 @@ def test_the_keyboard_reaches_everything_in_order(chapter):
     assert places == sorted(places)
 
 
-def test_a_move_is_announced(chapter, expected):
+def test_a_move_is_announced_to_screen_readers(chapter, expected):
     find_slider(chapter, "r_q").focus()
     chapter.keyboard.press("Home")
     budget = read_ranking(chapter).budget
@@ -287,7 +287,7 @@ def test_a_move_is_announced(chapter, expected):
 
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_barriers_and_no_overflow(chapter, theme, width):
+def test_no_accessibility_violations_and_no_overflow(chapter, theme, width):
     chapter.set_viewport_size({"width": width, "height": 900})
     chapter.evaluate("theme => (document.documentElement.dataset.theme = theme)", theme)
     chapter.get_by_role("button", name="(4, 8)", exact=True).click()
@@ -354,7 +354,7 @@ GAPS = "http://explorer.test"  # the test answers it, so there is no server
 
 @pytest.fixture(scope="module")
 def gaps():
-    """Query 0 has two candidates in its pool, none relevant; 1 has none in its pool; 2 has all."""
+    """Query 0 has two candidates in its pool, none relevant. 1 has none, and 2 has all."""
     model = build("tiny-vlm", r_q=3, r_c=5, dim=16, device="cpu").eval()
     task = load_task("handwriting", n_queries=8, n_train=0)
     wrong = np.flatnonzero((task.relevance[:3] == 0).all(axis=0))[:3]
@@ -412,7 +412,7 @@ def test_a_query_without_a_relevant_candidate_has_a_note(open_gaps, gaps):
     assert "First relevant" not in page.locator(".spoken").text_content()
 
 
-def test_a_candidate_outside_of_the_pool_has_no_place(open_gaps, gaps):
+def test_a_candidate_outside_the_pool_has_no_place(open_gaps, gaps):
     outside = gaps.page["candidates"][2]["id"]
     page = open_gaps(0, selection=outside)
     expect(page.locator(".pair")).to_contain_text(f"Candidate {outside}, not ranked, because it is")
@@ -426,7 +426,9 @@ def test_a_candidate_outside_of_the_pool_has_no_place(open_gaps, gaps):
 @pytest.mark.parametrize("query", [0, 1])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_pages_with_gaps_have_no_barriers_and_no_overflow(open_gaps, query, width, theme):
+def test_pages_with_gaps_have_no_accessibility_violations_and_no_overflow(
+    open_gaps, query, width, theme
+):
     page = open_gaps(query)
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("theme => (document.documentElement.dataset.theme = theme)", theme)

@@ -1,4 +1,4 @@
-"""No test of the module may reach for a model hub: what it needs ships with the repository."""
+"""No test of the package may use a model hub. The repository has all that they need."""
 
 import os
 

@@ -1,4 +1,4 @@
-// The parts of the explorer that need no page: scoring, choosing a budget, reading numbers.
+// The parts of the explorer that need no page: scoring, choosing a budget and reading numbers.
 
 import assert from "node:assert/strict";
 import test from "node:test";

@@ -44,7 +44,7 @@ def saved(original, tmp_path):
     ids=str,
 )
 @pytest.mark.parametrize(("template", "limit"), [("structured", 50), ("flat", 10**9)])
-def test_the_processor_is_the_adapters_and_set_up_as_sentence_transformers_does(
+def test_the_processor_comes_from_the_adapter_and_is_set_up_as_in_sentence_transformers(
     settings, template, limit, saved
 ):
     (saved / "chat_template.jinja").write_text(FORMAT_BY_TEMPLATE[template])
@@ -53,7 +53,7 @@ def test_the_processor_is_the_adapters_and_set_up_as_sentence_transformers_does(
     (saved / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
 
     transformer = AdapterTransformer(str(saved), **settings)
-    # The same by sentence-transformers' deprecated way to take a tokenizer from another folder.
+    # The oracle is sentence-transformers' deprecated way to take a tokenizer from another folder.
     expected = Transformer(str(BASE), tokenizer_name_or_path=str(saved), **settings)
 
     assert transformer.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
@@ -66,7 +66,7 @@ def test_the_processor_is_the_adapters_and_set_up_as_sentence_transformers_does(
     assert transformer.input_formatter.processor is transformer.processor
 
 
-def test_revision_and_subfolder_are_those_of_the_adapter(saved):
+def test_revision_and_subfolder_apply_to_the_adapter_only(saved):
     where = {"revision": "v2", "subfolder": "", "local_files_only": True}
     settings = {"model_kwargs": where, "processor_kwargs": where, "config_kwargs": where}
     transformer = AdapterTransformer(str(saved), **settings)
@@ -114,9 +114,9 @@ def test_with_flash_attention_texts_are_not_packed_into_one_row(unpad_inputs, mo
     assert transformer(features, task="query")["token_embeddings"].shape == (2, 2, 128)
 
 
-def test_a_saved_model_neither_records_nor_turns_off_the_ban_on_packing(saved):
+def test_a_saved_model_does_not_store_unpad_inputs_and_cannot_turn_it_on(saved):
     file = saved / "sentence_bert_config.json"
     config = json.loads(file.read_text())
-    assert "unpad_inputs" not in config  # as in the checkpoints that ship
+    assert "unpad_inputs" not in config  # as in the bundled checkpoints
     file.write_text(json.dumps({**config, "unpad_inputs": True}))
     assert MetaTokenTransformer.load(str(saved)).unpad_inputs is False

@@ -43,7 +43,7 @@ def byte_tokenizer(special, pad, bos=None, spare=(), named=None):
 
 
 def qwen2_5_vl(folder):
-    return "tiny-vlm"  # ships with the package
+    return "tiny-vlm"  # bundled with the package
 
 
 def paligemma(folder):
@@ -133,7 +133,7 @@ def bert(folder):
 
 
 def qwen(folder, kind, text=None, vision=None):
-    """A relative of tiny-vlm: its tokenizer and image processor, another model."""
+    """Another model with the tokenizer and the image processor of tiny-vlm."""
     import transformers
 
     shipped = transformers.AutoProcessor.from_pretrained(checkpoints.folder("tiny-vlm"))
@@ -231,7 +231,7 @@ def gemma3(folder):
 
 
 def smol(folder, kind, text, **config):
-    """Idefics3 and its heirs: an image of 16 patches becomes 4 tokens."""
+    """Idefics3 and models that are built on it: an image of 16 patches becomes 4 tokens."""
     import transformers
 
     images = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
@@ -241,7 +241,7 @@ def smol(folder, kind, text, **config):
         "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}"
         "{% endfor %}<end_of_utterance>{% endfor %}"
     )
-    processor = transformers.Idefics3Processor(  # SmolVLM's wants num2words, for videos alone
+    processor = transformers.Idefics3Processor(  # SmolVLM's needs num2words, but only for videos
         transformers.Idefics3ImageProcessor(
             size={"longest_edge": 28}, max_image_size={"longest_edge": 28},
             do_image_splitting=False,
@@ -278,7 +278,7 @@ def modernvbert(folder):
 
 
 def text_model(folder, kind, **config):
-    """A model of text alone, with the byte tokenizer."""
+    """A text-only model, with the byte tokenizer."""
     import transformers
 
     spare = [f"[unused{i}]" for i in range(16)]
@@ -424,7 +424,7 @@ def test_training_and_evaluation_mode_give_the_same_vectors(family):
 
 
 def test_fewer_query_tokens_are_read_only_where_they_give_the_same_vectors(family):
-    """The oracle puts two meta tokens behind the content itself, without ``r_q``."""
+    """The oracle appends two meta tokens to the content itself, without ``r_q``."""
     model, _, causal = family
     transformer = model[0]
     assert transformer.is_causal() == causal
@@ -446,7 +446,7 @@ def test_fewer_query_tokens_are_read_only_where_they_give_the_same_vectors(famil
     torch.testing.assert_close(model.encode_query(TEXTS[1], r_q=2), short, atol=1e-5, rtol=0)
 
 
-def test_lora_adapts_every_layer_of_the_language_model_and_nothing_else(family):
+def test_lora_adapts_every_layer_of_the_language_model_and_no_other_layer(family):
     model, _, _ = family
     adapted = {n.split(".lora_A")[0] for n, _ in model[0].model.named_parameters() if "lora_A" in n}
     prefix, layers = ADAPTED[model.builder]
@@ -540,10 +540,10 @@ def test_paligemma_prefix_is_bidirectional_with_and_without_an_image(tmp_path):
         assert (before[0] - after[0]).abs().max() > 1e-4
 
 
-def test_llama_meta_tokens_see_the_tiles_of_the_image_and_no_padding_tiles(tmp_path):
+def test_llama_meta_tokens_see_the_tiles_of_the_image_but_no_padding_tiles(tmp_path):
     model = build(mllama(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()
     transformer = model[0]
-    wide = Image.effect_noise((112, 28), 80).convert("RGB")  # four tiles; a square takes one
+    wide = Image.effect_noise((112, 28), 80).convert("RGB")  # four tiles, where a square takes one
     features = transformer.preprocess([IMAGES[0].resize((28, 28)), wide], task="document")
     mask = features["cross_attention_mask"]
     assert mask.shape[1] == features["input_ids"].shape[1]

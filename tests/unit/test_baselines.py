@@ -1,4 +1,4 @@
-"""The neighbours: one vector an item, or one a token, under the same trainer."""
+"""The baselines, with the same trainer: one vector per item, or one vector per token."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def task():
 
 
 def hidden(model, items, side):
-    """The backbone's last hidden states of each item's tokens, (T, H), with nothing of ours."""
+    """The backbone's last hidden states of each item's tokens, (T, H), without our code."""
     backbone = model[0]
     states = []
     for item in items:
@@ -45,18 +45,18 @@ def test_one_vector_is_the_last_token_or_the_mean(mode, side, task):
     np.testing.assert_allclose(got[:, 0].numpy(), want, atol=1e-4)
 
 
-def test_a_token_model_has_a_vector_for_each_token_and_patches_only_the_images(task):
+def test_a_token_model_has_one_vector_per_token_and_patches_only_keeps_the_images(task):
     whole = token_vectors(dim=32, lora_rank=None).encode_document(task.candidates[:2])
     patches = token_vectors(dim=32, lora_rank=None, patches_only=True)
     cut = patches.encode_document(task.candidates[:2])
     _, inputs = hidden(patches, task.candidates[1:2], "document")
     image = (inputs["input_ids"][0] == patches[0].config.image_token_id).numpy()
     assert [len(v) for v in whole] == [len(image)] * 2
-    assert [len(v) for v in cut] == [9, 9]  # a board's places, a token each
+    assert [len(v) for v in cut] == [9, 9]  # a board's places, one token each
     np.testing.assert_allclose(cut[1].numpy(), whole[1].numpy()[image], atol=1e-5)
 
 
-def test_patches_only_needs_a_backbone_that_sees(tmp_path):
+def test_patches_only_needs_a_backbone_that_reads_images(tmp_path):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
@@ -68,7 +68,7 @@ def test_patches_only_needs_a_backbone_that_sees(tmp_path):
         token_vectors(str(tmp_path), patches_only=True, lora_rank=None)
 
 
-def test_a_wrong_mode_is_named():
+def test_an_unknown_mode_is_named():
     with pytest.raises(ValueError, match=r"mode='max'.*'last' or 'mean'"):
         single_vector(mode="max")
 
@@ -98,7 +98,7 @@ def test_a_saved_baseline_gives_the_same_vectors(make, task, tmp_path):
         torch.testing.assert_close(item, same)
 
 
-def test_settings_of_mmr_beside_another_loss_are_refused():
+def test_settings_of_mmr_together_with_another_loss_are_refused():
     model = single_vector(dim=32)
     loss = MultiVectorMultipleNegativesRankingLoss(model)
     for setting in ({"temperature": 0.1}, {"budgets": [(1, 1)]}, {"mini_batch_size": 4}):
@@ -115,7 +115,7 @@ def test_a_bad_size_is_named(make, bad):
         make(**bad)
 
 
-def test_max_seq_length_cuts_the_neighbors_inputs_too():
+def test_max_seq_length_cuts_the_inputs_of_baselines_too():
     short = token_vectors(max_seq_length=6, lora_rank=None)
     assert [len(v) for v in short.encode_query(["one two three four five six seven"])] == [6]
     one = single_vector(mode="mean", max_seq_length=6, lora_rank=None)
@@ -146,7 +146,7 @@ def test_a_baseline_reads_items_by_the_same_rules(task, tmp_path):
     assert len(model.encode_document(long)) == model.max_seq_length
 
 
-def test_a_model_of_sentence_transformers_alone_reads_items_once_it_is_loaded(tmp_path):
+def test_a_model_of_sentence_transformers_reads_items_after_load(tmp_path):
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Normalize, Transformer
 

@@ -1,4 +1,4 @@
-"""A budget says what it is, refuses what it cannot be, and knows what it costs."""
+"""Budgets: how they are written, checked and compared, and what they cost."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ def test_the_paper_has_five_budgets():
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2.0, "4", None, True, np.int64(0)])
-def test_a_count_that_is_no_whole_number_from_1_up_is_refused_by_name(bad):
+def test_a_count_that_is_not_a_whole_number_from_1_up_is_refused_by_name(bad):
     with pytest.raises(ValueError, match="r_q="):
         Budget(bad, 1)
     with pytest.raises(ValueError, match="r_c="):
@@ -40,7 +40,7 @@ def test_whole_numbers_from_numpy_become_ordinary_ones():
     assert type(budget.r_q) is type(budget.r_c) is int
 
 
-def test_a_budget_cannot_be_changed_and_serves_as_a_key():
+def test_a_budget_cannot_be_changed_and_can_be_a_dict_key():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Budget(1, 1).r_q = 2
     assert {Budget(4, 8): "here"}[Budget(4, 8)] == "here"
@@ -52,12 +52,12 @@ def test_every_way_of_writing_a_budget_is_read(r_q, r_c, form):
 
 
 @given(counts, counts)
-def test_what_is_printed_can_be_parsed(r_q, r_c):
+def test_a_printed_budget_can_be_parsed(r_q, r_c):
     assert Budget.parse(str(Budget(r_q, r_c))) == Budget(r_q, r_c)
 
 
 @pytest.mark.parametrize("text", ["", "4", "4x", "x8", "4x8x2", "-1x4", "0x4", "1.5x2", "four x 8"])
-def test_a_text_that_is_no_budget_is_refused(text):
+def test_a_text_that_is_not_a_budget_is_refused(text):
     with pytest.raises(ValueError, match=r"budget|whole number"):
         Budget.parse(text)
 
@@ -80,7 +80,7 @@ def test_anything_but_a_pair_is_refused(value):
     "value",
     [{4, 8}, {4: 1, 8: 2}, b"48", bytearray(b"48"), 5, 4.0, None, frozenset({4, 8}), 4 + 8j],
 )
-def test_a_value_without_an_order_of_two_numbers_is_refused_by_value(value):
+def test_a_value_that_is_not_an_ordered_pair_is_refused_with_the_value(value):
     with pytest.raises(ValueError, match="expected a pair") as error:
         as_budget(value)
     assert repr(value) in str(error.value)
@@ -146,7 +146,7 @@ def test_a_bad_argument_of_a_cost_is_named(bad):
 
 
 @given(counts, counts, counts, counts)
-def test_a_budget_is_met_exactly_when_both_sides_have_the_vectors(r_q, r_c, has_q, has_c):
+def test_a_budget_can_be_met_exactly_if_both_sides_have_enough_vectors(r_q, r_c, has_q, has_c):
     budget = Budget(r_q, r_c)
     if r_q <= has_q and r_c <= has_c:
         assert budget.check(has_q, has_c) == budget
@@ -155,7 +155,7 @@ def test_a_budget_is_met_exactly_when_both_sides_have_the_vectors(r_q, r_c, has_
             budget.check(has_q, has_c)
 
 
-def test_a_budget_too_large_names_the_side_and_the_remedy():
+def test_the_error_on_a_large_budget_names_the_side_and_the_remedy():
     with pytest.raises(ValueError, match=r"budget \(4, 80\).*64 candidate.*r_c <= 64.*r_c=80"):
         Budget(4, 80).check(16, 64)
 
@@ -172,7 +172,7 @@ def test_an_unknown_dtype_is_refused_with_the_choice():
         Budget(1, 1).bytes_per_candidate(128, "float8")
 
 
-def test_scoring_takes_a_multiply_add_for_every_pair_of_values():
+def test_scoring_takes_one_multiply_add_per_pair_of_values():
     assert Budget(4, 8).multiply_adds(dim=128, candidates=1000) == 4 * 8 * 128 * 1000
 
 
@@ -188,13 +188,13 @@ def test_budgets_that_are_not_nested_are_refused(budgets):
         check_nested(budgets)
 
 
-def test_no_budget_at_all_is_refused():
+def test_an_empty_list_of_budgets_is_refused():
     with pytest.raises(ValueError, match="no budgets"):
         check_nested([])
 
 
 @given(counts, counts)
-def test_a_models_budgets_are_nested_and_end_with_its_own(r_q, r_c):
+def test_the_default_budgets_are_nested_and_end_with_the_full_budget(r_q, r_c):
     budgets = budgets_within((r_q, r_c))
     assert check_nested(budgets) == budgets
     assert budgets[-1] == Budget(r_q, r_c)
@@ -202,7 +202,7 @@ def test_a_models_budgets_are_nested_and_end_with_its_own(r_q, r_c):
 
 
 @given(counts, counts, counts, counts)
-def test_a_budget_contains_another_exactly_when_neither_side_is_larger(a, b, c, d):
+def test_a_budget_contains_another_exactly_if_neither_side_is_larger(a, b, c, d):
     assert Budget(a, b).contains((c, d)) == (c <= a and d <= b)
     assert Budget(a, b).contains(Budget(a, b))
 

@@ -1,4 +1,4 @@
-"""Gradient caching changes memory, and nothing else."""
+"""Gradient caching changes memory, but not the loss, the gradients or the trained model."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(rows, encoded, scored):
 
 
 def rows_with_equal_items():
-    """Six rows: rows 0 and 3 ask the same, rows 1 and 4 have the same picture, 5 equals 2."""
+    """Six rows: rows 0 and 3 have the same query, 1 and 4 the same image, and 5 equals 2."""
     rows = training_rows(6, 0).to_list()
     rows[3]["query"] = rows[0]["query"]
     rows[4]["positive"] = rows[1]["positive"]
@@ -132,7 +132,7 @@ def test_a_trained_model_does_not_depend_on_the_mini_batch_size(rows):
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, "4", True])
 @pytest.mark.parametrize("name", ["mini_batch_size", "score_mini_batch_size"])
-def test_a_size_that_is_no_whole_number_from_1_up_is_named(name, size):
+def test_a_size_that_is_not_a_whole_number_from_1_up_is_named(name, size):
     with pytest.raises(ValueError, match=f"^{name}={size!r}"):
         CachedMatryoshkaMultiVectorLoss(tiny(), BUDGETS, **{name: size})
 

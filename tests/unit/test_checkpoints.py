@@ -1,4 +1,4 @@
-"""The bundled checkpoints are the trained ones, and any changed file is refused."""
+"""The bundled checkpoints are the trained ones, and a changed file raises an error."""
 
 import hashlib
 import json

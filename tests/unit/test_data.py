@@ -53,7 +53,7 @@ def test_relevance_equals_reading_the_query_text_against_the_boards(symbols):
     np.testing.assert_array_equal(task.relevance, np.array(expected, dtype=np.float32))
 
 
-def test_the_digits_are_attributed_as_their_license_requires():
+def test_the_source_of_the_digits_is_named_as_their_license_requires():
     about = load_task("handwriting", n_queries=1, n_train=0).about
     for part in ("Alpaydin", "Kaynak", "UCI", "https://doi.org/10.24432/C50P49", "CC BY 4.0"):
         assert part in about
@@ -65,7 +65,7 @@ def test_boards_that_satisfy_a_query_by_chance_are_relevant(symbols):
     assert task.relevance.sum() > 300
 
 
-def test_half_of_the_candidates_are_hard_negatives_one_named_place_away(symbols):
+def test_half_of_the_candidates_are_hard_negatives_that_differ_at_one_named_place(symbols):
     n = 100
     task = symbols(n_queries=n, n_train=0)
     assert len(task.candidates) == 2 * n

@@ -93,7 +93,7 @@ def test_files_that_are_named_exist(name):
     assert [path for path in sorted(named) if not list(ROOT.glob(f"{path}*"))] == []
 
 
-def test_make_and_pip_know_what_the_readme_tells_them():
+def test_the_commands_and_extras_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^(\w+):", makefile, re.M))
     assert set(re.findall(r"\bmake (\w+)  ", README)) == {"lab", "book"}
@@ -124,7 +124,7 @@ def test_the_readmes_five_lines_run():
     assert torch.equal(names["scores"], expected)
 
 
-def test_the_readmes_way_without_load_runs(tmp_path, monkeypatch):
+def test_the_readmes_program_without_load_runs(tmp_path, monkeypatch):
     (program,) = (block for block in code_blocks("python") if "trust_remote_code" in block)
     model, task = load("tiny", device="cpu"), load_task("handwriting", n_queries=3, n_train=0)
     monkeypatch.chdir(tmp_path)
@@ -168,7 +168,7 @@ def test_the_site_gets_llms_txt_at_its_root():
 
 
 @pytest.mark.parametrize("folder", checkpoints.MODELS.values())
-def test_a_bundled_card_says_what_the_template_says(folder):
+def test_a_bundled_card_has_the_text_of_the_template(folder):
     card = (checkpoints.HERE / folder / "README.md").read_text(encoding="utf-8")
     template = TEMPLATE.read_text(encoding="utf-8")
     prose = re.sub(r"\{%.*?%\}", "", template.replace("{{ output_dimensionality }}", "32"))

@@ -86,12 +86,12 @@ def test_embeddings_that_are_not_finite_are_named(model, task):
         (["a"], np.zeros((1, 2)), "1 queries have no relevant candidate, first index 0"),
     ],
 )
-def test_a_task_that_does_not_fit_together_is_named(queries, relevance, message):
+def test_queries_and_relevance_that_do_not_fit_are_named(queries, relevance, message):
     with pytest.raises(ValueError, match=message):
         RetrievalTask("mine", queries, ["x", "y"], relevance)
 
 
-def test_ndcg_is_scikit_learns_also_with_ties_and_grades():
+def test_ndcg_equals_scikit_learns_also_with_ties_and_grades():
     from sklearn.metrics import ndcg_score
 
     rng = np.random.default_rng(0)
@@ -103,11 +103,11 @@ def test_ndcg_is_scikit_learns_also_with_ties_and_grades():
             assert ndcg_at_5(scores, relevance) == pytest.approx(expected, abs=1e-12)
 
 
-def test_one_relevant_candidate_alone_is_in_perfect_order():
+def test_a_single_relevant_candidate_has_the_best_ndcg():
     assert ndcg_at_5(np.zeros((3, 1)), np.ones((3, 1))) == 1.0
 
 
-def test_all_budgets_at_once_are_what_evaluate_measures_one_by_one(model, task):
+def test_evaluate_all_equals_evaluate_at_every_budget(model, task):
     encoded = encode(model, task)
     grid = [(q, c) for q in (1, 2) for c in (1, 2, 3, 4)]
     columns = ["r_q", "r_c", "p_at_1", "ndcg_at_5", "bytes_per_candidate"]
@@ -115,7 +115,7 @@ def test_all_budgets_at_once_are_what_evaluate_measures_one_by_one(model, task):
     pd.testing.assert_frame_equal(evaluate_all(encoded), one_by_one)
 
 
-def test_all_budgets_agree_with_scores_in_float64_and_keep_to_the_pools(monkeypatch):
+def test_evaluate_all_agrees_with_scores_in_float64_and_uses_the_pools(monkeypatch):
     rng = np.random.default_rng(1)
     queries, candidates = rng.normal(size=(7, 3, 8)), rng.normal(size=(11, 4, 8))
     relevance = (rng.random((7, 11)) < 0.2).astype(float)
@@ -138,7 +138,7 @@ def test_all_budgets_agree_with_scores_in_float64_and_keep_to_the_pools(monkeypa
 
 
 def judge_lists(scores, relevance, pool):
-    """P@1, MRR@10 and NDCG@5 from one list per query, which holds its pool alone."""
+    """P@1, MRR@10 and NDCG@5 from one list per query, which holds only its pool."""
     from sklearn.metrics import ndcg_score
 
     found = []
@@ -149,7 +149,7 @@ def judge_lists(scores, relevance, pool):
             found.append((0, 0, 0))
             continue
         before = sum(s >= best for s, g in listed if g <= 0)
-        # scikit-learn wants two candidates at least: one more, below all, is never in the way.
+        # scikit-learn needs at least two candidates. One more, below all others, changes nothing.
         places = np.unique([s for s, _ in listed], return_inverse=True)[1]
         ndcg = ndcg_score([[*(g for _, g in listed), 0]], [[*places, -1]], k=5)
         found.append((before == 0, 1 / (before + 1) if before < 10 else 0, ndcg))
@@ -158,7 +158,7 @@ def judge_lists(scores, relevance, pool):
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("size", [1.0, 1e-30, 1e9, 1e30])
-def test_metrics_with_pools_are_those_of_a_list_per_query(seed, size):
+def test_metrics_with_pools_equal_those_of_one_list_per_query(seed, size):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 30))
     scores = (rng.normal(size=(6, n)) if seed % 2 else rng.integers(0, 3, (6, n))) * size
@@ -183,7 +183,7 @@ def test_a_candidate_outside_the_pool_neither_ties_nor_wins(size):
     assert (evaluate_all(encoded)[columns] == 1).all().all()
 
 
-def test_a_query_whose_relevant_candidates_are_not_in_the_pool_counts_as_nothing():
+def test_a_query_whose_relevant_candidates_are_not_in_the_pool_counts_as_0():
     scores, relevance = np.array([[3.0, 2.0, 1.0]]), np.array([[1, 0, 0]])
     for metric in METRICS:
         assert metric(scores, relevance, [[0, 1, 1]]) == 0.0
@@ -234,7 +234,9 @@ def test_scores_that_are_not_finite_are_refused_with_their_place(metric, bad):
         (np.zeros((3, 4)), [[1], [1, 2]], None, "relevance is not a"),
     ],
 )
-def test_what_cannot_be_judged_is_refused(metric, scores, relevance, pool, message):
+def test_inputs_of_metrics_that_cannot_be_judged_are_refused(
+    metric, scores, relevance, pool, message
+):
     with pytest.raises(ValueError, match=message):
         metric(scores, relevance, pool)
 
@@ -262,7 +264,7 @@ def test_embeddings_that_give_no_finite_score_are_refused(model, task, measure):
             measure(EncodedTask(task, *bad))
 
 
-def test_every_way_of_naming_one_budget_is_evaluated(model, task):
+def test_every_way_of_writing_one_budget_is_evaluated(model, task):
     encoded = encode(model, task)
     for budgets in ("2x4", (2, 4), np.array([2, 4]), ["2x4"], [(2, 4)]):
         table = evaluate(encoded, budgets)
@@ -275,6 +277,6 @@ def test_every_way_of_naming_one_budget_is_evaluated(model, task):
 
 
 @pytest.mark.parametrize("size", [0, 1e1, "8", None])
-def test_a_batch_size_that_is_no_whole_number_is_named(model, task, size):
+def test_a_batch_size_that_is_not_a_whole_number_is_named(model, task, size):
     with pytest.raises(ValueError, match="batch_size="):
         encode(model, task, batch_size=size)

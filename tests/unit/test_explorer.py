@@ -62,7 +62,7 @@ def explorer(built):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
-def test_int8_is_off_by_at_most_half_a_step(seed, size):
+def test_int8_differs_by_at_most_half_a_step(seed, size):
     exact = torch.tensor(np.random.default_rng(seed).normal(size=(3, 2, 8)) * size).float()
     exact[0, 0] = 0
     vectors = Int8Vectors.quantize(exact)
@@ -72,7 +72,7 @@ def test_int8_is_off_by_at_most_half_a_step(seed, size):
     assert (vectors.dequantize()[0, 0] == 0).all()
 
 
-def test_json_cannot_end_a_script_and_is_read_back_unchanged():
+def test_json_cannot_end_a_script_element_and_is_read_back_unchanged():
     text = script_json({"caption": HOSTILE})
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"caption": HOSTILE}
@@ -85,7 +85,7 @@ def test_a_hostile_text_never_becomes_markup(model, task, encoded):
         model, hostile, replace(encoded, task=hostile), queries=2, candidates=4
     ).static_html()
     assert "<img" not in html
-    assert html.lower().count("</script") == 2  # of the state and of the module, no third
+    assert html.lower().count("</script") == 2  # those of the state and of the module
     assert html.count("<!--") == 0
 
 
@@ -155,7 +155,7 @@ def test_candidates_outside_a_pool_are_not_ranked(model, task, encoded):
 
 @pytest.fixture(scope="module")
 def gaps(model, task, encoded):
-    """Query 0 has two candidates in its pool, none relevant; 1 has none in its pool; 2 has all."""
+    """Query 0 has two candidates in its pool, none relevant. 1 has none, and 2 has all."""
     pool = np.ones(task.relevance.shape, dtype=bool)
     wrong = np.flatnonzero((task.relevance[:3] == 0).all(axis=0))[:3]
     pool[0, wrong[2]] = False
@@ -172,7 +172,7 @@ def gaps(model, task, encoded):
         (2, 3, "None of the 3 candidates ranked here is relevant"),
     ],
 )
-def test_a_query_without_a_relevant_or_any_candidate_has_a_note(gaps, query, ranked, note):
+def test_a_query_without_a_relevant_candidate_or_without_any_has_a_note(gaps, query, ranked, note):
     gaps.query = query
     assert re.match(note, gaps.note)
     ranking = gaps.ranking()
@@ -304,7 +304,7 @@ def test_chosen_queries_and_candidates_keep_their_indices(model, task, encoded):
     assert [query["id"] for query in explorer.page["queries"]] == [5, 2]
 
 
-def test_texts_and_pictures_are_shortened(model, task, encoded):
+def test_long_texts_are_cut_and_images_become_thumbnails(model, task, encoded):
     both = {"text": "word " * 200, "image": task.candidates[0].resize((400, 300))}
     mixed = RetrievalTask("both", task.queries, [both, *task.candidates[1:]], task.relevance)
     page = BudgetExplorer(
@@ -314,7 +314,7 @@ def test_texts_and_pictures_are_shortened(model, task, encoded):
     assert len(text["text"]) <= 302
     assert len(text["image"]) < 10_000
     assert picture["text"] == ""
-    assert page["attention"]["grids"][0] is None  # only items that are just a picture have a map
+    assert page["attention"]["grids"][0] is None  # only items that are just an image have a map
     assert page["attention"]["grids"][1] == [0, 3, 3]
 
 
@@ -334,7 +334,7 @@ def test_costs_cover_every_budget_and_name_the_hardware(explorer):
     assert np.array(cost["score_ms"]).shape == (3, 5)
     assert (np.array(cost["score_ms"]) > 0).all()
     assert cost["encode_query_ms"] > 0
-    assert cost["measured_candidates"] == 1008  # the task's 16, repeated: enough to be scaled
+    assert cost["measured_candidates"] == 1008  # the task's 16, repeated 63 times
     assert "on the CPU" in cost["where"]
 
 

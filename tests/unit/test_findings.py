@@ -1,4 +1,4 @@
-"""The matrix of findings: every system trains, and its points name the bytes that it needs."""
+"""The matrix of findings: every system trains, and its points have the bytes per candidate."""
 
 import json
 import multiprocessing
@@ -47,7 +47,7 @@ def test_keeping_the_model_of_a_measured_cell_is_refused(tmp_path):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """The folder of results, for this test alone."""
+    """The folder of results, for this test only."""
     monkeypatch.setattr(findings, "RESULTS", tmp_path)
     monkeypatch.setitem(findings.write.__globals__, "RESULTS", tmp_path)
     return tmp_path

@@ -91,7 +91,7 @@ def test_bad_settings_are_named(tiny, settings, message):
         image_attention(tiny, BOARD, **settings)
 
 
-def test_paligemmas_grid_is_square(tmp_path):
+def test_the_grid_of_paligemma_is_square(tmp_path):
     from test_backbones import paligemma
 
     model = build(paligemma(tmp_path), r_q=2, r_c=3, lora_rank=None, device="cpu").eval()

@@ -51,7 +51,7 @@ def test_a_second_process_gets_an_error_that_names_the_first(locked):
         assert part in str(error.value)
 
 
-def test_another_name_of_the_same_folder_is_the_same_folder(locked, monkeypatch):
+def test_two_names_of_one_folder_have_the_same_lock(locked, monkeypatch):
     folder, _ = locked
     folder.mkdir()
     (folder.parent / "link").symlink_to(folder)
@@ -106,7 +106,7 @@ def test_two_folders_have_separate_locks(locked):
         pass
 
 
-def test_four_processes_that_count_lose_no_count(tmp_path):
+def test_four_processes_that_count_in_one_file_lose_no_count(tmp_path):
     number = tmp_path / "number"
     number.write_text("0")
     counting = [start(COUNT, number) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""The MMR loss and its gradient: a float64 numpy oracle, a peer library, two processes."""
+"""The MMR loss and its gradient against a numpy oracle, another library and two processes."""
 
 import functools
 
@@ -78,7 +78,7 @@ def test_loss_and_gradients_equal_the_oracle(negatives, temperature, weights):
     np.testing.assert_allclose(candidates.grad, c_grad, rtol=1e-6, atol=1e-12)
 
 
-def test_the_papers_budgets_and_temperature_in_float32_stay_close_to_the_oracle():
+def test_the_papers_budgets_and_temperature_in_float32_are_close_to_the_oracle():
     queries, candidates = batch(size=8, negatives=1, r_q=16, r_c=64, dim=32, dtype=torch.float32)
     loss, _ = mmr_loss(queries, candidates)
     pairs = [(b.r_q, b.r_c) for b in PAPER_BUDGETS]
@@ -97,9 +97,9 @@ def test_budgets_that_grow_on_one_side_only_equal_the_oracle():
 def test_a_query_is_scored_against_the_hard_negatives_of_the_others_too():
     queries = torch.eye(4, dtype=torch.float64)[:, None]  # four queries of one vector
     candidates = torch.stack([queries, -queries], dim=1)
-    candidates[3, 1] = queries[0]  # query 3's hard negative is query 0's positive once more
+    candidates[3, 1] = queries[0]  # query 3's hard negative equals query 0's positive
     loss, _ = mmr_loss(queries, candidates, [(1, 1)], temperature=0.01)
-    assert loss.item() == pytest.approx(np.log(2) / 4)  # query 0 cannot tell the two apart
+    assert loss.item() == pytest.approx(np.log(2) / 4)  # query 0 cannot distinguish the two
 
 
 def test_the_first_candidate_of_a_query_is_its_positive():
@@ -167,7 +167,7 @@ def test_one_budget_is_the_contrastive_loss_of_sentence_transformers():
     torch.testing.assert_close(ours(features), theirs)
 
 
-def test_columns_of_a_batch_are_query_positive_negatives():
+def test_the_columns_of_a_batch_are_query_positive_and_negatives():
     queries, candidates = batch()
     loss_fn = loss_class(BUDGETS, temperature=0.1)
     expected, _ = mmr_loss(queries, candidates, BUDGETS, temperature=0.1)
@@ -198,7 +198,7 @@ def test_two_processes_that_gather_train_as_one_on_the_joint_batch(tmp_path):
     queries, candidates = batch(size=6)
     joint, _ = mmr_loss(queries, candidates, BUDGETS, temperature=0.1)
     joint.backward()
-    # Data-parallel training averages over processes: loss and gradients alike.
+    # Data-parallel training averages the loss and the gradients over processes.
     torch.testing.assert_close(torch.stack(losses).mean(), joint.detach())
     torch.testing.assert_close(torch.cat(q_grads) / 2, queries.grad)
     torch.testing.assert_close(torch.cat(c_grads) / 2, candidates.grad)
@@ -234,7 +234,7 @@ def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature):
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_embedding_that_is_not_finite_is_named_with_its_place(bad, dtype):
-    """Also -inf in a negative: softmax makes 0 of it, and the loss would look like any other."""
+    """Also -inf in a negative. Softmax turns it into 0, so the loss would look ordinary."""
     for side, where in ((0, (3, 1, 2)), (1, (2, 1, 4, 5))):
         values = [x.detach().clone() for x in batch(dtype=dtype)]
         values[side][where] = bad
@@ -244,7 +244,7 @@ def test_an_embedding_that_is_not_finite_is_named_with_its_place(bad, dtype):
             mmr_loss(*values, BUDGETS)
 
 
-def test_what_lies_beyond_the_last_budget_is_not_read():
+def test_vectors_beyond_the_last_budget_are_not_read():
     queries, candidates = (x.detach() for x in batch())
     expected, _ = mmr_loss(queries, candidates, BUDGETS[:2])
     queries[:, 2:], candidates[:, :, 3:] = torch.nan, torch.nan
@@ -257,7 +257,7 @@ def test_an_empty_batch_says_that_it_is_empty():
             mmr_loss(torch.ones(q), torch.ones(c), BUDGETS)
 
 
-def test_a_temperature_that_overflows_is_named_and_not_the_embeddings():
+def test_if_the_temperature_overflows_the_error_names_it_and_not_the_embeddings():
     with pytest.raises(
         ValueError, match=r"scores of up to .* over temperature=1e-40 overflow"
     ) as e:
@@ -265,7 +265,7 @@ def test_a_temperature_that_overflows_is_named_and_not_the_embeddings():
     assert "no embedding is NaN" in str(e.value)
 
 
-def test_embeddings_whose_scores_overflow_are_told_apart_from_nan():
+def test_the_error_on_scores_that_overflow_differs_from_the_one_on_nan():
     queries, candidates = (1e30 * x for x in batch(dtype=torch.float32))
     with pytest.raises(ValueError, match=r"no embedding is NaN .*scores overflow torch.float32"):
         mmr_loss(queries, candidates, BUDGETS)
@@ -292,7 +292,7 @@ def test_without_budgets_the_loss_takes_those_that_fit_the_model():
 
 
 @pytest.mark.parametrize("budgets", ["2x3", (2, 3), Budget(2, 3), np.array([2, 3]), ["2x3"]])
-def test_one_budget_may_stand_for_a_list_of_one(budgets):
+def test_a_single_budget_is_a_list_of_one(budgets):
     assert loss_class(budgets).budgets == (Budget(2, 3),)
 
 
@@ -419,7 +419,7 @@ def test_equal_items_of_two_processes_are_not_each_others_negatives(tmp_path):
 
 
 def test_the_trainer_leaves_equal_captions_out_of_the_negatives():
-    """Through the collator: four rows with one caption have nothing to tell apart, so loss 0."""
+    """Through the collator: four rows with one caption have no negatives, so the loss is 0."""
     from datasets import Dataset
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The book's build: it runs only what has changed, and one build at a time."""
+"""The build of the book runs only what has changed, and only one build runs at a time."""
 
 import json
 import re

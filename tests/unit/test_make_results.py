@@ -1,4 +1,4 @@
-"""README and results page show what the measured JSON holds: no number is typed by hand."""
+"""README and results page show the numbers of the measured JSON, and none is typed by hand."""
 
 import json
 import math
@@ -79,7 +79,7 @@ def test_a_range_is_over_seeds_and_not_over_tasks():
     assert "not measured" in format_suite(pd.DataFrame(points), "t", ["MMR"])
 
 
-def test_fill_replaces_what_stands_between_markers_and_nothing_else():
+def test_fill_replaces_only_the_text_between_markers():
     text = "a\n<!-- x -->\nold\n<!-- /x -->\nb"
     assert fill(text, {"x": "new"}) == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
 
@@ -104,7 +104,7 @@ def test_a_row_over_fewer_seeds_names_their_number(project, missing):
     assert row.endswith("| 2 |")
 
 
-def test_a_system_that_was_not_measured_at_all_is_refusal(project):
+def test_a_system_that_was_not_measured_at_all_is_refused(project):
     def drop(result):
         for seed in range(3):
             del result["cells"][f"handwriting/no-MMR/{seed}"]
@@ -113,7 +113,7 @@ def test_a_system_that_was_not_measured_at_all_is_refusal(project):
     assert "findings.json has no cell of handwriting/no-MMR; run python" in refusal(project)
 
 
-def test_the_readme_explains_why_training_for_one_budget_is_ahead_there(project):
+def test_the_readme_explains_why_training_for_one_budget_is_better_at_that_budget(project):
     readme, _ = run(project)
     assert "P@1 without MMR (0.897) is higher than with MMR (0.822), because" in readme
     assert "At (4, 8), P@1 is 0.727 with MMR and 0.196 without." in readme
@@ -155,7 +155,7 @@ def test_a_quality_outside_of_0_to_1_is_refused_and_nothing_written(project, mea
         assert re.match(f"{place}: {measure} is {bad!r}, expected a number from 0 to 1", message)
 
 
-def test_a_quality_of_the_shipped_models_is_checked_too(project):
+def test_the_quality_of_the_bundled_models_is_checked_too(project):
     def spoil(result):
         next(iter(result["cells"].values()))["points"][0]["p_at_1"] = 14.2
 
@@ -163,7 +163,7 @@ def test_a_quality_of_the_shipped_models_is_checked_too(project):
     assert "p_at_1 is 14.2" in refusal(project)
 
 
-def test_a_missing_measure_or_point_is_refusal(project):
+def test_a_missing_measure_or_point_is_refused(project):
     change(project, lambda r: r["cells"]["scenes/MMR/1"]["points"][1].pop("p_at_1"))
     assert re.match(r"cell scenes/MMR/1 at .*: p_at_1 is None", refusal(project))
     shutil.copy(ROOT / "book/results/findings.json", project / "book/results/findings.json")
@@ -177,7 +177,7 @@ def test_a_number_that_is_not_finite_is_refused_with_its_file(project, name):
     assert re.match(rf"{name}.json: .*NaN.*finite", refusal(project))
 
 
-def test_a_number_too_large_for_a_float_is_refusal(project):
+def test_a_number_too_large_for_a_float_is_refused(project):
     path = project / "book/results/timings.json"
     path.write_text(path.read_text().replace("{", '{"extra": 1e999,', 1))
     assert re.match(r"timings.json: .*1e999.*finite", refusal(project))
@@ -230,6 +230,6 @@ def test_a_broken_file_is_named(project, content):
 
 
 @pytest.mark.parametrize("name", ["findings", "scoring", "tiny"])
-def test_a_file_without_a_part_is_refused(project, name):
+def test_a_file_with_a_missing_key_is_refused(project, name):
     change(project, lambda result: result.clear(), name)
     assert "measure it again" in refusal(project)

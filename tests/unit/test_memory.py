@@ -1,4 +1,4 @@
-"""The estimate of a run's memory: exact where it can be, of the right size where it cannot."""
+"""The estimate of a run's memory: exact where possible, and of the right size elsewhere."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def rows():
     return training_rows(8, 0)
 
 
-def test_what_is_counted_is_exact(model, rows):
+def test_weights_gradients_and_similarities_are_counted_exactly(model, rows):
     parts = memory.estimate(model, rows, BUDGETS, batch_size=32)
     assert parts["weights"] == 4 * sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -32,7 +32,7 @@ def test_what_is_counted_is_exact(model, rows):
     assert parts["similarities"] == 2 * 4 * 32 * 64 * 4 * 8
 
 
-def test_what_saves_memory_lowers_the_estimate(model, rows):
+def test_settings_that_save_memory_lower_the_estimate(model, rows):
     whole = memory.estimate(model, rows, BUDGETS, 32)
     parts = memory.estimate(model, rows, BUDGETS, 32, mini_batch_size=4)
     checkpointed = memory.estimate(model, rows, BUDGETS, 32, gradient_checkpointing=True)
@@ -43,8 +43,8 @@ def test_what_saves_memory_lowers_the_estimate(model, rows):
     assert shared["similarities"] == 4 * whole["similarities"]
 
 
-def test_activations_are_of_the_size_that_a_step_keeps(model):
-    """Against the tensors that autograd keeps for backward; a rough estimate, within 3 times."""
+def test_the_estimate_of_activations_is_close_to_what_a_step_keeps(model):
+    """Against the tensors that autograd keeps for backward, within a factor of 3."""
     batch = training_rows(32, 0)
     columns = [
         model.preprocess(batch[name], task="query" if name == "query" else "document")
@@ -69,7 +69,7 @@ def test_activations_are_of_the_size_that_a_step_keeps(model):
     assert guessed / 3 < taken < 3 * guessed
 
 
-def test_the_line_names_every_part_and_what_is_free():
+def test_the_line_names_every_part_and_the_free_memory():
     line = memory.check({"weights": 2**30, "activations": 2**20}, torch.device("cpu"))
     assert "weights 1.00 GiB, activations 1.0 MiB" in line
     assert "free on cpu" in line

@@ -1,4 +1,4 @@
-"""Fourteen tasks: the symbols of a query's text and image decide the answer, and nothing else."""
+"""Fourteen tasks: only the symbols of a query's text and image decide the answer."""
 
 import itertools
 from collections import Counter
@@ -79,7 +79,7 @@ def test_relevance_equals_the_oracle_that_reads_texts_and_symbols(name, as_symbo
 
 
 @pytest.mark.parametrize("suite", DOMAINS)
-def test_grounding_asks_for_the_crop_at_the_named_place(suite):
+def test_the_answer_of_grounding_is_the_crop_at_the_named_place(suite):
     n = 40
     task = meta_tasks.load_meta_task(f"{suite}/ground", n_queries=n)
     for i, query in enumerate(task.queries):
@@ -95,7 +95,7 @@ def test_grounding_asks_for_the_crop_at_the_named_place(suite):
 
 
 @pytest.mark.parametrize("name", [t for t in TASKS if not t.endswith("ground")])
-def test_a_negative_is_wrong_and_close(name, as_symbols):
+def test_a_hard_negative_is_wrong_and_differs_in_one_detail(name, as_symbols):
     suite, _, kind = name.partition("/")
     rng = np.random.default_rng(0)
     for _ in range(30):
@@ -167,7 +167,7 @@ def test_equal_seeds_give_equal_tasks_and_different_seeds_different_tasks():
 
 
 def without_picture(kind, query, task):
-    """Score as well as the text alone allows, given all symbols; None if it tells nothing."""
+    """Score as well as the text alone allows, given all symbols. None if it says nothing."""
     if kind != "composed":
         return None
     ((place, content),) = parse_places(query["text"].removeprefix("change to ")).items()
@@ -193,7 +193,7 @@ def without_words(kind, query, task):
         (without_picture, "ground"), (without_words, "composed"), (without_words, "vqa"),
     ],
 )  # fmt: skip
-def test_half_a_question_cannot_be_answered(blind, kind, suite, request):
+def test_half_of_a_query_is_not_enough_to_answer_it(blind, kind, suite, request):
     if kind != "ground":  # crops need pixels
         request.getfixturevalue("as_symbols")
     task = meta_tasks.load_meta_task(f"{suite}/{kind}", n_queries=300)
@@ -250,7 +250,7 @@ def test_errors_name_what_was_wrong_and_the_choices(name, settings, message):
         load_task(name, **settings)
 
 
-def test_pictures_are_whole_boards_or_single_places():
+def test_images_are_whole_boards_or_single_places():
     for name in TASKS:
         for item in meta_tasks.load_meta_task(name, n_queries=2).candidates[:2]:
             if isinstance(item, Image.Image):

@@ -39,7 +39,7 @@ def test_a_batch_gives_the_vectors_of_its_members_alone(model, boards):
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_left_and_right_padding_agree(model):
+def test_left_and_right_padding_give_the_same_vectors(model):
     tokenizer, found = model[0].tokenizer, {}
     side = tokenizer.padding_side
     for padding in ("left", "right"):
@@ -49,7 +49,7 @@ def test_left_and_right_padding_agree(model):
     torch.testing.assert_close(found["left"], found["right"], atol=1e-5, rtol=0)
 
 
-def test_candidates_read_the_query_tokens_too_in_the_joint_layout():
+def test_in_the_joint_layout_candidates_also_read_the_query_tokens():
     features = {}
     for layout in ("joint", "separate"):
         transformer = MetaTokenTransformer("tiny-vlm", r_q=2, r_c=3, layout=layout)
@@ -88,7 +88,7 @@ def test_a_candidate_is_never_read_with_fewer_tokens(model, boards):
         model.encode_document(boards[0], r_q=2)
 
 
-def test_asking_whether_attention_is_causal_leaves_dropout_as_it_was():
+def test_is_causal_does_not_change_dropout():
     model = build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, lora_dropout=0.5, device="cpu")
     model.train()
     model[0].model.visual.eval()
@@ -97,7 +97,7 @@ def test_asking_whether_attention_is_causal_leaves_dropout_as_it_was():
     assert {name: module.training for name, module in model.named_modules()} == modes
 
 
-def test_reserved_entries_keep_their_sides_after_a_round_trip(tmp_path):
+def test_after_a_round_trip_reserved_entries_belong_to_the_same_sides(tmp_path):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     entries = [
@@ -126,7 +126,7 @@ def test_reserved_entries_keep_their_sides_after_a_round_trip(tmp_path):
     assert torch.equal(again.encode_document("a b"), model.encode_document("a b"))
 
 
-def test_meta_tokens_take_spare_slots_and_leave_the_embedding_as_large_as_it_was(model):
+def test_meta_tokens_take_spare_slots_and_do_not_grow_the_embedding(model):
     transformer = MetaTokenTransformer("tiny-vlm", r_q=16, r_c=64)
     rows = transformer.model.get_input_embeddings().weight.shape[0]
     assert rows == transformer.config.get_text_config().vocab_size
@@ -142,7 +142,7 @@ def test_meta_tokens_beyond_the_spare_slots_grow_the_embedding():
     assert max(ids) == transformer.model.get_input_embeddings().weight.shape[0] - 1
 
 
-def test_an_over_long_input_loses_content_never_a_meta_token(model, caplog):
+def test_a_long_input_loses_content_but_no_meta_token(model, caplog):
     transformer = model[0]
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -153,7 +153,7 @@ def test_an_over_long_input_loses_content_never_a_meta_token(model, caplog):
     assert caplog.text.count("content beyond that is cut") == 1
 
 
-def test_no_room_for_content_is_an_error_that_names_the_numbers(model):
+def test_the_error_on_no_room_for_content_names_the_numbers(model):
     transformer = model[0]
     before, transformer.max_seq_length = transformer.max_seq_length, 10
     try:

@@ -1,4 +1,4 @@
-"""build, save, load: the same vectors after a round trip, and nothing but known classes."""
+"""build, save and load: the same vectors after a round trip, and only known classes."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ def embed(model):
 
 
 def perturb(model):
-    """Stand-in for training: every trainable weight moves, so that a fresh start cannot match."""
+    """Replaces training: every trainable weight changes, so it differs from a new model's."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -49,7 +49,7 @@ def test_a_saved_model_gives_the_same_vectors_bit_for_bit(tmp_path, rank, reader
     assert full_budget(again) == Budget(2, 4)
 
 
-def test_an_adapter_names_its_shipped_backbone_not_a_path_and_holds_no_whole_embedding(tmp_path):
+def test_an_adapter_names_its_bundled_backbone_without_a_path_and_holds_no_full_embedding(tmp_path):
     model = perturb(build(r_q=2, r_c=4, lora_rank=4, dim=8, device="cpu"))
     save(model, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
@@ -66,7 +66,7 @@ def test_an_adapter_on_a_grown_vocabulary_round_trips(tmp_path):
     assert torch.equal(embed(model), embed(load(tmp_path / "model", device="cpu").eval()))
 
 
-def test_lora_adapts_the_language_model_and_nothing_of_the_vision_tower():
+def test_lora_adapts_the_language_model_but_not_the_vision_tower():
     model = build(r_q=2, r_c=4, lora_rank=4, device="cpu")
     adapted = {n.split(".lora_A")[0] for n, _ in model.named_parameters() if ".lora_A" in n}
     layers = model[0].config.get_text_config().num_hidden_layers
@@ -82,7 +82,7 @@ def test_the_same_seed_builds_the_same_model_and_another_seed_does_not():
     assert not torch.equal(same[0], same[2])
 
 
-def test_meta_tokens_start_at_the_words_that_are_given():
+def test_meta_tokens_start_at_the_given_words():
     model = build(
         r_q=2, r_c=3, lora_rank=None, device="cpu", init_text=(" first second", " top left")
     )
@@ -92,7 +92,7 @@ def test_meta_tokens_start_at_the_words_that_are_given():
     assert torch.equal(rows[model[0].meta_ids["document"]], rows[[words[2], words[3], words[2]]])
 
 
-def test_prefix_pooling_cuts_the_side_that_it_is_given_to():
+def test_prefix_pooling_cuts_only_the_chosen_side():
     model = build(r_q=2, r_c=4, dim=8, device="cpu").eval()
     full = model.encode_document([BOARD])[0]
     cut = model.encode_document([BOARD], token_pooling=PrefixPooling(3))[0]
@@ -105,7 +105,7 @@ def test_prefix_pooling_cuts_the_side_that_it_is_given_to():
         model.encode_document([BOARD], token_pooling=PrefixPooling(5))
 
 
-def test_load_refuses_classes_that_a_checkpoint_brings_along(tmp_path):
+def test_load_refuses_classes_that_a_checkpoint_contains(tmp_path):
     folder = tmp_path / "model"
     build(r_q=2, r_c=4, device="cpu").save_pretrained(str(folder))
     (folder / "evil.py").write_text("raise SystemExit('ran code from a checkpoint')")
@@ -116,7 +116,7 @@ def test_load_refuses_classes_that_a_checkpoint_brings_along(tmp_path):
         load(folder)
 
 
-def test_load_says_what_a_folder_lacks_and_what_a_name_could_be(tmp_path):
+def test_load_names_what_a_folder_lacks_and_the_bundled_names(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no modules\.json: not a saved model"):
         load(tmp_path)
     with pytest.raises(OSError, match=r"'nobody/nothing' is neither.*tiny.*hub"):
@@ -126,7 +126,7 @@ def test_load_says_what_a_folder_lacks_and_what_a_name_could_be(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [100_000, 80])
-def test_build_names_a_limit_that_the_backbone_or_the_meta_tokens_do_not_fit(limit):
+def test_build_names_a_limit_that_is_too_large_or_too_small(limit):
     with pytest.raises(ValueError, match=str(limit)):
         build(max_seq_length=limit)
 
@@ -167,7 +167,7 @@ def test_targets_without_lora_are_refused():
         build(lora_targets=["q_proj"], lora_rank=None)
 
 
-def test_numpys_numbers_build_the_same_model_and_can_be_saved(tmp_path):
+def test_numbers_from_numpy_build_the_same_model_and_can_be_saved(tmp_path):
     plain = {"r_q": 2, "r_c": 4, "lora_rank": 4, "dim": 8, "max_seq_length": 400, "seed": 3}
     arrays = {name: np.int64(value) for name, value in plain.items()}
     model = build(**arrays, lora_alpha=np.float32(6), lora_dropout=np.float64(0), device="cpu")
@@ -178,7 +178,7 @@ def test_numpys_numbers_build_the_same_model_and_can_be_saved(tmp_path):
     assert (config["r"], config["lora_alpha"]) == (4, 6)
 
 
-def test_alpha_scales_the_update_and_is_never_taken_for_the_rank():
+def test_alpha_scales_the_update_and_is_independent_of_the_rank():
     scales = {None: 1.0, 2: 0.5, 0.5: 0.125}
     for alpha, expected in scales.items():
         model = build(r_q=1, r_c=1, lora_rank=4, lora_alpha=alpha, device="cpu")
@@ -186,7 +186,7 @@ def test_alpha_scales_the_update_and_is_never_taken_for_the_rank():
         assert found == {expected}
 
 
-def test_a_model_says_what_is_adapted_in_its_name_its_log_and_its_card(tmp_path, caplog):
+def test_the_repr_the_log_and_the_card_of_a_model_say_what_is_adapted(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="metaembed_lite")
     model = build(r_q=2, r_c=4, lora_rank=2, lora_alpha=8, device="cpu")
     save(model, tmp_path / "model")
@@ -212,7 +212,7 @@ def test_save_leaves_nothing_half_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_card_of_a_saved_model_tells_how_to_load_it(tmp_path):
+def test_the_card_of_a_saved_model_shows_how_to_load_it(tmp_path):
     save(build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu"), tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "from metaembed_lite import load" in card
@@ -221,7 +221,7 @@ def test_the_card_of_a_saved_model_tells_how_to_load_it(tmp_path):
     assert "model_id" not in card
 
 
-def test_on_a_half_precision_backbone_what_trains_is_in_float32(tmp_path):
+def test_on_a_half_precision_backbone_trainable_weights_are_float32(tmp_path):
     model = perturb(build(r_q=2, r_c=4, lora_rank=4, dim=8, dtype="bfloat16", device="cpu"))
     trained = {p.dtype for p in model.parameters() if p.requires_grad}
     frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
@@ -239,7 +239,7 @@ PRECISION = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.005, tor
 
 
 def check_close(vectors, exact, dtype):
-    """The same shape, finite, of length one and near float32's, as far as the type reaches."""
+    """The same shape, finite, of length one and close to float32's, within the type's precision."""
     assert vectors.shape == exact.shape
     tolerance = PRECISION[dtype]
     torch.testing.assert_close(vectors.double(), exact.double(), atol=tolerance, rtol=0)
@@ -317,7 +317,7 @@ def test_types_that_cannot_hold_weights_are_refused_at_once(dtype):
         MultiVectorEncoder(path, trust_remote_code=True, model_kwargs={"dtype": dtype})
 
 
-def test_half_precision_is_the_backbones_alone():
+def test_half_precision_applies_to_the_backbone_only():
     """The projection is float32 as it was saved, not rounded on the way."""
     exact, half = load("tiny", device="cpu"), load("tiny", device="cpu", dtype="bfloat16")
     assert torch.equal(exact[1].linear.weight, half[1].linear.weight)

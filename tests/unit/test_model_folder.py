@@ -123,11 +123,13 @@ def test_folders_with_other_files_are_refused_and_do_not_change(make, model, tmp
     assert snapshot(tmp_path) == before
 
 
-def test_a_device_a_mount_and_the_current_folder_are_refused(model, tmp_path, monkeypatch):
+def test_a_device_a_mount_point_and_the_current_folder_are_refused(model, tmp_path, monkeypatch):
     for path in ("/dev/null", "/dev/shm", "/proc"):
         if os.path.exists(path):
             with pytest.raises(ValueError, match="output"):
-                check_output(Path(path))  # and not save: a guard that fails must not cost a device
+                check_output(
+                    Path(path)
+                )  # not save, because a check that fails must not destroy a device
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     for path in (".", "..", tmp_path):
@@ -272,7 +274,7 @@ def test_a_second_process_cannot_save_at_the_same_time(model, tmp_path):
     save(model, tmp_path / "model")
 
 
-def test_a_new_an_empty_and_a_saved_models_folder_may_be_written(model, tmp_path):
+def test_a_new_or_empty_folder_and_that_of_a_saved_model_may_be_written(model, tmp_path):
     check_output(tmp_path / "new")
     (tmp_path / "empty").mkdir()
     check_output(tmp_path / "empty")

@@ -1,4 +1,4 @@
-"""mteb's own interface runs a built model at a budget; its scores are those of `sweep`."""
+"""mteb runs a model at a budget through its own interface, with the scores of `sweep`."""
 
 import json
 
@@ -18,7 +18,7 @@ SUITE = load_task("handwriting", n_queries=40, n_train=0)
 
 
 class HandwritingBoards(AbsTaskRetrieval):
-    """The handwriting suite as a task of mteb, in two subsets, from memory alone."""
+    """The handwriting suite as a task of mteb, in two subsets, without files."""
 
     metadata = TaskMetadata(
         name="HandwritingBoards", description="Boards of scanned digits.", type="Any2AnyRetrieval",
@@ -69,7 +69,7 @@ def test_scores_at_a_budget_are_those_of_sweep_and_both_means_are_named(model, t
         assert set(means.index) == {"mean over tasks", "mean over subsets"}
         assert means["mean over subsets"] == pytest.approx(ours.p_at_1[row], abs=1e-6)
     files = sorted((tmp_path / "results").rglob("HandwritingBoards.json"))
-    assert len(files) == 2, "each budget has results of its own, in mteb's format"
+    assert len(files) == 2, "each budget has separate results, in mteb's format"
     found = mteb.TaskResult.model_validate(json.loads(files[0].read_text()))
     assert found.task_name == "HandwritingBoards"
 
@@ -133,7 +133,7 @@ def test_finished_tasks_are_not_run_again_and_damaged_ones_are(model, encoded, t
     assert len(encoded) == 4 * count
 
 
-def test_a_run_that_was_cut_off_goes_on_with_the_next_task(model, encoded, tmp_path, monkeypatch):
+def test_a_run_that_was_cut_off_continues_with_the_next_task(model, encoded, tmp_path, monkeypatch):
     def fail(self, **kwargs):
         raise KeyboardInterrupt
 
@@ -147,7 +147,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_next_task(model, encoded, tmp_p
     assert set(table.task) >= {"HandwritingBoards", "OtherBoards"}
 
 
-def test_results_of_another_revision_of_the_data_are_not_taken(model, encoded, tmp_path):
+def test_results_of_another_revision_of_the_data_are_not_used(model, encoded, tmp_path):
     evaluate(model, [HandwritingBoards()], FOUR[:1], tmp_path)
     count = len(encoded)
     newer = HandwritingBoards()
@@ -158,7 +158,7 @@ def test_results_of_another_revision_of_the_data_are_not_taken(model, encoded, t
     assert len(encoded) == 2 * count
 
 
-def test_results_of_another_model_of_the_same_name_are_not_taken(model, encoded, tmp_path):
+def test_results_of_another_model_of_the_same_name_are_not_used(model, encoded, tmp_path):
     evaluate(model, [HandwritingBoards()], FOUR[:1], tmp_path)
     other = load("tiny", device="cpu")
     assert wrap(other, (1, 1)).mteb_model_meta.revision == revision(model)
@@ -172,7 +172,7 @@ def test_results_of_another_model_of_the_same_name_are_not_taken(model, encoded,
     assert revision(shorter) != revision(model)
 
 
-def test_mteb_is_told_the_size_and_the_kinds_of_input(model):
+def test_mteb_gets_the_size_of_the_model_and_its_kinds_of_input(model):
     for budget in ((1, 1), "1x1", Budget(1, 1)):
         meta = wrap(model, budget, name="/home/me/runs/mine").mteb_model_meta
         assert meta.name == "runs/mine-1x1"
@@ -193,7 +193,7 @@ def test_a_budget_beyond_the_model_and_tasks_without_two_sides_are_refused(model
         )
 
 
-def test_maxsim_in_blocks_and_in_pairs_is_maxsim(model, monkeypatch):
+def test_scores_in_blocks_and_in_pairs_equal_maxsim(model, monkeypatch):
     torch.manual_seed(0)
     queries, documents = torch.randn(5, 2, 8), torch.randn(5, 3, 8)
     want = [[sum((d @ q_i).max() for q_i in q) for d in documents] for q in queries]

@@ -21,7 +21,7 @@ from metaembed_lite.data.pages.tables import STATISTICS, compute_numbers, load_t
 
 KINDS = list(COLLECTIONS)
 NEAR = 0.5  # gray levels of 255, mean over pixels: a letter or two on a page of 96 x 96
-# Words that a query may use although the page does not: how people ask, and what a reader sees.
+# Words that a query may use although they are not on the page.
 ASKING = {"show", "for", "of", "in", "its", "and", "table", "chart", "bar", "line", "pie"}
 
 
@@ -49,11 +49,11 @@ def read_wordings(kind, split="test"):
                 f"{what}, {where}", f"{where}: {what}", f"{what} ({where})",
                 f"{COLLECTIONS[kind]} of {what}, {where}", f"show {what} for {where}",
             ):  # fmt: skip
-                assert meaning.setdefault(query, fact) == fact  # no wording asks for two facts
+                assert meaning.setdefault(query, fact) == fact  # no wording means two facts
     return meaning
 
 
-def test_grades_are_what_a_reader_would_give(symbols):
+def test_grades_equal_those_that_a_reader_would_give(symbols):
     kind, make = symbols
     task = make(n_queries=60)
     meaning = read_wordings(kind)
@@ -75,7 +75,7 @@ def test_a_query_has_several_graded_pages(symbols):
     assert np.median((task.relevance > 0).sum(axis=1)) >= 2
 
 
-def test_the_pages_of_a_fact_differ_in_layout(symbols):
+def test_the_pages_of_a_fact_have_different_layouts(symbols):
     _, make = symbols
     pages_shown = make(n_queries=200).candidates
     assert len(set(pages_shown)) == len(pages_shown)

@@ -19,13 +19,13 @@ def test_prefix_pooling_refuses_an_embedding_that_is_too_short():
         PrefixPooling(8).pool_one(torch.randn(4, 4))
 
 
-def test_prefix_pooling_refuses_a_prefix_of_nothing():
+def test_prefix_pooling_refuses_an_empty_prefix():
     with pytest.raises(ValueError, match="whole number"):
         PrefixPooling(0)
 
 
 @pytest.mark.parametrize("bad", [0, 2.0, "64", None, True])
-def test_prefix_pooling_names_a_count_that_is_not_one(bad):
+def test_prefix_pooling_names_a_count_that_is_not_a_whole_number(bad):
     with pytest.raises(ValueError, match=r"^r="):
         PrefixPooling(bad)
 

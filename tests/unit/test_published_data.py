@@ -1,4 +1,4 @@
-"""Published schemas, on small local files of that schema; and your own folder of pictures."""
+"""Published data, on small local files of the same schema, and your own folder of images."""
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ def write(folder, rows):
 
 @pytest.fixture
 def evaluation(tmp_path):
-    """Text to image, three candidates a query, the right one first, one candidate twice."""
+    """Text to image, three candidates per query, the right one first, one candidate twice."""
     a, b, c, d = (
         picture(tmp_path, f"img/{n}.png", s) for n, s in zip("abcd", (0, 80, 160, 240), strict=True)
     )
@@ -60,7 +60,7 @@ def test_mmeb_gives_each_query_its_own_pool_and_equal_candidates_are_one(evaluat
 
 
 def test_a_constant_scorer_gets_nothing_and_only_the_pool_competes(evaluation):
-    """The published evaluator would give it 100 %: the right answer stands first."""
+    """The published evaluator would give it 100 %, because the right answer is listed first."""
     task = load_task("mmeb", task="MSCOCO_t2i", path=evaluation)
     constant = EncodedTask(task, torch.ones(2, 1, 4), torch.ones(4, 1, 4))
     assert evaluate(constant, (1, 1)).p_at_1[0] == 0
@@ -71,7 +71,7 @@ def test_a_constant_scorer_gets_nothing_and_only_the_pool_competes(evaluation):
     assert table.ndcg_at_5[0] == pytest.approx(1)
 
 
-def test_the_whole_line_runs_on_mmebs_schema(evaluation):
+def test_loading_and_evaluation_run_on_mmebs_schema(evaluation):
     task = load_task("mmeb", task="MSCOCO_t2i", path=evaluation, n_queries=1)
     model = build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
     assert len(sweep(model, task)) == 2
@@ -131,7 +131,7 @@ def test_mmebs_table_averages_as_the_paper_does_and_says_over_how_many():
         mmeb.tabulate_mmeb({"Moon": 1.0})
 
 
-def test_what_is_wrong_with_published_files_is_named(tmp_path, evaluation):
+def test_errors_name_what_is_wrong_with_published_files(tmp_path, evaluation):
     with pytest.raises(ValueError, match="no task 'Moon'"):
         load_task("mmeb", task="Moon")
     with pytest.raises(ValueError, match="no training set 'GQA'"):
@@ -156,7 +156,7 @@ def album(tmp_path):
     return tmp_path
 
 
-def test_your_own_folder_is_a_task_that_tests_on_pictures_it_does_not_train_on(album):
+def test_your_own_folder_is_tested_on_images_that_are_not_trained_on(album):
     task = load_task("image_folder", path=album, n_queries=4)
     assert len(task.candidates) == 4
     assert len(task.queries) == 4
@@ -173,7 +173,7 @@ def test_your_own_folder_is_a_task_that_tests_on_pictures_it_does_not_train_on(a
     assert load_task("image_folder", path=album, n_train=0).train is None
 
 
-def test_what_is_wrong_with_your_folder_is_named(album):
+def test_errors_name_what_is_wrong_with_your_folder(album):
     with pytest.raises(FileNotFoundError, match=r"other\.csv is missing"):
         load_task("image_folder", path=album, csv="other.csv")
     with pytest.raises(ValueError, match="no column label; it has image, text"):
@@ -187,7 +187,7 @@ def test_what_is_wrong_with_your_folder_is_named(album):
         load_task("image_folder", path=album)
 
 
-def test_of_a_copy_that_holds_every_split_only_one_is_read(tmp_path):
+def test_only_one_split_of_a_copy_with_all_splits_is_read(tmp_path):
     a = picture(tmp_path, "img/a.png", 0)
     row = {"qry": "what?", "qry_image_path": a, "pos_text": "red", "pos_image_path": ""}
     folder = tmp_path / "GQA"
@@ -198,13 +198,13 @@ def test_of_a_copy_that_holds_every_split_only_one_is_read(tmp_path):
     assert mmeb.load_mmeb_train("OK-VQA", tmp_path)["positive"][:] == ["red"]
 
 
-def test_a_missing_training_picture_is_named_before_training(album):
+def test_a_missing_training_image_is_named_before_training(album):
     (album / "pictures/5.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"5\.png is missing"):
         load_task("image_folder", path=album, n_queries=1)
 
 
-# A table's paths stay below its folder, and one picture is one picture
+# A table's paths stay below its folder, and spellings of one path are one image
 
 
 def captions(folder, *lines, header="image,text"):
@@ -214,7 +214,7 @@ def captions(folder, *lines, header="image,text"):
 
 @pytest.fixture
 def walled(tmp_path):
-    """A folder with two pictures, and a picture outside of it."""
+    """A folder with two images, and an image outside of it."""
     inside = tmp_path / "album"
     for name, shade in (("p0.png", 0), ("p1.png", 200), ("sub/p2.png", 90)):
         picture(inside, name, shade)
@@ -245,7 +245,7 @@ def test_a_path_that_leads_out_of_the_folder_is_refused_with_its_line(walled, na
         mmeb.load_mmeb_train("OK-VQA", walled)
 
 
-def test_a_path_that_is_no_path_is_named(walled):
+def test_an_invalid_path_is_named(walled):
     captions(walled, "p0.png,a", "p\0.png,b")
     with pytest.raises(ValueError, match=r"line 3.*(is not a path|is not CSV)"):
         load_task("image_folder", path=walled)
@@ -254,7 +254,7 @@ def test_a_path_that_is_no_path_is_named(walled):
         load_task("image_folder", path=walled)
 
 
-def test_one_picture_in_several_spellings_is_one_picture(walled):
+def test_several_spellings_of_one_path_are_one_image(walled):
     spellings = ["p0.png", "./p0.png", "sub/../p0.png", "friend.png"]
     captions(walled, *(f"{name},red {i}" for i, name in enumerate(spellings)), "p1.png,blue")
     for seed in range(4):
@@ -267,14 +267,14 @@ def test_one_picture_in_several_spellings_is_one_picture(walled):
     assert whole.relevance.sum(axis=0).tolist() == [4, 1]
 
 
-def test_the_words_for_nothing_are_captions(walled):
+def test_words_such_as_na_and_null_are_captions(walled):
     words = ["NA", "None", "null", "nan", "N/A", "#N/A", "-"]
     captions(walled, *(f"p0.png,{word}" for word in words), "p1.png,b")
     task = load_task("image_folder", path=walled, n_train=0)
     assert task.queries == [*words, "b"]
 
 
-def test_a_csv_is_read_as_it_is_written(walled):
+def test_a_csv_is_read_exactly_as_written(walled):
     (walled / "captions.csv").write_bytes(
         '\ufeffid,image,text\r\n1,p0.png,"a, ""b"""\r\n\r\n2,p1.png,"two\nlines, ü"\r\n'.encode()
     )
@@ -294,13 +294,13 @@ def test_a_csv_is_read_as_it_is_written(walled):
         (b"image,text\n", "names 0 image"),
     ],
 )
-def test_a_csv_that_is_none_is_named_with_its_line(walled, data, message):
+def test_a_file_that_is_not_a_csv_is_named_with_the_line(walled, data, message):
     (walled / "captions.csv").write_bytes(data)
     with pytest.raises(ValueError, match=rf"captions\.csv:? .*{message}"):
         load_task("image_folder", path=walled)
 
 
-def test_a_broken_picture_is_named_when_its_row_is_read(album):
+def test_a_broken_image_is_named_when_its_row_is_read(album):
     data = (album / "pictures/3.png").read_bytes()
     for i in range(8):
         (album / f"pictures/{i}.png").write_bytes(data)
@@ -347,7 +347,7 @@ def test_rows_of_mmeb_without_text_or_target_are_named(tmp_path):
             load_task("mmeb", task="CIRR", path=tmp_path)
 
 
-def test_a_parquet_file_that_is_none_is_named(tmp_path):
+def test_a_file_that_is_not_parquet_is_named(tmp_path):
     (tmp_path / "CIRR").mkdir()
     (tmp_path / "CIRR" / "part-0.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match=r"CIRR: part-0\.parquet: not parquet"):

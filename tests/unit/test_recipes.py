@@ -356,7 +356,7 @@ def test_a_truncated_weights_file_is_an_error_without_a_traceback(tmp_path):
     assert "\nerror: " in f"\n{done.output}"
 
 
-def test_a_picture_too_large_to_open_is_an_error_without_a_traceback(tmp_path, monkeypatch):
+def test_an_image_too_large_to_open_is_an_error_without_a_traceback(tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
         Image.new("L", (90, 90)).save(tmp_path / name)
     (tmp_path / "captions.csv").write_text("image,text\na.png,a\nb.png,b\n")
@@ -376,7 +376,7 @@ def test_a_picture_too_large_to_open_is_an_error_without_a_traceback(tmp_path, m
         (KeyError("a slip in our code"), None),
     ],
 )
-def test_only_a_slip_in_our_own_code_shows_a_traceback(monkeypatch, error, shown):
+def test_only_a_bug_shows_a_traceback(monkeypatch, error, shown):
     def fail():
         raise error
 
@@ -390,7 +390,7 @@ def test_only_a_slip_in_our_own_code_shows_a_traceback(monkeypatch, error, shown
 
 @pytest.mark.parametrize("caching", [[], ["train.mini_batch_size=3"]], ids=["whole", "cached"])
 def test_two_processes_train_as_one_on_the_joint_batch(tmp_path, caching):
-    """Half the batch each, negatives gathered: the weights and losses are those of one process."""
+    """Each has half of the batch and gathers negatives. Weights and losses are those of one process."""
     states, curves = {}, {}
     for processes in (1, 2):
         out = tmp_path / str(processes)

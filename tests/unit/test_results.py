@@ -1,4 +1,4 @@
-"""Measured results are read one way, and every number is finite and every quality a share."""
+"""Measured results are read and checked: numbers are finite, and qualities are from 0 to 1."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_a_wrong_measure_is_refused_with_its_place(tmp_path, measures, message):
         load_findings(write_cell(tmp_path / "findings.json", **measures))
 
 
-def test_the_pretraining_log_is_the_one_beside_the_weights(tmp_path):
+def test_the_pretraining_log_is_the_one_next_to_the_weights(tmp_path):
     folder = checkpoints.folder("tiny-vlm")
     assert load_pretraining_log(folder) == json.loads((folder / PRETRAINING_LOG).read_text())
     shutil.copy(folder / PRETRAINING_LOG, tmp_path)

@@ -50,7 +50,7 @@ def remove(file: Path, *keys):
 
 
 class Payload:
-    """Unpickling this writes a file: the proof that code has run."""
+    """Unpickling this writes a file, which proves that code has run."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -132,7 +132,7 @@ def test_no_pickle_of_a_checkpoint_is_run(make, settings, dtype, hostile, tmp_pa
     if settings:
         edit(folder / "sentence_bert_config.json", **settings)
     if make is a_pickle_next_to_good_weights and not settings:
-        load(folder, device="cpu", dtype=dtype)  # the pickle is not looked at
+        load(folder, device="cpu", dtype=dtype)  # the pickle is not read
     else:
         with pytest.raises((ValueError, OSError)):
             load(folder, device="cpu", dtype=dtype)
@@ -227,7 +227,7 @@ def test_settings_are_refused_wherever_they_are_hidden(hide, name, hostile, tmp_
     target = tmp_path / "written by a checkpoint"
     offload = {"device_map": {"": "disk"}, "offload_folder": str(target)}
     hide(hostile / name, {"model_kwargs": offload})
-    write_marker(hostile / name)  # an attacker can write one too
+    write_marker(hostile / name)  # because an attacker can write a marker too
     with pytest.raises(
         ValueError, match=r"sentence_bert_config\.json is empty|stands next to|modules\.json"
     ):
@@ -435,7 +435,7 @@ def test_damage_to_any_file_is_refused_with_its_name(name, saved, tmp_path):
         for damaged in (bytes(flipped), content[: len(content) // 2], b"", None):
             file.unlink() if damaged is None else file.write_bytes(damaged)
             if file.name == MARKER and damaged is None:
-                continue  # an unmarked model loads; what it lacks is found without hashes
+                continue  # a model without a marker loads
             with pytest.raises((ValueError, FileNotFoundError)) as error:
                 load(folder, device="cpu")
             assert file.name in str(error.value)
@@ -516,7 +516,7 @@ def test_meta_tokens_other_than_the_trained_ones_are_refused(
     ):
         load(marked, device="cpu")
     if "layout" in change:
-        return  # nothing but the marker can tell
+        return  # only the marker shows this
     edit(hostile / name / "sentence_bert_config.json", **change)
     with pytest.raises(ValueError, match=r"sentence_bert_config\.json says r_q|with other numbers"):
         load(hostile / name, device="cpu")

@@ -1,4 +1,4 @@
-"""MaxSim: the definition, at any budget, under masks, in half precision, in bounded memory."""
+"""MaxSim equals its definition at any budget, with masks, in half precision, in bounded memory."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from metaembed_lite.scoring import as_embeddings, maxsim
 
 
 def oracle(queries, candidates, query_mask=None, candidate_mask=None):
-    """The sum of maxima as it is written on paper, in float64, pair by pair."""
+    """The definition: the sum of maxima, in float64, pair by pair."""
     q, c = (np.asarray(x, dtype=np.float64) for x in (queries, candidates))
     scores = np.zeros((len(q), len(c)))
     for u in range(len(q)):
@@ -57,7 +57,7 @@ def test_a_budget_uses_the_first_vectors_only(r_q, r_c):
 
 @given(seeds, st.integers(1, 4), st.integers(1, 5))
 @settings(deadline=None)
-def test_masked_vectors_count_for_nothing_at_any_budget(seed, r_q, r_c):
+def test_masked_vectors_do_not_count_at_any_budget(seed, r_q, r_c):
     q, c = unit(3, 4, 4), unit(5, 5, 4, seed=1)
     rng = np.random.default_rng(seed)
     query_mask, candidate_mask = rng.random((3, 4)) < 0.6, rng.random((5, 5)) < 0.6
@@ -101,7 +101,7 @@ def test_half_precision_is_summed_in_float32(dtype):
     np.testing.assert_allclose(scores.numpy(), oracle(q.float(), c.float()), rtol=1e-5)
 
 
-def test_autocast_does_not_bring_half_precision_back():
+def test_autocast_does_not_switch_scoring_to_half_precision():
     q, c = unit(2, 16, 32), unit(50, 64, 32, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         scores = maxsim(q, c)
@@ -137,7 +137,7 @@ def test_whole_numbers_are_scored_exactly(q_dtype, c_dtype):
     assert [[int(s) for s in row] for row in maxsim(q, c)] == exact
 
 
-def test_int8_against_floats_is_scored_in_the_floats_type():
+def test_int8_against_floats_is_scored_in_the_type_of_the_floats():
     q, c = unit(2, 3, 16), unit(5, 4, 16, seed=1).mul(127).round().to(torch.int8)
     for dtype in (torch.float16, torch.float32, torch.float64):
         scores = maxsim(q.to(dtype), c)
@@ -191,7 +191,7 @@ def test_anything_but_a_tensor_of_numbers_is_refused_by_name(odd):
         maxsim(odd, unit(5, 6, 4))
 
 
-def test_numpy_arrays_and_nested_lists_are_taken():
+def test_numpy_arrays_and_nested_lists_are_accepted():
     q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
     torch.testing.assert_close(maxsim(q.numpy(), c.tolist()), maxsim(q, c))
 
@@ -237,14 +237,14 @@ def test_gradients_do_not_keep_all_similarities():
     assert max(kept) < 4 * 8 * 1000 * 16 / 3
 
 
-def test_what_lies_beyond_the_budget_is_not_read():
+def test_vectors_beyond_the_budget_are_not_read():
     q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
     expected = maxsim(q, c, (2, 4))
     c[:, 4:] = torch.nan
     torch.testing.assert_close(maxsim(q, c, (2, 4)), expected)
 
 
-def test_lists_as_the_encoder_returns_them_are_taken():
+def test_lists_as_the_encoder_returns_them_are_accepted():
     q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
     torch.testing.assert_close(maxsim(list(q), [e.numpy() for e in c]), maxsim(q, c))
 
@@ -269,7 +269,7 @@ def test_items_of_different_shapes_are_refused():
         as_embeddings([torch.ones(3, 4), torch.ones(2, 4)])
 
 
-def test_different_dimensions_are_refused_with_both():
+def test_the_error_on_different_dimensions_names_both():
     with pytest.raises(ValueError, match="queries have 4 dimensions, candidates 8"):
         maxsim(unit(2, 3, 4), unit(5, 6, 8))
 
@@ -301,12 +301,12 @@ def test_scores_that_overflow_are_refused_with_the_first_pair(query, candidate, 
         maxsim(q, c)
 
 
-def test_large_scores_within_the_type_are_no_false_alarm():
+def test_large_scores_within_the_type_raise_no_error():
     q, c = torch.full((2, 1, 1), 1e19), torch.full((300, 1, 1), 1e19)  # their sum overflows
     assert torch.equal(maxsim(q, c), torch.full((2, 300), 1e19) * 1e19)
 
 
-def test_a_half_precision_sum_that_overflows_is_no_false_alarm():
+def test_a_half_precision_sum_that_overflows_raises_no_error():
     c = torch.full((200, 8, 64), 1.0, dtype=torch.float16)  # sums to 102,400, above 65,504
     assert maxsim(c[:1, :1], c)[0, 0] == 64
 
@@ -317,11 +317,11 @@ def test_a_budget_beyond_the_vectors_is_refused(budget, name):
         maxsim(unit(2, 3, 4), unit(5, 6, 4, seed=1), budget)
 
 
-def test_a_candidate_without_a_vector_left_is_refused_by_number():
+def test_a_candidate_without_an_unmasked_vector_is_refused_by_index():
     mask = torch.ones(5, 6, dtype=torch.bool)
     mask[3, :2] = False
     q, c = unit(2, 3, 4), unit(5, 6, 4, seed=1)
-    maxsim(q, c, candidate_mask=mask)  # it has vectors further on
+    maxsim(q, c, candidate_mask=mask)  # it has unmasked vectors beyond the budget
     with pytest.raises(ValueError, match="candidate 3 has no unmasked vector in its first 2"):
         maxsim(q, c, (1, 2), candidate_mask=mask)
 

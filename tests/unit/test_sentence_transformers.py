@@ -1,4 +1,4 @@
-"""The native way: what build returns is an ordinary model of sentence-transformers."""
+"""What build returns is an ordinary model of sentence-transformers."""
 
 import re
 from pathlib import Path
@@ -43,7 +43,7 @@ def trained_weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
 
 
-def test_the_trainers_ten_lines_train_the_same_model_as_train(task, tmp_path):
+def test_a_program_of_ten_lines_with_the_trainer_trains_the_same_model_as_train(task, tmp_path):
     settings = {"steps": 3, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 1}
     by_train = build("tiny-vlm", r_q=2, r_c=4, dim=16, lora_rank=4, device="cpu")
     train(by_train, task.train, output=tmp_path / "a", **settings)
@@ -69,7 +69,7 @@ def test_a_saved_model_loads_with_sentence_transformers_alone(model, task, tmp_p
 
 
 @pytest.mark.parametrize(("r_q", "r_c"), [(1, 1), (4, 8), (8, 16)])
-def test_a_budget_is_a_token_pooling_and_its_score_the_models_similarity(model, task, r_q, r_c):
+def test_maxsim_at_a_budget_equals_similarity_after_token_pooling(model, task, r_q, r_c):
     queries = model.encode_query(task.queries, token_pooling=PrefixPooling(r_q))
     candidates = model.encode_document(task.candidates, token_pooling=PrefixPooling(r_c))
     full = model.encode_query(task.queries), model.encode_document(task.candidates)
@@ -78,7 +78,7 @@ def test_a_budget_is_a_token_pooling_and_its_score_the_models_similarity(model, 
     )
 
 
-def test_the_stock_retrieval_evaluator_measures_what_sweep_measures(model, task):
+def test_the_retrieval_evaluator_of_sentence_transformers_agrees_with_sweep(model, task):
     evaluator = MultiVectorInformationRetrievalEvaluator(
         queries={f"q{i}": query for i, query in enumerate(task.queries)},
         corpus={f"c{i}": image for i, image in enumerate(task.candidates)},
@@ -93,7 +93,7 @@ def test_the_stock_retrieval_evaluator_measures_what_sweep_measures(model, task)
     assert accuracy == pytest.approx(sweep(model, task, "8x16").p_at_1.item())
 
 
-def test_the_stock_triplet_evaluator_runs_on_hard_negatives(model, task):
+def test_the_triplet_evaluator_of_sentence_transformers_runs_on_hard_negatives(model, task):
     rows = task.train.select(range(16))
     evaluator = MultiVectorTripletEvaluator(
         anchors=list(rows["query"]),

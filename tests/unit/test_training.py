@@ -1,4 +1,4 @@
-"""Training with the library's trainer: it learns, logs, resumes, and says what is wrong."""
+"""Training with sentence-transformers' trainer: it learns, logs, resumes, and names errors."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def weights(model):
 SETTINGS = {"batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 0, "log_steps": 1}
 
 
-def test_the_loss_of_every_budget_falls_on_a_batch_seen_often(rows):
+def test_the_loss_of_every_budget_falls_on_a_repeated_batch(rows):
     curve = train(tiny(), rows.select(range(8)), steps=12, temperature=0.2, **SETTINGS)
     assert list(curve.columns) == ["step", "loss", "grad_norm", "(1, 1)", "(2, 4)"]
     assert (
@@ -35,7 +35,7 @@ def test_the_loss_of_every_budget_falls_on_a_batch_seen_often(rows):
     )
 
 
-def test_only_meta_tokens_lora_and_projection_move(rows):
+def test_only_meta_tokens_lora_and_projection_change(rows):
     model = tiny()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     train(model, rows, steps=2, **SETTINGS)
@@ -99,7 +99,7 @@ def test_bad_input_is_named(rows):
     ],
     ids=str,
 )
-def test_savings_of_memory_train_what_they_should(rows, settings):
+def test_settings_that_save_memory_train_the_same_parameters(rows, settings):
     found = []
     for extra in ({}, settings):
         model = tiny()
@@ -109,7 +109,7 @@ def test_savings_of_memory_train_what_they_should(rows, settings):
     torch.testing.assert_close(found[1], found[0], atol=close, rtol=0)
 
 
-def test_a_run_that_will_not_fit_stops_before_it_starts(rows, monkeypatch):
+def test_a_run_that_does_not_fit_into_memory_stops_before_it_starts(rows, monkeypatch):
     monkeypatch.setattr("metaembed_lite.memory.available", lambda device: 2**20)
     with pytest.raises(MemoryError, match=r"activations .* free on cpu: 1\.0 MiB.*mini_batch_size"):
         train(tiny(), rows, steps=1, batch_size=4)
@@ -143,7 +143,7 @@ def test_a_finished_run_is_not_resumed_into_a_new_one(rows, tmp_path):
         train(tiny(), rows, steps=1, batch_size=4, output=tmp_path / "model", resume=True)
 
 
-def test_several_tasks_train_together_each_batch_from_one_of_them(rows, monkeypatch):
+def test_several_tasks_train_together_and_each_batch_comes_from_one(rows, monkeypatch):
     from metaembed_lite import MatryoshkaMultiVectorLoss
     from metaembed_lite.data.meta_tasks import training_sets
 

@@ -1,5 +1,4 @@
-"""A run on disk: it goes on from what is whole, with its own settings, and loses nothing
-unasked."""
+"""A run on disk resumes from complete checkpoints with the same settings, and loses no files."""
 
 import json
 import os
@@ -56,7 +55,7 @@ class Killed(BaseException):
 
 
 def cut_off(rows, output, after, steps=6, model=None, **settings):
-    """A run that dies in the step after ``after``; a checkpoint is written at each step."""
+    """A run that dies in the step after ``after``. It writes a checkpoint at each step."""
     forward = MatryoshkaMultiVectorLoss.forward
     done = []
 
@@ -155,7 +154,7 @@ def cut_before_the_end(at):
     [damage_trainer_state, remove_optimizer, remove_scheduler, empty_weights, cut_before_the_end],
     ids=lambda damage: damage.__name__,
 )
-def test_a_broken_checkpoint_is_skipped_and_said_so(damage, run, rows, whole, caplog):
+def test_a_broken_checkpoint_is_skipped_with_a_warning(damage, run, rows, whole, caplog):
     assert find_newest_whole(run).name == "checkpoint-3"
     damage(run / "checkpoints" / "checkpoint-3")
     model, _ = resume(rows, run)
@@ -163,7 +162,7 @@ def test_a_broken_checkpoint_is_skipped_and_said_so(damage, run, rows, whole, ca
     assert torch.equal(trained_weights(model), whole[0])
 
 
-def test_with_no_whole_checkpoint_a_run_starts_again(run, rows, whole):
+def test_without_a_complete_checkpoint_a_run_starts_again(run, rows, whole):
     for checkpoint in (run / "checkpoints").glob("checkpoint-*"):
         (checkpoint / WHOLE).unlink(missing_ok=True)
     model, _ = resume(rows, run)
@@ -241,7 +240,7 @@ def test_fewer_steps_than_are_done_are_refused(run, rows):
         resume(rows, run, steps=2)
 
 
-# Nothing is deleted unasked
+# Nothing is deleted without a flag
 
 
 def test_checkpoints_are_deleted_only_by_restart(run, rows, whole):
@@ -302,7 +301,7 @@ def test_a_run_that_ends_in_nan_does_not_replace_a_good_model(step, finished, ro
     assert torch.equal(trained_weights(load(finished, device="cpu")), good)
 
 
-def test_a_checkpoint_of_weights_that_are_not_finite_is_not_whole(rows, tmp_path):
+def test_a_checkpoint_of_weights_that_are_not_finite_is_not_complete(rows, tmp_path):
     with pytest.raises(ValueError, match=r"NaN|must be finite"):
         train(
             tiny(), rows, steps=1, output=tmp_path / "run", save_steps=1,
@@ -312,7 +311,7 @@ def test_a_checkpoint_of_weights_that_are_not_finite_is_not_whole(rows, tmp_path
 
 
 def test_a_run_that_turns_nan_keeps_its_last_good_checkpoint(rows, tmp_path):
-    """With a loss that does not look, the weights are seen to at the next checkpoint."""
+    """If the loss does not check its inputs, the weights are checked at the next checkpoint."""
     model = token_vectors(dim=8, lora_rank=2, device="cpu")
     loss = MultiVectorMultipleNegativesRankingLoss(model)
     done = []
@@ -332,7 +331,7 @@ def test_a_run_that_turns_nan_keeps_its_last_good_checkpoint(rows, tmp_path):
     assert find_newest_whole(tmp_path / "run").name == "checkpoint-3"
 
 
-def test_a_crash_while_old_checkpoints_are_cleared_is_no_harm(finished, rows, whole, monkeypatch):
+def test_a_crash_while_old_checkpoints_are_removed_does_no_harm(finished, rows, whole, monkeypatch):
     with monkeypatch.context() as patched:
 
         def die(*arguments, **settings):
@@ -347,7 +346,7 @@ def test_a_crash_while_old_checkpoints_are_cleared_is_no_harm(finished, rows, wh
 
 
 @pytest.mark.parametrize("content", ["", "[", "null", "{}", '{"finished": null, "settings": []}'])
-def test_a_damaged_record_of_a_run_is_named_and_can_be_overcome(content, run, rows, whole):
+def test_a_damaged_record_of_a_run_is_named_and_restart_replaces_it(content, run, rows, whole):
     (run / "checkpoints" / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json.*damaged.*restart=True"):
         resume(rows, run)
@@ -388,12 +387,12 @@ def test_settings_of_another_type_are_named_before_anything_is_trained(settings,
 
 
 @pytest.mark.parametrize("flag", ["resume", "restart", "overwrite"])
-def test_flags_about_a_folder_need_one(flag, rows):
+def test_resume_restart_and_overwrite_need_a_folder(flag, rows):
     with pytest.raises(ValueError, match=f"{flag}=True needs output"):
         train(tiny(), rows, steps=1, **SETTINGS, **{flag: True})
 
 
-def test_two_trainings_into_one_folder_the_second_is_refused(rows, tmp_path):
+def test_of_two_trainings_into_one_folder_the_second_is_refused(rows, tmp_path):
     """A real second process, started from within a step of the first."""
     program = f"""
 from metaembed_lite import build, train
@@ -426,8 +425,8 @@ except BlockingIOError as error:
     assert load(tmp_path / "run", device="cpu")
 
 
-def test_a_run_resumes_bit_equal_however_often_it_is_killed():
-    """Real SIGKILLs at random moments; benchmarks/kill_training.py counts to 100 and more."""
+def test_a_run_that_is_killed_several_times_ends_with_the_same_weights_bit_by_bit():
+    """Real SIGKILLs at random moments. benchmarks/kill_training.py runs this 100 times."""
     run = subprocess.run(
         [sys.executable, "benchmarks/kill_training.py", "--kills", "10", "--no-write"],
         cwd=ROOT, capture_output=True, text=True, timeout=280,
@@ -438,10 +437,10 @@ def test_a_run_resumes_bit_equal_however_often_it_is_killed():
     assert expected in run.stdout
 
 
-# Training what it says
+# Which weights train
 
 
-def test_a_loaded_model_goes_on_training_lora_meta_tokens_and_projection(finished, rows, capsys):
+def test_a_loaded_model_trains_lora_meta_tokens_and_projection_further(finished, rows, capsys):
     built, loaded = tiny(), load(finished, device="cpu")
     free = {name for name, p in built.named_parameters() if p.requires_grad}
     assert {name for name, p in loaded.named_parameters() if p.requires_grad} == free
@@ -457,7 +456,7 @@ def test_a_loaded_model_goes_on_training_lora_meta_tokens_and_projection(finishe
     assert "projection" in printed
 
 
-def test_a_bundled_model_goes_on_training_without_dim_too(rows, tmp_path):
+def test_a_model_without_a_projection_trains_further_too(rows, tmp_path):
     save(build(r_q=2, r_c=4, lora_rank=2, device="cpu"), tmp_path / "paper")
     model = load(tmp_path / "paper", device="cpu")
     before = trained_weights(model).clone()
@@ -490,7 +489,7 @@ def private_rows():
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_saved_model_holds_training_data_only_if_asked(asked, tmp_path):
+def test_a_saved_model_holds_training_data_only_on_request(asked, tmp_path):
     train(tiny(), private_rows(), steps=1, output=tmp_path / "run", card_examples=asked, **SETTINGS)
     files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
     pictures = [p for p in files if p.suffix in (".jpg", ".png")]
@@ -501,7 +500,7 @@ def test_a_saved_model_holds_training_data_only_if_asked(asked, tmp_path):
         assert load(tmp_path / "run", device="cpu")
 
 
-def test_the_bundled_models_hold_no_pictures_and_no_captions():
+def test_the_bundled_models_hold_no_images_and_no_captions():
     from metaembed_lite import checkpoints
 
     for name in checkpoints.MODELS.values():
@@ -525,7 +524,7 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_command_line_asks_before_it_deletes_or_replaces(tmp_path):
+def test_the_command_line_deletes_and_replaces_only_with_a_flag(tmp_path):
     command = ["train", "tiny", *small("data.n_queries=4", "data.n_train=8"), "--output"]
     first = invoke(*command, tmp_path / "model")
     assert first.exit_code == 0, first.output
@@ -551,7 +550,7 @@ def pictures_with_captions(at, n=12):
     return at
 
 
-def test_evaluate_uses_the_pictures_that_training_held_out(tmp_path):
+def test_evaluate_uses_the_images_that_training_held_out(tmp_path):
     data = pictures_with_captions(tmp_path / "pictures")
     run = invoke(
         "train", "tiny", *small("data.name=image_folder", f"data.path={data}", "data.n_queries=4"),
@@ -605,7 +604,7 @@ def test_push_uploads_the_models_own_files_and_names_them(finished, tmp_path, mo
     assert "not a saved model" in invoke("push", tmp_path / "none", "you/model").output
 
 
-def test_push_says_that_a_local_backbone_is_on_no_hub(tmp_path, monkeypatch):
+def test_push_names_a_local_backbone_that_is_not_on_the_hub(tmp_path, monkeypatch):
     from metaembed_lite import checkpoints
 
     uploaded = {}
