@@ -1,4 +1,4 @@
-# metaembed-lite: every target is one command that sets up what it needs.
+# metaembed-lite. Every target sets up what it needs.
 
 PYTHON  ?= python3
 PROFILE ?= cpu
@@ -17,12 +17,12 @@ UV := $(BIN)/uv
 
 help:
 	@echo "make book   execute every notebook and build the site into _build/html"
-	@echo "            (PROFILE=smoke a quick look, cpu the default, gpu where there is one)"
-	@echo "make test   every test: unit, packaging, lint and types, notebooks, site in a real browser"
-	@echo "make lab    JupyterLab in notebooks/"
-	@echo "make env    only the environment, in $(VENV) (PYTHON=python3.12 to choose the interpreter)"
+	@echo "            (PROFILE=smoke for a quick look, cpu by default, gpu on a machine with a GPU)"
+	@echo "make test   run every test: unit, packaging, lint and types, notebooks, site in a real browser"
+	@echo "make lab    open JupyterLab in notebooks/"
+	@echo "make env    create the environment in $(VENV) (PYTHON=python3.12 to choose the interpreter)"
 	@echo "make lock   resolve requirements.lock again from pyproject.toml (UPGRADE=--upgrade for newer pins)"
-	@echo "make clean  remove $(VENV) and all that was built"
+	@echo "make clean  remove $(VENV) and everything that was built"
 
 env: $(READY)
 
@@ -30,10 +30,10 @@ $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "'$(PYTHON)' was not found. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Python 3.11 or newer is needed and '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." \
+	  echo "Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." \
 	       "Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "== environment: $$($(PYTHON) -V) in $(VENV), $$(grep -c '==' requirements.lock) pinned packages"
-	@echo "   the first time this takes several minutes and about 6 GB, most of it PyTorch"
+	@echo "   the first time this takes several minutes and about 6 GB, mostly for PyTorch"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock | awk '\
 	  /^Collecting /   { n++; printf "   %3d %s\n", n, $$2; fflush() } \
@@ -48,8 +48,8 @@ book: $(READY)
 test: $(READY) browser
 	@$(BIN)/python -m pytest
 
-# The site is tested in Chromium. As root on a Debian-like machine it is installed, elsewhere only asked for:
-# the other tests still run, and the site's tests fail with the same advice.
+# The site is tested in Chromium. As root on a Debian-like machine, this installs it. Elsewhere it prints how to install
+# it: the other tests still run, and the site's tests fail with the same advice.
 browser: $(READY)
 	@if ! $(BIN)/python tests/site/browser.py; then \
 	  if [ -z "$${CHROME:-}" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -62,12 +62,12 @@ lab: $(READY)
 	@echo "== JupyterLab in notebooks/ (Ctrl+C twice stops it)"
 	@cd notebooks && ../$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
-# torch comes from the standard index; --universal pins for every platform and every Python from 3.11 on.
+# torch comes from the standard index. --universal pins for every platform and every Python from 3.11 on.
 lock: $(READY)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras $(UPGRADE) \
 	  pyproject.toml -o requirements.lock
-	@echo "== requirements.lock: $$(grep -c '==' requirements.lock) pins; the next make installs what changed"
+	@echo "== requirements.lock: $$(grep -c '==' requirements.lock) pins. The next make installs what changed"
 
 clean:
 	rm -rf $(VENV) _build .executed metaembed_lite.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,8 +23,8 @@ def image_attention(
     """How much each meta token attends to each part of an image, averaged over heads.
 
     Args:
-        model: built or loaded with meta tokens, on a backbone that reads an image as tokens in the
-            same sequence as the text (Qwen2.5-VL, PaliGemma).
+        model: a model with meta tokens. Its backbone must read images as tokens in the same
+            sequence as the text, as Qwen2.5-VL and PaliGemma do.
         item: one image, or ``{"text", "image"}``.
         task: "document" for candidate meta tokens, "query" for query meta tokens. Defaults to
             "document".

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import MultiVectorEncoder
 
-# Bytes of activations that a transformer layer keeps for backward, per token and hidden unit, at
-# two bytes per value (Korthikanti et al., 2022, equation 2). The attention matrix is left out,
-# because sdpa and flash attention do not keep it. With checkpointing only a layer's input stays.
+# Bytes of activations that a transformer layer keeps for the backward pass, per token and hidden
+# unit. They are for two bytes per value (Korthikanti et al., 2022, equation 2). The attention
+# matrix is left out, because sdpa and flash attention do not keep it. With checkpointing only a
+# layer's input stays.
 ACTIVATION_BYTES, CHECKPOINT_BYTES = 34, 2
 
 

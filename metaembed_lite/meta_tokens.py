@@ -1,8 +1,8 @@
 """Meta tokens: a few learnable tokens whose last hidden states are the multi-vector embedding.
 
-The input z = [content; M_q; M_c] goes through the backbone. The last hidden states at M_q (for a
-query) or at M_c (for a candidate) are the embedding, (R, D) for content of any length (MetaEmbed,
-section 3).
+The input z = [content; M_q; M_c] goes through the backbone (MetaEmbed, section 3). The last hidden
+states at M_q for a query, or at M_c for a candidate, are the embedding. It has shape (R, D) for
+content of any length.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 class MetaTokenTransformer(ItemTransformer):
     """A backbone that reads meta tokens after the content and returns only their hidden states.
 
-    A query is read as [content; M_q]. A candidate is read as [content; M_q; M_c] in the ``joint``
-    layout of the paper, and as [content; M_c] in the ``separate`` layout, which saves R_q tokens.
+    A query is read as [content; M_q]. In the ``joint`` layout of the paper, a candidate is read as
+    [content; M_q; M_c]. In the ``separate`` layout it is [content; M_c], which saves R_q tokens.
     (The paper appends M_c to queries too. In a causal backbone M_q cannot see them, so they are
     left out.)
 

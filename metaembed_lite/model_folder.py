@@ -25,7 +25,7 @@ WHOLE = "whole.json"  # in a checkpoint, written last: the size of each of its f
 RUN = "run.json"  # in CHECKPOINTS: the settings of the training run
 # These are written or changed after the model is saved, so they are not hashed.
 NOTES = frozenset({MARKER, "README.md", "recipe.yaml", "training_curve.csv"})
-LARGEST_JSON = 64 * 2**20  # bytes; the largest tokenizers have 35 million
+LARGEST_JSON = 64 * 2**20  # bytes, where the largest tokenizers have 35 million
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 

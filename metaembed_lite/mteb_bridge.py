@@ -224,7 +224,7 @@ def evaluate(
 
     Raises:
         ImportError: if mteb is not installed.
-        ValueError: on no budgets, an unknown benchmark, a budget beyond the model, or a task that
+        ValueError: on an empty list, an unknown benchmark, a budget beyond the model, or a task that
             is neither retrieval nor reranking.
 
     Example:

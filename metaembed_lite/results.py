@@ -87,8 +87,8 @@ def load_pretraining_log(folder: str | Path) -> dict[str, Any]:
     """Read how a backbone of this project was pretrained, from the folder of its weights.
 
     Returns:
-        parameters, steps, batch_size, seconds, test_digits_read (the share of unseen writers'
-        digits that it reads, from 0 to 1) and the loss as pairs of step and value.
+        parameters, steps, batch_size, seconds, test_digits_read, and the loss as pairs of step and
+        value. test_digits_read is the share of unseen writers' digits that it reads, from 0 to 1.
 
     Raises:
         FileNotFoundError: if the folder holds no such log.

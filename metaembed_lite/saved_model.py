@@ -26,7 +26,7 @@ ACTIVATIONS = tuple(
     f"torch.nn.modules.{name}"
     for name in ("linear.Identity", "activation.Tanh", "activation.ReLU", "activation.GELU")
 )
-LONGEST_TEMPLATE = 100_000  # characters; the longest known templates have 20,000
+LONGEST_TEMPLATE = 100_000  # characters, where the longest known templates have 20,000
 DEEPEST_LOOP = 3  # over messages, their parts, and the tools or calls of a part
 # Jinja functions, filters and methods that return more text than they are given.
 GROWING = frozenset(

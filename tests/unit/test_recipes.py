@@ -390,7 +390,7 @@ def test_only_a_bug_shows_a_traceback(monkeypatch, error, shown):
 
 @pytest.mark.parametrize("caching", [[], ["train.mini_batch_size=3"]], ids=["whole", "cached"])
 def test_two_processes_train_as_one_on_the_joint_batch(tmp_path, caching):
-    """Each has half of the batch and gathers negatives. Weights and losses are those of one process."""
+    """Each has half of the batch and gathers negatives. The weights equal those of one process."""
     states, curves = {}, {}
     for processes in (1, 2):
         out = tmp_path / str(processes)
