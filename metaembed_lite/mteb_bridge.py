@@ -224,8 +224,8 @@ def evaluate(
 
     Raises:
         ImportError: if mteb is not installed.
-        ValueError: on an empty list, an unknown benchmark, a budget beyond the model, or a task that
-            is neither retrieval nor reranking.
+        ValueError: on an empty list, an unknown benchmark, a budget beyond the model, or a task
+            that is neither retrieval nor reranking.
 
     Example:
         >>> from metaembed_lite import load
