@@ -84,7 +84,7 @@ def test_fewer_query_tokens_than_one_or_more_than_there_are_cannot_be_read(model
 
 
 def test_a_candidate_is_never_read_with_fewer_tokens(model, boards):
-    with pytest.raises(ValueError, match="only encode_query takes it"):
+    with pytest.raises(ValueError, match="only encode_query accepts it"):
         model.encode_document(boards[0], r_q=2)
 
 

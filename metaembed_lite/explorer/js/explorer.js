@@ -54,7 +54,7 @@ function render({ model, el }) {
   let painted = { query: null, order: [], budget: null };
   let base = null; // the ranking before this move, which the arrows compare with
   let isHeld = false; // a pointer is on a slider
-  let hasMoved = false; // the pointer has moved the slider, and arrows compare with the drag's start
+  let hasMoved = false; // it has moved the slider, so arrows compare with the drag's start
   let timer = 0; // of the announcement
 
   const assign = (traits) => {
