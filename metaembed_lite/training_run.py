@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = {"steps", "save_steps", "log_steps"}  # settings that a resumed run may change
-SAMPLED_ROWS = (
-    64  # evenly spaced rows that are compared, at least; a change elsewhere goes unnoticed
-)
+# Evenly spaced rows that are compared, at least. A change in other rows goes unnoticed.
+SAMPLED_ROWS = 64
 
 
 def begin(
@@ -67,9 +66,7 @@ def begin(
         checkpoint = _resumed(output, run, settings)
     else:
         _check_free(output, run, restart, overwrite)
-        for old in find_checkpoints(
-            output
-        ):  # one by one: run.json stays, so a crash here is no harm
+        for old in find_checkpoints(output):  # run.json stays, so a crash here does no harm
             shutil.rmtree(old)
         checkpoint = None
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,7 @@ def test_a_row_over_fewer_seeds_names_their_number(project, missing):
     assert row.endswith("| 2 |")
 
 
-def test_a_system_that_was_not_measured_at_all_is_refusal(project):
+def test_a_system_that_was_not_measured_at_all_is_refused(project):
     def drop(result):
         for seed in range(3):
             del result["cells"][f"handwriting/no-MMR/{seed}"]
@@ -163,7 +163,7 @@ def test_a_quality_of_the_shipped_models_is_checked_too(project):
     assert "p_at_1 is 14.2" in refusal(project)
 
 
-def test_a_missing_measure_or_point_is_refusal(project):
+def test_a_missing_measure_or_point_is_refused(project):
     change(project, lambda r: r["cells"]["scenes/MMR/1"]["points"][1].pop("p_at_1"))
     assert re.match(r"cell scenes/MMR/1 at .*: p_at_1 is None", refusal(project))
     shutil.copy(ROOT / "book/results/findings.json", project / "book/results/findings.json")
@@ -177,7 +177,7 @@ def test_a_number_that_is_not_finite_is_refused_with_its_file(project, name):
     assert re.match(rf"{name}.json: .*NaN.*finite", refusal(project))
 
 
-def test_a_number_too_large_for_a_float_is_refusal(project):
+def test_a_number_too_large_for_a_float_is_refused(project):
     path = project / "book/results/timings.json"
     path.write_text(path.read_text().replace("{", '{"extra": 1e999,', 1))
     assert re.match(r"timings.json: .*1e999.*finite", refusal(project))

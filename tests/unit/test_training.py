@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import yaml
 
-from metaembed_lite import build, load, load_task, train
+from metaembed_lite import MatryoshkaMultiVectorLoss, build, load, load_task, train
 from metaembed_lite.data.handwriting import training_rows
 
 
@@ -167,3 +168,19 @@ def test_several_tasks_train_together_each_batch_from_one_of_them(rows, monkeypa
 def test_a_task_that_is_too_small_is_named(rows):
     with pytest.raises(ValueError, match=r"small: 8 training rows for batches of 16"):
         train(tiny(), {"large": rows, "small": rows.select(range(8))}, steps=1, batch_size=16)
+
+
+def test_a_recipe_that_cannot_be_written_is_refused_before_training(rows, tmp_path):
+    model, output = tiny(), tmp_path / "run"
+    weights = [p.clone() for p in model.parameters()]
+    with pytest.raises(yaml.representer.RepresenterError):
+        train(model, rows, steps=1, output=output, recipe={"path": tmp_path}, **SETTINGS)
+    assert all(map(torch.equal, model.parameters(), weights))
+    assert not output.exists()
+
+
+def test_a_loss_of_the_user_has_no_columns_per_budget(rows):
+    model = tiny()
+    loss = MatryoshkaMultiVectorLoss(model)
+    curve = train(model, rows, steps=1, loss=loss, **SETTINGS)
+    assert curve.columns.tolist() == ["step", "loss", "grad_norm"]
