@@ -182,8 +182,8 @@ def test_alpha_scales_the_update_and_is_never_taken_for_the_rank():
     scales = {None: 1.0, 2: 0.5, 0.5: 0.125}
     for alpha, expected in scales.items():
         model = build(r_q=1, r_c=1, lora_rank=4, lora_alpha=alpha, device="cpu")
-        found = {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)}
-        assert found == {expected}
+        scalings = {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)}
+        assert scalings == {expected}
 
 
 def test_a_model_says_what_is_adapted_in_its_name_its_log_and_its_card(tmp_path, caplog):

@@ -101,13 +101,13 @@ def test_bad_input_is_named(rows):
     ids=str,
 )
 def test_savings_of_memory_train_what_they_should(rows, settings):
-    found = []
+    trained = []
     for extra in ({}, settings):
         model = tiny()
         train(model, rows, steps=2, batch_size=4, warmup_steps=0, **extra)
-        found.append(weights(model))
+        trained.append(weights(model))
     close = 1e-5 if "precision" not in settings else 1e-3
-    torch.testing.assert_close(found[1], found[0], atol=close, rtol=0)
+    torch.testing.assert_close(trained[1], trained[0], atol=close, rtol=0)
 
 
 def test_a_run_that_will_not_fit_stops_before_it_starts(rows, monkeypatch):
@@ -160,9 +160,9 @@ def test_several_tasks_train_together_each_batch_from_one_of_them(rows, monkeypa
     monkeypatch.setattr(MatryoshkaMultiVectorLoss, "forward", watched)
     sets = training_sets(8)
     train(model, sets, steps=len(sets), batch_size=8)
-    seen = {tuple(w) for w in widths}
+    kinds = {tuple(w) for w in widths}
     assert len(widths) == len(sets)
-    assert seen == {(False, True, True), (True, False, False), (True, True, True)}
+    assert kinds == {(False, True, True), (True, False, False), (True, True, True)}
 
 
 def test_a_task_that_is_too_small_is_named(rows):
