@@ -45,7 +45,9 @@ def is_expected(error: Exception) -> bool:
         return False
     if isinstance(error, ValueError):
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        return bool(frames) and frames[-1].f_globals["__name__"].startswith("metaembed_lite")
+        return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith(
+            "metaembed_lite"
+        )
     return isinstance(
         error, OSError | MemoryError | ImportError | DecompressionBombError | SafetensorError
     )

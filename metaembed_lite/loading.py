@@ -142,11 +142,11 @@ def _check_loaded(model: MultiVectorEncoder, path: Path) -> None:
             f"{path / saved_model.TRANSFORMER} says {full}, but the tokenizer has more meta "
             "tokens: the model was trained with other numbers"
         )
-    wanted = sorted(first.meta_ids["query"] + first.meta_ids["document"])
+    meta_ids = sorted(first.meta_ids["query"] + first.meta_ids["document"])
     for config in getattr(first.model, "peft_config", {}).values():
         trained = sorted(i for ids in (config.trainable_token_indices or {}).values() for i in ids)
-        if trained != wanted:
+        if trained != meta_ids:
             raise ValueError(
                 f"{path / saved_model.TRANSFORMER} says {full}, but the adapter was trained with "
-                f"{len(trained)} meta tokens, not {len(wanted)}"
+                f"{len(trained)} meta tokens, not {len(meta_ids)}"
             )

@@ -164,8 +164,10 @@ def train(
         "budgets": budgets, "weights": weights, "temperature": temperature,
         "mini_batch_size": mini_batch_size,
     }  # fmt: skip
+    curve_budgets: Sequence[Budget] = ()
     if loss is None:
         loss = _make_loss(model, mmr_settings, gather=devices > 1)
+        curve_budgets = loss.budgets
         sizes = (batch_size, mini_batch_size, gradient_checkpointing, devices)
         logger.info(_check_memory(model, datasets, loss.budgets, *sizes))
     else:
@@ -175,6 +177,9 @@ def train(
     target = None if output is None else Path(os.path.abspath(output))
     if target is not None:
         check_not_backbone(model, target)
+    notes = {}  # written before training, so that a recipe that is not YAML costs no run
+    if recipe is not None:
+        notes["recipe.yaml"] = yaml.safe_dump(dict(recipe), sort_keys=False)
     with _reserve_checkpoints(target, is_main) as checkpoints:
         arguments = training_arguments(
             checkpoints,
@@ -196,13 +201,16 @@ def train(
             args=arguments,
             train_dataset=datasets if len(datasets) > 1 else next(iter(datasets.values())),
             loss=loss,
-            callbacks=_make_callbacks(model, loss, devices),
+            callbacks=[
+                *([LossByBudget(loss, devices)] if curve_budgets else []),
+                MarkWhole(model, devices),
+            ],
         )
         if not card_examples:
             remove_examples(model)
-        curve = _to_curve(_run(trainer, checkpoint, steps), loss)
+        curve = _to_curve(_run(trainer, checkpoint, steps), curve_budgets)
         if target is not None and is_main:
-            _finish(model, target, settings, curve, recipe)
+            _finish(model, target, settings, curve, notes)
     return curve
 
 
@@ -414,16 +422,11 @@ def _run(
     return list(history)
 
 
-def _to_curve(history: Iterable[Mapping[str, Any]], loss: Any) -> pd.DataFrame:
+def _to_curve(history: Iterable[Mapping[str, Any]], budgets: Sequence[Budget]) -> pd.DataFrame:
     """The trainer's log as a table."""
     rows = pd.DataFrame(row for row in history if "loss" in row)
-    budgets = map(str, loss.budgets) if hasattr(loss, "losses_by_budget") else []
-    return rows.reindex(columns=["step", "loss", "grad_norm", *budgets]).astype(float)
-
-
-def _make_callbacks(model: MultiVectorEncoder, loss: Any, devices: int) -> list[Any]:
-    by_budget = [LossByBudget(loss, devices)] if hasattr(loss, "losses_by_budget") else []
-    return [*by_budget, MarkWhole(model, devices)]
+    columns = ["step", "loss", "grad_norm", *map(str, budgets)]
+    return rows.reindex(columns=columns).astype(float)
 
 
 def _begin(
@@ -447,13 +450,11 @@ def _finish(
     target: Path,
     settings: dict[str, Any],
     curve: pd.DataFrame,
-    recipe: Mapping[str, Any] | None,
+    notes: Mapping[str, str],
 ) -> None:
-    """Save the trained model with its curve and recipe, and close the run."""
-    notes = {"training_curve.csv": curve.round(4).to_csv(index=False)}
-    if recipe is not None:
-        notes["recipe.yaml"] = yaml.safe_dump(dict(recipe), sort_keys=False)
-    write_model(model, target, notes)
+    """Save the trained model with its curve and further notes, and close the run."""
+    table = curve.round(4).to_csv(index=False)
+    write_model(model, target, {**notes, "training_curve.csv": table})
     training_run.keep_newest(target)
     training_run.write_run(target, settings, finished=settings["steps"])
 

@@ -69,7 +69,7 @@ def without_type_checking(tree):
 
 def imported(source):
     """The modules of this package that a source text imports, also inside functions."""
-    found = set()
+    modules = set()
     for node in without_type_checking(ast.parse(source)):
         if isinstance(node, ast.Import):
             candidates = [alias.name for alias in node.names]
@@ -86,8 +86,8 @@ def imported(source):
             name = HOMES.get(name, name)
             while name and name not in NAMES:
                 name = name.rpartition(".")[0]
-            found.add(name)
-    return found - {""}
+            modules.add(name)
+    return modules - {""}
 
 
 GRAPH = {dotted(path): imported(path.read_text(encoding="utf-8")) for path in module_files()}

@@ -163,7 +163,7 @@ def choose_held_out(
     data = dict(read(file).data) if file.is_file() else {}
     trained_on = data.pop("name", None)
     name = name or trained_on or "handwriting"
-    given = [*assignments, *([] if n_queries is None else [f"n_queries={n_queries}"])]
+    all_assignments = [*assignments, *([] if n_queries is None else [f"n_queries={n_queries}"])]
     path = dict(map(parse_assignment, assignments)).get("path")
     if name == trained_on and path is None and "path" in data:
         raise ValueError(
@@ -173,9 +173,9 @@ def choose_held_out(
     if name == trained_on and _is_same_path(path, data.get("path")):
         # An image folder splits its images only if there are training rows. One row is enough.
         n_train = 1 if name == "image_folder" and data.get("n_train") != 0 else 0
-        settings = read_suite_settings(name, given, **{**data, "n_train": n_train})
+        settings = read_suite_settings(name, all_assignments, **{**data, "n_train": n_train})
         return {"name": name, **settings}, "the test split of the model's training"
-    settings = read_suite_settings(name, given, n_queries=500, n_train=0)
+    settings = read_suite_settings(name, all_assignments, n_queries=500, n_train=0)
     part = "other data than the model was trained on"
     if trained_on is None:
         part = "the model has no recipe.yaml, so it may have been trained on these items"

@@ -28,16 +28,16 @@ def loss_and_gradients(model, loss_function, rows):
     ]
     loss = loss_function(columns)
     loss.backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-    return loss.detach(), found
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+    return loss.detach(), gradients
 
 
-def check_gradients(made, expected):
+def check_gradients(actual, expected):
     """Equal by name, within rounding at the size of the largest gradient."""
-    assert made.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     scale = max(gradient.abs().max() for gradient in expected.values())
     for name, gradient in expected.items():
-        torch.testing.assert_close(made[name], gradient, atol=1e-5 * scale, rtol=1e-4)
+        torch.testing.assert_close(actual[name], gradient, atol=1e-5 * scale, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("encoded", "scored"), [(1, 1), (2, 4), (4, None), (64, 5)])
@@ -97,8 +97,8 @@ def one_rank(rank, store, out):
     loss_function = CachedMatryoshkaMultiVectorLoss(
         model, BUDGETS, WEIGHTS, 0.1, gather_across_devices=True, mini_batch_size=2
     )
-    found = loss_and_gradients(model, loss_function, training_rows(6, 0)[3 * rank : 3 * rank + 3])
-    torch.save(found, f"{out}/{rank}.pt")
+    result = loss_and_gradients(model, loss_function, training_rows(6, 0)[3 * rank : 3 * rank + 3])
+    torch.save(result, f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -116,15 +116,15 @@ def test_two_processes_that_gather_train_as_one_on_the_joint_batch(rows, tmp_pat
 
 
 def test_a_trained_model_does_not_depend_on_the_mini_batch_size(rows):
-    found = []
+    results = []
     for mini_batch_size in (None, 2):
         model = tiny()
         curve = train(
             model, rows, budgets=BUDGETS, steps=2, batch_size=6, warmup_steps=0, log_steps=1,
             mini_batch_size=mini_batch_size,
         )  # fmt: skip
-        found.append((curve, torch.stack(model.encode_query(rows["query"]))))
-    (curve, vectors), (cached_curve, cached_vectors) = found
+        results.append((curve, torch.stack(model.encode_query(rows["query"]))))
+    (curve, vectors), (cached_curve, cached_vectors) = results
     columns = ["loss", *map(str, map(tuple, BUDGETS))]
     assert (cached_curve[columns] - curve[columns]).abs().max().max() < 1e-3
     torch.testing.assert_close(cached_vectors, vectors, atol=1e-3, rtol=0)

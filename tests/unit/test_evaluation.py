@@ -141,19 +141,19 @@ def judge_lists(scores, relevance, pool):
     """P@1, MRR@10 and NDCG@5 from one list per query, which holds only its pool."""
     from sklearn.metrics import ndcg_score
 
-    found = []
-    for own, grades, counts in zip(scores, relevance, pool, strict=True):
-        listed = [(s, g) for s, g, c in zip(own, grades, counts, strict=True) if c]
-        best = max((s for s, g in listed if g > 0), default=None)
+    measures = []
+    for query_scores, grades, counts in zip(scores, relevance, pool, strict=True):
+        ranked = [(s, g) for s, g, c in zip(query_scores, grades, counts, strict=True) if c]
+        best = max((s for s, g in ranked if g > 0), default=None)
         if best is None:
-            found.append((0, 0, 0))
+            measures.append((0, 0, 0))
             continue
-        before = sum(s >= best for s, g in listed if g <= 0)
+        n_above = sum(s >= best for s, g in ranked if g <= 0)
         # scikit-learn needs at least two candidates. One more, below all others, changes nothing.
-        places = np.unique([s for s, _ in listed], return_inverse=True)[1]
-        ndcg = ndcg_score([[*(g for _, g in listed), 0]], [[*places, -1]], k=5)
-        found.append((before == 0, 1 / (before + 1) if before < 10 else 0, ndcg))
-    return np.mean(found, axis=0)
+        places = np.unique([s for s, _ in ranked], return_inverse=True)[1]
+        ndcg = ndcg_score([[*(g for _, g in ranked), 0]], [[*places, -1]], k=5)
+        measures.append((n_above == 0, 1 / (n_above + 1) if n_above < 10 else 0, ndcg))
+    return np.mean(measures, axis=0)
 
 
 @pytest.mark.parametrize("seed", range(20))

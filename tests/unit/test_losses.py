@@ -48,8 +48,8 @@ def batch(size=4, negatives=2, r_q=3, r_c=5, dim=6, dtype=torch.float64, seed=0)
     """Unit vectors (B, R_q, D) and (B, 1 + n_neg, R_c, D), with gradients."""
     draw = torch.Generator().manual_seed(seed)
     shapes = ((size, r_q, dim), (size, 1 + negatives, r_c, dim))
-    made = [torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes]
-    return [nn.functional.normalize(x, dim=-1).to(dtype).requires_grad_() for x in made]
+    tensors = [torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    return [nn.functional.normalize(x, dim=-1).to(dtype).requires_grad_() for x in tensors]
 
 
 @functools.cache
@@ -334,17 +334,17 @@ def loop_with_keys(queries, candidates, query_keys, candidate_keys, budget, temp
         logits = []
         for w in rows:
             for place, candidate in enumerate(candidates[w]):
-                own = w == u and place == 0
-                if candidate_keys[w][place] in right and not own:
+                is_positive = w == u and place == 0
+                if candidate_keys[w][place] in right and not is_positive:
                     continue
                 score = sum(
                     max(float(q @ c) for c in candidate[: budget[1]])
                     for q in queries[u][: budget[0]]
                 )
-                logits.append((score / temperature, own))
+                logits.append((score / temperature, is_positive))
         peak = max(value for value, _ in logits)
         normalizer = peak + np.log(sum(np.exp(value - peak) for value, _ in logits))
-        total += normalizer - next(value for value, own in logits if own)
+        total += normalizer - next(value for value, is_positive in logits if is_positive)
     return total / len(queries)
 
 
@@ -399,10 +399,13 @@ def one_rank_with_keys(rank, store, out):
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2
     )
     query_keys, candidate_keys = EQUAL["a negative that is right for an equal query"]
-    own = slice(2 * rank, 2 * rank + 2)
+    process_rows = slice(2 * rank, 2 * rank + 2)
     mixed = [0, 2, 1, 3]  # the equal queries are on different processes
-    queries, candidates = (x.detach()[mixed][own] for x in batch(size=4, negatives=1))
-    keys = torch.tensor(query_keys)[mixed][own], torch.tensor(candidate_keys)[mixed][own]
+    queries, candidates = (x.detach()[mixed][process_rows] for x in batch(size=4, negatives=1))
+    keys = (
+        torch.tensor(query_keys)[mixed][process_rows],
+        torch.tensor(candidate_keys)[mixed][process_rows],
+    )
     loss = loss_class(BUDGETS, temperature=0.1, gather_across_devices=True)
     torch.save(loss.embedding_loss(queries, candidates, keys), f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -25,9 +25,9 @@ def test_weights_gradients_and_similarities_are_counted_exactly(model, rows):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert parts["gradients and optimizer"] == 3 * 4 * trained
     config = model[0].model.config.get_text_config()
-    kept = memory.activation_bytes(config.num_hidden_layers, config.hidden_size)
-    assert kept == 34 * 4 * 128
-    assert parts["activations"] % (32 * kept) == 0
+    per_token = memory.activation_bytes(config.num_hidden_layers, config.hidden_size)
+    assert per_token == 34 * 4 * 128
+    assert parts["activations"] % (32 * per_token) == 0
     # 32 queries against 32 positives and 32 negatives, 4 x 8 similarities each, and their gradient
     assert parts["similarities"] == 2 * 4 * 32 * 64 * 4 * 8
 
@@ -50,23 +50,23 @@ def test_the_estimate_of_activations_is_close_to_what_a_step_keeps(model):
         model.preprocess(batch[name], task="query" if name == "query" else "document")
         for name in ("query", "positive", "negative")
     ]
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}
+    parameter_storage = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    activation_sizes = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in parameter_storage:
+            activation_sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = MatryoshkaMultiVectorLoss(model, BUDGETS)(columns)
-    taken = sum(kept.values())
+    measured = sum(activation_sizes.values())
     loss.backward()
     parts = memory.estimate(model, batch, BUDGETS, batch_size=32)
     guessed = parts["activations"] + parts["similarities"]
-    assert guessed / 3 < taken < 3 * guessed
+    assert guessed / 3 < measured < 3 * guessed
 
 
 def test_the_line_names_every_part_and_the_free_memory():

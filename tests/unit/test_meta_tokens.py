@@ -40,13 +40,13 @@ def test_a_batch_gives_the_vectors_of_its_members_alone(model, boards):
 
 
 def test_left_and_right_padding_give_the_same_vectors(model):
-    tokenizer, found = model[0].tokenizer, {}
+    tokenizer, vectors = model[0].tokenizer, {}
     side = tokenizer.padding_side
     for padding in ("left", "right"):
         tokenizer.padding_side = padding
-        found[padding] = torch.stack(model.encode_query(TEXTS))
+        vectors[padding] = torch.stack(model.encode_query(TEXTS))
     tokenizer.padding_side = side
-    torch.testing.assert_close(found["left"], found["right"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(vectors["left"], vectors["right"], atol=1e-5, rtol=0)
 
 
 def test_in_the_joint_layout_candidates_also_read_the_query_tokens():

@@ -182,8 +182,8 @@ def test_alpha_scales_the_update_and_is_independent_of_the_rank():
     scales = {None: 1.0, 2: 0.5, 0.5: 0.125}
     for alpha, expected in scales.items():
         model = build(r_q=1, r_c=1, lora_rank=4, lora_alpha=alpha, device="cpu")
-        found = {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)}
-        assert found == {expected}
+        scalings = {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)}
+        assert scalings == {expected}
 
 
 def test_the_repr_the_log_and_the_card_of_a_model_say_what_is_adapted(tmp_path, caplog):

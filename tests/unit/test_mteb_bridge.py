@@ -70,8 +70,8 @@ def test_scores_at_a_budget_are_those_of_sweep_and_both_means_are_named(model, t
         assert means["mean over subsets"] == pytest.approx(ours.p_at_1[row], abs=1e-6)
     files = sorted((tmp_path / "results").rglob("HandwritingBoards.json"))
     assert len(files) == 2, "each budget has separate results, in mteb's format"
-    found = mteb.TaskResult.model_validate(json.loads(files[0].read_text()))
-    assert found.task_name == "HandwritingBoards"
+    result = mteb.TaskResult.model_validate(json.loads(files[0].read_text()))
+    assert result.task_name == "HandwritingBoards"
 
 
 FOUR = [(1, 1), "2x4", Budget(4, 8), "(8, 16)"]
@@ -104,18 +104,18 @@ def test_every_input_is_encoded_once_for_all_budgets(model, encoded):
 
 
 def test_embeddings_do_not_outlive_their_task(model, monkeypatch):
-    held = []
+    cached_tasks = []
     encode = BudgetEncoder.encode
 
     def look(self, inputs, **kwargs):
         result = encode(self, inputs, **kwargs)
-        held.append({key[0] for key in self.cache})
+        cached_tasks.append({key[0] for key in self.cache})
         return result
 
     monkeypatch.setattr(BudgetEncoder, "encode", look)
     evaluate(model, [HandwritingBoards(), OtherBoards()], FOUR[:2])
-    assert held[0] == {"HandwritingBoards"}
-    assert held[-1] == {"OtherBoards"}
+    assert cached_tasks[0] == {"HandwritingBoards"}
+    assert cached_tasks[-1] == {"OtherBoards"}
 
 
 def test_finished_tasks_are_not_run_again_and_damaged_ones_are(model, encoded, tmp_path):

@@ -229,12 +229,12 @@ def test_a_single_query_vector_does_not_copy_all_candidates(monkeypatch):
 
 def test_gradients_do_not_keep_all_similarities():
     q, c = unit(4, 8, 8).requires_grad_(), unit(1000, 16, 8, seed=1)
-    kept = []
+    sizes = []
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.append(t.numel()) or t, lambda t: t
+        lambda t: sizes.append(t.numel()) or t, lambda t: t
     ):
         maxsim(q, c)
-    assert max(kept) < 4 * 8 * 1000 * 16 / 3
+    assert max(sizes) < 4 * 8 * 1000 * 16 / 3
 
 
 def test_vectors_beyond_the_budget_are_not_read():
@@ -355,8 +355,8 @@ def test_an_additive_mask_is_refused_with_the_remedy(side, drop):
     with pytest.raises(ValueError, match=rf"{side} holds -.*additive mask.* pass mask == 0"):
         maxsim(unit(2, 3, 4), unit(5, 6, 4), **{side: mask})
     scores = maxsim(unit(2, 3, 4), unit(5, 6, 4), **{side: mask == 0})
-    kept = {side: (mask == 0).numpy()}
-    np.testing.assert_allclose(scores, oracle(unit(2, 3, 4), unit(5, 6, 4), **kept), atol=1e-5)
+    masks = {side: (mask == 0).numpy()}
+    np.testing.assert_allclose(scores, oracle(unit(2, 3, 4), unit(5, 6, 4), **masks), atol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, 0.3, -1.0, 2, 255, torch.inf, 1j])

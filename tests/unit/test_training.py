@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import yaml
 
-from metaembed_lite import build, load, load_task, train
+from metaembed_lite import MatryoshkaMultiVectorLoss, build, load, load_task, train
 from metaembed_lite.data.handwriting import training_rows
 
 
@@ -100,13 +101,13 @@ def test_bad_input_is_named(rows):
     ids=str,
 )
 def test_settings_that_save_memory_train_the_same_parameters(rows, settings):
-    found = []
+    trained = []
     for extra in ({}, settings):
         model = tiny()
         train(model, rows, steps=2, batch_size=4, warmup_steps=0, **extra)
-        found.append(weights(model))
+        trained.append(weights(model))
     close = 1e-5 if "precision" not in settings else 1e-3
-    torch.testing.assert_close(found[1], found[0], atol=close, rtol=0)
+    torch.testing.assert_close(trained[1], trained[0], atol=close, rtol=0)
 
 
 def test_a_run_that_does_not_fit_into_memory_stops_before_it_starts(rows, monkeypatch):
@@ -159,11 +160,27 @@ def test_several_tasks_train_together_and_each_batch_comes_from_one(rows, monkey
     monkeypatch.setattr(MatryoshkaMultiVectorLoss, "forward", watched)
     sets = training_sets(8)
     train(model, sets, steps=len(sets), batch_size=8)
-    seen = {tuple(w) for w in widths}
+    kinds = {tuple(w) for w in widths}
     assert len(widths) == len(sets)
-    assert seen == {(False, True, True), (True, False, False), (True, True, True)}
+    assert kinds == {(False, True, True), (True, False, False), (True, True, True)}
 
 
 def test_a_task_that_is_too_small_is_named(rows):
     with pytest.raises(ValueError, match=r"small: 8 training rows for batches of 16"):
         train(tiny(), {"large": rows, "small": rows.select(range(8))}, steps=1, batch_size=16)
+
+
+def test_a_recipe_that_cannot_be_written_is_refused_before_training(rows, tmp_path):
+    model, output = tiny(), tmp_path / "run"
+    weights = [p.clone() for p in model.parameters()]
+    with pytest.raises(yaml.representer.RepresenterError):
+        train(model, rows, steps=1, output=output, recipe={"path": tmp_path}, **SETTINGS)
+    assert all(map(torch.equal, model.parameters(), weights))
+    assert not output.exists()
+
+
+def test_a_loss_of_the_user_has_no_columns_per_budget(rows):
+    model = tiny()
+    loss = MatryoshkaMultiVectorLoss(model)
+    curve = train(model, rows, steps=1, loss=loss, **SETTINGS)
+    assert curve.columns.tolist() == ["step", "loss", "grad_norm"]

@@ -488,15 +488,18 @@ def private_rows():
     return Dataset.from_dict({"query": captions, "positive": pictures})
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_saved_model_holds_training_data_only_on_request(asked, tmp_path):
-    train(tiny(), private_rows(), steps=1, output=tmp_path / "run", card_examples=asked, **SETTINGS)
+@pytest.mark.parametrize("card_examples", [False, True])
+def test_a_saved_model_holds_training_data_only_on_request(card_examples, tmp_path):
+    train(
+        tiny(), private_rows(), steps=1, output=tmp_path / "run", card_examples=card_examples,
+        **SETTINGS,
+    )  # fmt: skip
     files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
     pictures = [p for p in files if p.suffix in (".jpg", ".png")]
     naming = [p.name for p in files if b"patient" in p.read_bytes()]
-    assert bool(pictures) == asked
-    assert bool(naming) == asked, naming
-    if asked:
+    assert bool(pictures) == card_examples
+    assert bool(naming) == card_examples, naming
+    if card_examples:
         assert load(tmp_path / "run", device="cpu")
 
 

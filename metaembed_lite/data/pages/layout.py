@@ -66,11 +66,11 @@ def wrap(text: str, font_px: int, width: float) -> list[str]:
             lines[-1] = joined
             continue
         while measure_text(word, font_px) > width:
-            cut = len(word) - 4
-            while cut > 1 and measure_text(word[:cut] + "-", font_px) > width:
-                cut -= 1
-            lines.append(word[:cut] + "-")
-            word = word[cut:]
+            end = len(word) - 4
+            while end > 1 and measure_text(word[:end] + "-", font_px) > width:
+                end -= 1
+            lines.append(word[:end] + "-")
+            word = word[end:]
         lines.append(word)
     return [line for line in lines if line]
 
