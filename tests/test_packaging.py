@@ -2,8 +2,10 @@
 
 import ast
 import importlib
+import importlib.metadata
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -57,6 +59,21 @@ def test_every_version_range_contains_the_pin(line):
     pin = pins().get(canonicalize_name(stated.name))
     assert pin, f"{stated.name} is stated in pyproject.toml and not pinned: make lock"
     assert stated.specifier.contains(pin, prereleases=True), f"{stated} but pinned {pin}: make lock"
+
+
+def test_every_package_that_the_module_imports_is_a_stated_dependency():
+    distributions = importlib.metadata.packages_distributions()
+    imported = set()
+    for path in (ROOT / "metaembed_lite").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+    imported -= {*sys.stdlib_module_names, "metaembed_lite"}
+    needed = {canonicalize_name(distributions[name][0]) for name in imported}
+    stated = [*PROJECT["dependencies"], *EXTRAS["benchmarks"]]
+    assert needed <= {canonicalize_name(Requirement(line).name) for line in stated}
 
 
 def test_conda_gets_python_from_the_same_range_and_the_rest_from_the_same_pins():
