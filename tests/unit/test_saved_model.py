@@ -326,7 +326,7 @@ def test_modality_config_may_only_call_a_forward_pass(hostile):
         ({"megatron_config": {"a": 1}}, "megatron_config is"),
         ({"modules_to_save": ["visual"]}, "modules_to_save is"),
         ({"use_dora": True}, "use_dora is"),
-        ({"base_model_name_or_path": None}, "no backbone"),
+        ({"base_model_name_or_path": None}, "not a backbone"),
         ({"trainable_token_indices": {"language_model.embed_tokens": ["a"]}}, "list of rows"),
         (
             {"trainable_token_indices": {"language_model.embed_tokens": [1, 2]}},
