@@ -182,6 +182,8 @@ class MetaTokenTransformer(ItemTransformer):
         appended = self.appended_ids(task)
         if task == "query":
             appended = appended[:r_q]
+            if r_q < self.r_q:
+                features["r_q"] = r_q  # forward reads the same tokens
         features = backbones.add_missing_features(features, self.config.model_type)
         return append_tokens(features, appended)
 
@@ -193,6 +195,7 @@ class MetaTokenTransformer(ItemTransformer):
         R is R_q (or ``r_q``) for queries and R_c for candidates.
         """
         task = kwargs.get("task") or features.get("task")
+        r_q = features.pop("r_q", None) or r_q
         r = (r_q or self.r_q) if task == "query" else self.r_c
         lengths = features["attention_mask"].sum(dim=1)  # (B,)
         features = super().forward(features)

@@ -102,6 +102,8 @@ def build(
         if is_local:
             raise
         raise OSError(hub.unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
+    except ValueError as error:  # ours, or that of transformers on a strange configuration
+        raise ValueError(f"backbone {str(backbone)!r}: {error}") from error
     _init_meta_tokens(transformer, init_text)
     model = assemble(
         transformer, dim=dim, device=device, max_seq_length=max_seq_length,

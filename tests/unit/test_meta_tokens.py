@@ -76,6 +76,16 @@ def test_fewer_query_tokens_are_really_fewer_tokens(model):
     assert full.shape[1] - short.shape[1] == 3
 
 
+def test_features_of_fewer_query_tokens_are_read_at_their_places_by_hand(model):
+    """A caller who runs preprocess and forward need not repeat r_q."""
+    features = model.preprocess(TEXTS, task="query", r_q=2)
+    features = {k: v.to(model.device) if hasattr(v, "to") else v for k, v in features.items()}
+    with torch.no_grad():
+        short = model(features, task="query")["token_embeddings"]
+    full = torch.stack(model.encode_query(TEXTS))
+    torch.testing.assert_close(short, full[:, :2], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("count", [0, -1, 5, 9, 1.0, "2", True])
 def test_fewer_query_tokens_than_one_or_more_than_there_are_cannot_be_read(model, count):
     with pytest.raises(ValueError, match=rf"r_q={count!r}: use a whole number from 1 to 4"):

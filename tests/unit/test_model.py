@@ -321,3 +321,9 @@ def test_half_precision_applies_to_the_backbone_only():
     """The projection is float32 as it was saved, not rounded on the way."""
     exact, half = load("tiny", device="cpu"), load("tiny", device="cpu", dtype="bfloat16")
     assert torch.equal(exact[1].linear.weight, half[1].linear.weight)
+
+
+def test_a_folder_that_holds_no_backbone_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=rf"backbone '{tmp_path}': .*"):
+        build(str(tmp_path), lora_rank=None)
