@@ -77,7 +77,7 @@ def test_fewer_query_tokens_are_really_fewer_tokens(model):
 
 
 def test_features_of_fewer_query_tokens_are_read_at_their_places_by_hand(model):
-    """A caller who runs preprocess and forward need not repeat r_q."""
+    """A caller of preprocess and forward does not have to repeat r_q."""
     features = model.preprocess(TEXTS, task="query", r_q=2)
     features = {k: v.to(model.device) if hasattr(v, "to") else v for k, v in features.items()}
     with torch.no_grad():
