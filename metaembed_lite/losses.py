@@ -193,6 +193,11 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         gather_across_devices: also score against the candidates of the other processes, with
             gradients. Every process needs the same B. Defaults to False.
 
+    Attributes:
+        losses_by_budget: (G,), the unweighted loss of each budget in the last batch.
+        full_only: whether only the largest budget trains. The smaller ones then have weight 0, and
+            their losses are still computed. ``NestAfter`` sets it. Defaults to False.
+
     Raises:
         ValueError: on budgets that are not nested or beyond the model's meta tokens. Also on
             weights that do not fit them or are not finite, or a temperature that is not finite and
@@ -222,7 +227,8 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         self.weights = _check_weights(weights, len(self.budgets))
         self.temperature = _check_temperature(temperature)
         self.gather_across_devices = gather_across_devices
-        self.losses_by_budget = torch.zeros(len(self.budgets))  # of the last batch, unweighted
+        self.full_only = False
+        self.losses_by_budget = torch.zeros(len(self.budgets))
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Tensor:
         """The loss of a batch of tokenized columns, a scalar. The trainer calls it."""
@@ -248,15 +254,12 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         Raises:
             ValueError: as ``mmr_loss``, or on keys of other shapes.
         """
-        _check_embeddings(queries, candidates)
-        _check_used_vectors(queries, candidates, self.budgets[-1])
-        pool, positives = _gather_candidates(candidates, self.gather_across_devices)
-        left_out = mask_false_negatives(keys, positives, self.gather_across_devices)
+        pool, positives, left_out = _prepare_batch(self, queries, candidates, keys)
         losses = losses_by_budget(
             queries, pool, positives, self.budgets, self.temperature, left_out
         )
         self.losses_by_budget = losses.detach()
-        return _weighted_sum(losses, self.weights)
+        return _weighted_sum(losses, _active_weights(self))
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings that the model card shows."""
@@ -278,6 +281,9 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         score_mini_batch_size: queries that are scored at a time, against all candidates. Defaults
             to ``mini_batch_size``. It bounds the similarities in memory, (score_mini_batch_size,
             N, R_q, R_c).
+
+    Attributes:
+        losses_by_budget, full_only: as in ``MatryoshkaMultiVectorLoss``.
 
     Raises:
         ValueError: as ``MatryoshkaMultiVectorLoss``, or on a mini-batch size that is not a whole
@@ -315,7 +321,8 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         )
         self.budgets, self.temperature = nested, temperature
         self.weights = _check_weights(weights, len(nested))
-        self.losses_by_budget = torch.zeros(len(nested))  # of the last batch, unweighted
+        self.full_only = False
+        self.losses_by_budget = torch.zeros(len(nested))
         self.item_keys: Keys | None = None  # of the batch
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Tensor:
@@ -340,10 +347,8 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         """
         queries, *documents = [torch.cat(parts) for parts in reps]
         candidates = torch.stack(documents, dim=1)  # (B, 1 + n_neg, R_c, D)
-        _check_embeddings(queries, candidates)
-        _check_used_vectors(queries, candidates, self.budgets[-1])
-        pool, positives = _gather_candidates(candidates, self.gather_across_devices)
-        left_out = mask_false_negatives(self.item_keys, positives, self.gather_across_devices)
+        pool, positives, left_out = _prepare_batch(self, queries, candidates, self.item_keys)
+        weights = _active_weights(self)
         total = torch.zeros(len(self.budgets), device=queries.device)
         for rows in torch.arange(len(queries)).split(self.score_mini_batch_size):
             losses = losses_by_budget(
@@ -352,11 +357,11 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
             )  # fmt: skip
             losses = losses * (len(rows) / len(queries))
             if with_backward:
-                _weighted_sum(losses, self.weights).backward()
+                _weighted_sum(losses, weights).backward()
                 losses = losses.detach()
             total = total + losses
         self.losses_by_budget = total.detach()
-        return _weighted_sum(total, self.weights)
+        return _weighted_sum(total, weights)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings that the model card shows."""
@@ -374,6 +379,25 @@ def _describe_settings(loss: Any) -> dict[str, Any]:
         "temperature": loss.temperature,
         "gather_across_devices": loss.gather_across_devices,
     }
+
+
+def _active_weights(loss: Any) -> list[float]:
+    """The weights of the next step. A weight of 0 keeps the graph, so DDP sees no change."""
+    if not loss.full_only:
+        return list(loss.weights)
+    return [*[0.0] * (len(loss.weights) - 1), loss.weights[-1]]
+
+
+def _prepare_batch(
+    loss: Any, queries: Tensor, candidates: Tensor, keys: Keys | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Check the embeddings of a batch. Returns the candidates (N, R_c, D) that every query is
+    scored against, each query's positive among them (B,), and those to leave out, (B, N) or None.
+    """
+    _check_embeddings(queries, candidates)
+    _check_used_vectors(queries, candidates, loss.budgets[-1])
+    pool, positives = _gather_candidates(candidates, loss.gather_across_devices)
+    return pool, positives, mask_false_negatives(keys, positives, loss.gather_across_devices)
 
 
 def _gather_candidates(

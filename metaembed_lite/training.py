@@ -21,7 +21,7 @@ from torch import nn
 from metaembed_lite import memory, training_run
 from metaembed_lite.arguments import is_finite_number, whole_number
 from metaembed_lite.budget import Budget, Budgets
-from metaembed_lite.callbacks import LossByBudget, MarkWhole
+from metaembed_lite.callbacks import LossByBudget, MarkWhole, NestAfter
 from metaembed_lite.data.rows import check_rows
 from metaembed_lite.loading import load
 from metaembed_lite.locking import lock
@@ -33,6 +33,7 @@ from metaembed_lite.saving import check_not_backbone, write_model
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import MultiVectorEncoder
+    from transformers import TrainerCallback
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def train(
     budgets: Budgets | None = None,
     weights: Sequence[float] | None = None,
     temperature: float | None = None,
+    nest_after: float = 0.0,
     loss: nn.Module | None = None,
     steps: int = 1000,
     batch_size: int = 64,
@@ -90,8 +92,12 @@ def train(
             those of the paper that the model can meet, and its full budget.
         weights: w_g, one per budget. Defaults to 1 for all.
         temperature: tau of InfoNCE. Defaults to the paper's 0.03.
+        nest_after: fraction of the steps during which only the largest budget is trained,
+            0 <= nest_after < 1. All nested budgets are trained after that. A run that continues
+            with more steps must nest after the same step: 0.5 of 1000 steps is 0.125 of 4000.
+            Defaults to 0.0, which trains all budgets from the first step.
         loss: another loss in place of MMR, such as one of sentence-transformers for a model without
-            meta tokens. The three settings above and ``mini_batch_size`` must then be set in that
+            meta tokens. The four settings above and ``mini_batch_size`` must then be set in that
             loss, and no memory is estimated. Defaults to MMR.
         steps: optimizer steps. Defaults to 1000.
         batch_size: queries per step and device. Defaults to 64.
@@ -126,13 +132,15 @@ def train(
         seed: random seed of the order of rows and of dropout. Defaults to 0.
 
     Returns:
-        DataFrame with step, loss (weighted sum over budgets), grad_norm and one column per budget
-        (unweighted InfoNCE, in nats). Values are means since the previous row, except that
-        grad_norm is that of the last step. Another ``loss`` gives no columns per budget.
+        DataFrame with step, loss (weighted sum over the budgets that are trained), grad_norm and
+        one column per budget (unweighted InfoNCE, in nats, also of budgets that are not trained
+        yet). Values are means since the previous row, except that grad_norm is that of the last
+        step. Another ``loss`` gives no columns per budget.
 
     Raises:
         ValueError: on no rows, wrong columns, fewer rows than a batch, or an unknown precision.
-            Also on ``loss`` with settings of MMR, or a model of which nothing trains. Also if
+            Also on ``nest_after`` out of range or with a single budget. Also on ``loss`` with
+            settings of MMR, or a model of which nothing trains. Also if
             something in ``output`` would be lost, or on a resume with other settings. Also if
             weights are not finite at the end. The model in ``output`` is then kept.
         MemoryError: if the run will not fit according to the estimate, which is logged.
@@ -165,13 +173,18 @@ def train(
         "mini_batch_size": mini_batch_size,
     }  # fmt: skip
     curve_budgets: Sequence[Budget] = ()
+    callbacks: list[TrainerCallback] = [MarkWhole(model, devices)]
+    full_steps = 0
     if loss is None:
         loss = _make_loss(model, mmr_settings, gather=devices > 1)
         curve_budgets = loss.budgets
+        nesting = NestAfter(loss, nest_after)
+        full_steps = nesting.count_full_steps(steps)
+        callbacks = [nesting, LossByBudget(loss, devices), *callbacks]
         sizes = (batch_size, mini_batch_size, gradient_checkpointing, devices)
         logger.info(_check_memory(model, datasets, loss.budgets, *sizes))
     else:
-        _check_own_loss(model, loss, mmr_settings)
+        _check_own_loss(model, loss, mmr_settings, nest_after)
     trained = describe_trained(model)
     freeze_dropout(model)
     target = None if output is None else Path(os.path.abspath(output))
@@ -192,6 +205,8 @@ def train(
             "model": training_run.describe_model(model),
             "loss": training_run.describe_loss(loss),
         }  # fmt: skip
+        if full_steps:  # in steps, because a lengthened run must not return to the first phase
+            settings["nest_after"] = f"{full_steps} steps"
         modes = {"resume": resume, "restart": restart, "overwrite": overwrite}
         checkpoint = _begin(target, settings, arguments, is_main, **modes)
         if is_main:
@@ -201,10 +216,7 @@ def train(
             args=arguments,
             train_dataset=datasets if len(datasets) > 1 else next(iter(datasets.values())),
             loss=loss,
-            callbacks=[
-                *([LossByBudget(loss, devices)] if curve_budgets else []),
-                MarkWhole(model, devices),
-            ],
+            callbacks=callbacks,
         )
         if not card_examples:
             remove_examples(model)
@@ -385,12 +397,20 @@ def _make_loss(model: MultiVectorEncoder, settings: Mapping[str, Any], gather: b
 
 
 def _check_own_loss(
-    model: MultiVectorEncoder, loss: nn.Module, mmr_settings: Mapping[str, Any]
+    model: MultiVectorEncoder,
+    loss: nn.Module,
+    mmr_settings: Mapping[str, Any],
+    nest_after: float,
 ) -> None:
     if any(value is not None for value in mmr_settings.values()):
         raise ValueError(
             "budgets, weights, temperature and mini_batch_size are settings of MMR: if you pass "
             "your own loss, set them there"
+        )
+    if nest_after != 0:
+        raise ValueError(
+            f"nest_after={nest_after!r} switches the budgets of MMR, and you pass your own loss: "
+            "leave nest_after at 0"
         )
     if getattr(loss, "model", model) is not model:
         raise ValueError("the loss was made for another model: make it with the one that trains")

@@ -40,13 +40,15 @@ def check_gradients(actual, expected):
         torch.testing.assert_close(actual[name], gradient, atol=1e-5 * scale, rtol=1e-4)
 
 
+@pytest.mark.parametrize("full_only", [False, True])
 @pytest.mark.parametrize(("encoded", "scored"), [(1, 1), (2, 4), (4, None), (64, 5)])
-def test_loss_and_gradients_are_those_of_the_whole_batch(rows, encoded, scored):
+def test_loss_and_gradients_are_those_of_the_whole_batch(rows, encoded, scored, full_only):
     model, settings = tiny(), {"budgets": BUDGETS, "weights": WEIGHTS, "temperature": 0.1}
     whole = MatryoshkaMultiVectorLoss(model, **settings)
     cached = CachedMatryoshkaMultiVectorLoss(
         model, **settings, mini_batch_size=encoded, score_mini_batch_size=scored
     )
+    whole.full_only = cached.full_only = full_only
     want, gradients = loss_and_gradients(model, whole, rows)
     have, cached_gradients = loss_and_gradients(model, cached, rows)
     torch.testing.assert_close(have, want, atol=1e-5, rtol=1e-5)

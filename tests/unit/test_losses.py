@@ -129,6 +129,33 @@ def test_the_class_computes_the_function_and_keeps_the_losses_per_budget():
     assert torch.equal(loss_fn.losses_by_budget, per_budget)
 
 
+@pytest.mark.parametrize("weights", [None, (0.5, 0, 2)])
+def test_while_only_the_full_budget_trains_the_gradient_is_that_of_the_full_budget_alone(weights):
+    queries, candidates = batch()
+    loss_fn = loss_class(BUDGETS, weights, temperature=0.1)
+    loss_fn.full_only = True
+    loss = loss_fn.embedding_loss(queries, candidates)
+    loss.backward()
+    last_weight = (weights or [1])[-1]
+    values = queries.detach(), candidates.detach()
+    expected, q_grad, c_grad = oracle(*values, BUDGETS[-1:], [last_weight], 0.1)
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-9)
+    np.testing.assert_allclose(queries.grad, q_grad, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(candidates.grad, c_grad, rtol=1e-9, atol=1e-12)
+
+
+def test_while_only_the_full_budget_trains_the_losses_of_all_budgets_are_known():
+    queries, candidates = batch()
+    loss_fn = loss_class(BUDGETS, temperature=0.1)
+    _, per_budget = mmr_loss(queries, candidates, BUDGETS, temperature=0.1)
+    for full_only in (True, False):
+        loss_fn.full_only = full_only
+        loss = loss_fn.embedding_loss(queries, candidates)
+        assert torch.equal(loss_fn.losses_by_budget, per_budget)
+        torch.testing.assert_close(loss, per_budget[-1] if full_only else per_budget.sum())
+    assert loss_fn.get_config_dict()["weights"] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_scored_in_float32(dtype):
     queries, candidates = batch(r_q=16, r_c=16, dim=32, dtype=dtype)
@@ -175,7 +202,7 @@ def test_the_columns_of_a_batch_are_query_positive_and_negatives():
     torch.testing.assert_close(loss_fn(columns(queries, candidates)), expected)
 
 
-def one_rank(rank, store, out, budgets):
+def one_rank(rank, store, out, budgets, full_only=False):
     """One of two processes, each with half of the batch."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -185,18 +212,22 @@ def one_rank(rank, store, out, budgets):
     half = slice(3 * rank, 3 * rank + 3)
     q, c = queries.detach()[half].requires_grad_(), candidates.detach()[half].requires_grad_()
     loss_fn = loss_class(budgets, temperature=0.1, gather_across_devices=True)
+    loss_fn.full_only = full_only
     loss = loss_fn.embedding_loss(q, c)
     loss.backward()
     torch.save((loss.detach(), q.grad, c.grad), f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_that_gather_train_as_one_on_the_joint_batch(tmp_path):
-    torch.multiprocessing.spawn(one_rank, (tmp_path / "store", tmp_path, BUDGETS), nprocs=2)
+@pytest.mark.parametrize("full_only", [False, True])
+def test_two_processes_that_gather_train_as_one_on_the_joint_batch(full_only, tmp_path):
+    arguments = (tmp_path / "store", tmp_path, BUDGETS, full_only)
+    torch.multiprocessing.spawn(one_rank, arguments, nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     losses, q_grads, c_grads = zip(*ranks, strict=True)
     queries, candidates = batch(size=6)
-    joint, _ = mmr_loss(queries, candidates, BUDGETS, temperature=0.1)
+    trained = BUDGETS[-1:] if full_only else BUDGETS
+    joint, _ = mmr_loss(queries, candidates, trained, temperature=0.1)
     joint.backward()
     # Data-parallel training averages the loss and the gradients over processes.
     torch.testing.assert_close(torch.stack(losses).mean(), joint.detach())

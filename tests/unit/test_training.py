@@ -3,9 +3,20 @@
 import pytest
 import torch
 import yaml
+from sentence_transformers import MultiVectorEncoderTrainer
 
-from metaembed_lite import MatryoshkaMultiVectorLoss, build, load, load_task, train
+from metaembed_lite import (
+    MatryoshkaMultiVectorLoss,
+    build,
+    load,
+    load_task,
+    recipes,
+    train,
+    training_arguments,
+)
+from metaembed_lite.callbacks import NestAfter
 from metaembed_lite.data.handwriting import training_rows
+from metaembed_lite.training import freeze_dropout
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +188,113 @@ def test_a_recipe_that_cannot_be_written_is_refused_before_training(rows, tmp_pa
         train(model, rows, steps=1, output=output, recipe={"path": tmp_path}, **SETTINGS)
     assert all(map(torch.equal, model.parameters(), weights))
     assert not output.exists()
+
+
+# Late nesting
+
+
+def test_without_late_nesting_the_weights_are_those_of_mmr_bit_by_bit(rows):
+    trained = []
+    for settings in ({}, {"nest_after": 0.0}, {"nest_after": 0}):
+        model = tiny()
+        train(model, rows, steps=2, **SETTINGS, **settings)
+        trained.append(weights(model))
+    assert torch.equal(trained[0], trained[1])
+    assert torch.equal(trained[0], trained[2])
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 2])
+@pytest.mark.parametrize("budget_weights", [None, [1.0, 3.0]])
+def test_nesting_starts_exactly_after_the_fraction_of_the_steps(
+    rows, mini_batch_size, budget_weights
+):
+    """Two of five steps train as training without MMR does. The loss of step 3 is of both."""
+    settings = {"steps": 5, "mini_batch_size": mini_batch_size, "temperature": 0.2, **SETTINGS}
+    curve = train(tiny(), rows, nest_after=0.4, weights=budget_weights, **settings)
+    full = curve["(2, 4)"] * (budget_weights or [1])[-1]
+    both = full + curve["(1, 1)"] * (budget_weights or [1])[0]
+    assert curve.loss[:2].tolist() == pytest.approx(full[:2].tolist(), abs=2e-3)
+    assert curve.loss[2:].tolist() == pytest.approx(both[2:].tolist(), abs=2e-3)
+    assert curve["(1, 1)"].min() > 0.1, "the smaller budget's loss tells the two sums apart"
+    alone = train(
+        tiny(), rows, budgets=(2, 4), weights=budget_weights and budget_weights[-1:], **settings
+    )
+    assert curve.grad_norm[:2].tolist() == pytest.approx(alone.grad_norm[:2].tolist(), rel=1e-4)
+    # The loss of a step is computed before its update, so step 3 still has the same weights.
+    assert curve["(2, 4)"][:3].tolist() == pytest.approx(alone["(2, 4)"][:3].tolist(), abs=1e-5)
+    assert curve["(2, 4)"][3] != pytest.approx(alone["(2, 4)"][3], abs=1e-5)
+
+
+def test_late_nesting_with_gradient_caching_trains_the_same_model(rows):
+    trained = []
+    for mini_batch_size in (None, 2):
+        model = tiny()
+        train(
+            model, rows, steps=4, nest_after=0.5, mini_batch_size=mini_batch_size, **SETTINGS
+        )  # fmt: skip
+        trained.append(weights(model))
+    torch.testing.assert_close(trained[1], trained[0], atol=1e-5, rtol=0)
+
+
+def test_late_nesting_by_hand_trains_the_same_model_as_train(rows, tmp_path):
+    settings = {"steps": 4, **SETTINGS}
+    by_train, by_hand = tiny(), tiny()
+    train(by_train, rows, nest_after=0.5, **settings)
+    loss = MatryoshkaMultiVectorLoss(by_hand)
+    freeze_dropout(by_hand)
+    arguments = training_arguments(tmp_path, use_cpu=True, save_steps=None, **settings)
+    callbacks = [NestAfter(loss, 0.5)]
+    MultiVectorEncoderTrainer(by_hand, arguments, rows, loss=loss, callbacks=callbacks).train()
+    assert torch.equal(weights(by_hand), weights(by_train))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "steps", "full_steps"),
+    [(0, 10, 0), (0.5, 10, 5), (0.29, 100, 29), (0.25, 10, 2), (0.99, 10, 9), (0.9, 1, 0)],
+)
+def test_the_fraction_is_rounded_to_steps_and_the_last_step_nests(fraction, steps, full_steps):
+    loss = MatryoshkaMultiVectorLoss(tiny())
+    assert NestAfter(loss, fraction).count_full_steps(steps) == full_steps
+
+
+def test_a_model_trained_without_mmr_can_be_nested_afterwards(rows, tmp_path):
+    train(tiny(), rows, budgets=(2, 4), steps=2, output=tmp_path / "full", **SETTINGS)
+    model = load(tmp_path / "full", device="cpu")
+    before = weights(model).clone()
+    settings = {"steps": 12, "temperature": 0.2, **SETTINGS}
+    curve = train(model, rows.select(range(8)), budgets=[(1, 1), (2, 4)], **settings)
+    assert curve["(1, 1)"].iloc[-1] < curve["(1, 1)"].iloc[0]
+    assert not torch.equal(weights(model), before)
+
+
+@pytest.mark.parametrize(
+    "fraction", [1, 1.5, -0.1, float("nan"), float("inf"), "0.5", None, True, 0.5j], ids=str
+)
+def test_a_fraction_out_of_range_is_named(rows, fraction):
+    model = tiny()
+    before = weights(model).clone()
+    with pytest.raises(ValueError, match=rf"nest_after={fraction!r}: .* from 0 to less than 1"):
+        train(model, rows, steps=2, nest_after=fraction, **SETTINGS)
+    assert torch.equal(weights(model), before)
+
+
+def test_late_nesting_that_cannot_take_place_is_refused(rows):
+    model = tiny()
+    settings = {"steps": 2, "nest_after": 0.5, **SETTINGS}
+    with pytest.raises(ValueError, match=r"only budget is \(2, 4\), so there is nothing to nest"):
+        train(model, rows, budgets=(2, 4), **settings)
+    with pytest.raises(ValueError, match=r"\[1\.0, 0\.0\] give the largest budget weight 0"):
+        train(model, rows, weights=[1, 0], **settings)
+    with pytest.raises(ValueError, match=r"nest_after=0\.5 .* your own loss"):
+        train(model, rows, loss=MatryoshkaMultiVectorLoss(model), **settings)
+    with pytest.raises(ValueError, match="CrossEntropyLoss has no nested budgets"):
+        NestAfter(torch.nn.CrossEntropyLoss(), 0.5)
+
+
+def test_a_recipe_sets_late_nesting():
+    assert recipes.read("tiny", ["train.nest_after=0.5"]).train["nest_after"] == 0.5
+    with pytest.raises(ValueError, match="nest_after is 'half'; expected a number"):
+        recipes.read("tiny", ["train.nest_after=half"])
 
 
 def test_a_loss_of_the_user_has_no_columns_per_budget(rows):

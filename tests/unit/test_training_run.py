@@ -129,6 +129,42 @@ def test_a_run_on_a_half_precision_backbone_resumes_to_the_same_weights(rows, tm
     assert torch.equal(trained_weights(resumed), trained_weights(uninterrupted))
 
 
+@pytest.fixture(scope="module")
+def late(rows):
+    """Weights and curve of six steps without a break, of which the last three are nested."""
+    model = tiny()
+    curve = train(model, rows, steps=6, nest_after=0.5, **SETTINGS)
+    return trained_weights(model), curve
+
+
+@pytest.mark.parametrize("after", [2, 3, 4])
+def test_late_nesting_that_was_cut_off_in_any_phase_ends_with_the_same_weights(
+    after, rows, late, whole, tmp_path
+):
+    cut_off(rows, tmp_path / "run", after=after, nest_after=0.5)
+    model, curve = resume(rows, tmp_path / "run", nest_after=0.5)
+    assert torch.equal(trained_weights(model), late[0])
+    assert not torch.equal(trained_weights(model), whole[0])
+    pd.testing.assert_frame_equal(curve, late[1])
+
+
+def test_late_nesting_is_resumed_only_with_nesting_after_the_same_step(rows, tmp_path):
+    output = tmp_path / "run"
+    train(tiny(), rows, steps=4, output=output, save_steps=1, nest_after=0.5, **SETTINGS)
+    for changes, now in (
+        ({"steps": 8}, "null"),
+        ({"steps": 8, "nest_after": 0.5}, '"4 steps"'),
+    ):
+        with pytest.raises(ValueError, match=f'nest_after: "2 steps" before, {now} now'):
+            resume(rows, output, **changes)
+    _, curve = resume(rows, output, steps=8, nest_after=0.25)
+    assert curve.step.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    both = curve["(1, 1)"] + curve["(2, 4)"]
+    torch.testing.assert_close(
+        torch.tensor(curve.loss[2:].values), torch.tensor(both[2:].values), atol=1e-2, rtol=1e-3
+    )
+
+
 def damage_trainer_state(at):
     (at / "trainer_state.json").write_bytes((at / "trainer_state.json").read_bytes()[:100])
 
@@ -202,6 +238,7 @@ def test_a_run_killed_after_its_last_step_is_finished_without_another_step(
         ({"budgets": [(1, 1), (2, 2), (2, 4)]}, r"loss: .*\(2, 2\)"),
         ({"weights": [1, 2]}, "loss: .*weights"),
         ({"temperature": 0.1}, "loss: .*temperature"),
+        ({"nest_after": 0.5}, 'nest_after: null before, "3 steps" now'),
     ],
     ids=str,
 )  # fmt: skip
