@@ -293,7 +293,7 @@ def test_late_nesting_that_cannot_take_place_is_refused(rows):
 
 def test_a_recipe_sets_late_nesting():
     assert recipes.read("tiny", ["train.nest_after=0.5"]).train["nest_after"] == 0.5
-    with pytest.raises(ValueError, match="nest_after is 'half'; expected a number"):
+    with pytest.raises(ValueError, match="nest_after is 'half', a text; expected a number"):
         recipes.read("tiny", ["train.nest_after=half"])
 
 
