@@ -97,8 +97,9 @@ def train(
             with more steps must nest after the same step: 0.5 of 1000 steps is 0.125 of 4000.
             Defaults to 0.0, which trains all budgets from the first step.
         loss: another loss in place of MMR, such as one of sentence-transformers for a model without
-            meta tokens. The four settings above and ``mini_batch_size`` must then be set in that
-            loss, and no memory is estimated. Defaults to MMR.
+            meta tokens. ``budgets``, ``weights``, ``temperature`` and ``mini_batch_size`` must then
+            be set in that loss, ``nest_after`` stays 0, and no memory is estimated. Defaults to
+            MMR.
         steps: optimizer steps. Defaults to 1000.
         batch_size: queries per step and device. Defaults to 64.
         mini_batch_size: inputs encoded at a time, by gradient caching. It is the same training in
@@ -140,9 +141,9 @@ def train(
     Raises:
         ValueError: on no rows, wrong columns, fewer rows than a batch, or an unknown precision.
             Also on ``nest_after`` out of range or with a single budget. Also on ``loss`` with
-            settings of MMR, or a model of which nothing trains. Also if
-            something in ``output`` would be lost, or on a resume with other settings. Also if
-            weights are not finite at the end. The model in ``output`` is then kept.
+            settings of MMR, or a model of which nothing trains. Also if something in ``output``
+            would be lost, or on a resume with other settings. Also if weights are not finite at
+            the end. The model in ``output`` is then kept.
         MemoryError: if the run will not fit according to the estimate, which is logged.
         BlockingIOError: if another process trains into ``output``.
 
