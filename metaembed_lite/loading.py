@@ -16,7 +16,12 @@ from metaembed_lite.encoder import MultiVectorEncoder, configure
 from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.meta_tokens import MetaTokenTransformer
 from metaembed_lite.model_folder import interrupted
-from metaembed_lite.pooling import PrefixPooling, SingleVectorPooling
+from metaembed_lite.pooling import (
+    LinearPooling,
+    PrefixPooling,
+    SingleVectorPooling,
+    WardPooling,
+)
 
 
 def load(
@@ -117,7 +122,7 @@ def module_classes() -> dict[str, Any]:
     """
     classes = (
         MetaTokenTransformer, ItemTransformer, Dense, Normalize, MultiVectorMask, PrefixPooling,
-        SingleVectorPooling,
+        SingleVectorPooling, WardPooling, LinearPooling,
     )  # fmt: skip
     named = {f"{c.__module__}.{c.__name__}": c for c in classes}
     return {**named, "sentence_transformers.base.modules.transformer.Transformer": ItemTransformer}

@@ -13,7 +13,7 @@ LAYERS = [
     "arguments timing locking results",
     "budget items backbones model_folder",
     "scoring plain_text checkpoints settings hub",
-    "data adapter",
+    "data adapter clustering",
     "saved_model",
     "item_transformer",
     "meta_tokens pooling",
