@@ -14,8 +14,9 @@ import torch
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 from metaembed_lite.arguments import check_counts, whole_number
+from metaembed_lite.attention_clustering import AttentionClusterTransformer
 from metaembed_lite.item_transformer import ItemTransformer
-from metaembed_lite.model import assemble
+from metaembed_lite.model import assemble, init_meta_tokens
 from metaembed_lite.pooling import LinearPooling, SingleVectorPooling
 
 if TYPE_CHECKING:
@@ -142,6 +143,44 @@ def constant_vectors(
         transformer, dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length,
         pooling=pooling, device=device,
     )  # fmt: skip
+
+
+def attention_clusters(
+    backbone: str = "tiny-vlm",
+    r_c: int = 16,
+    *,
+    dim: int | None = None,
+    lora_rank: int | None = 32,
+    max_seq_length: int | None = None,
+    device: str | None = None,
+    seed: int = 0,
+) -> MultiVectorEncoder:
+    """A small version of OmniColPress' attention-guided clustering, (R_c, D) per candidate.
+
+    Learned tokens choose R_c token states of a candidate, around which the others are averaged. See
+    ``AttentionClusterTransformer``. Queries keep all their token vectors, (T, D).
+
+    Args:
+        backbone: as in ``build``.
+        r_c: learned tokens, and vectors per candidate. Defaults to 16.
+        dim, lora_rank, max_seq_length, device, seed: as in ``build``.
+
+    Raises:
+        ValueError: on counts below one, a limit beyond the backbone's positions, or a backbone
+            whose attention cannot be read.
+
+    Example:
+        >>> model = attention_clusters("tiny-vlm", r_c=4, lora_rank=None, device="cpu")
+        >>> model.encode_document("3 top-left, 7 center").shape
+        torch.Size([4, 128])
+    """
+    check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
+    torch.manual_seed(seed)
+    transformer = AttentionClusterTransformer(backbone, r_c=r_c)
+    init_meta_tokens(transformer, None)
+    return assemble(
+        transformer, dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length, device=device
+    )
 
 
 def _transformer(backbone: str, seed: int) -> ItemTransformer:

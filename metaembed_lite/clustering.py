@@ -92,3 +92,48 @@ def cluster_means(embeddings: Tensor, labels: Tensor, n_clusters: int) -> tuple[
     sums = members.to(embeddings.dtype).mT @ embeddings  # (B, T, D) -> (B, R, D)
     # A mean and a sum have the same direction, and only the direction is kept.
     return F.normalize(sums, dim=-1), members.any(dim=1)
+
+
+def salient_means(
+    embeddings: Tensor, saliency: Tensor, mask: Tensor, n_clusters: int
+) -> tuple[Tensor, Tensor]:
+    """Clusters around the most salient tokens, and their means weighted by saliency.
+
+    Each token joins the center with the largest cosine. The choice of centers and clusters has no
+    gradient. The means have one, to the embeddings and to the saliency.
+
+    Args:
+        embeddings: (B, T, D).
+        saliency: (B, T), not negative.
+        mask: (B, T) bool, False where a token is padding.
+        n_clusters: R, the number of centers. An item with fewer tokens has one cluster per token.
+
+    Returns:
+        Means (B, R, D), not normalized, the most salient center first. And a mask (B, R), False
+        where an item has no such cluster.
+
+    Example:
+        >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 0.5]]])
+        >>> mask = torch.ones(1, 3, dtype=torch.bool)
+        >>> salient_means(tokens, torch.tensor([[0.2, 0.6, 0.2]]), mask, n_clusters=2)[0]
+        tensor([[[0.0000, 0.8750],
+                 [1.0000, 0.0000]]])
+    """
+    count = min(n_clusters, embeddings.shape[1])
+    with torch.no_grad():
+        order = saliency.masked_fill(~mask, -torch.inf)
+        centers = order.topk(count, dim=1).indices  # (B, R)
+        present = mask.gather(1, centers)
+        units = F.normalize(embeddings, dim=-1)
+        rows = centers[..., None].expand(-1, -1, units.shape[2])
+        cosines = units @ units.gather(1, rows).mT  # (B, T, R)
+        labels = cosines.masked_fill(~present[:, None], -torch.inf).argmax(dim=2)
+        labels.scatter_(1, centers, torch.arange(count, device=labels.device).expand_as(centers))
+        labels = labels.masked_fill(~mask, PADDING)
+        members = F.one_hot(labels - PADDING, count + 1)[..., 1:]  # (B, T, R), none at padding
+    smallest = torch.finfo(embeddings.dtype).tiny  # keeps a cluster that gets no attention finite
+    weights = members * saliency.clamp(min=smallest)[..., None].to(embeddings.dtype)
+    sums = weights.mT @ embeddings  # (B, T, D) -> (B, R, D)
+    means = sums / weights.sum(dim=1).clamp(min=smallest)[..., None]
+    missing = n_clusters - count  # more clusters than positions
+    return F.pad(means, (0, 0, 0, missing)), F.pad(present, (0, missing))

@@ -12,6 +12,7 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 from metaembed_lite import checkpoints, hub, saved_model
 from metaembed_lite.adapter import AdapterTransformer
+from metaembed_lite.attention_clustering import AttentionClusterTransformer
 from metaembed_lite.encoder import MultiVectorEncoder, configure
 from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.meta_tokens import MetaTokenTransformer
@@ -122,7 +123,7 @@ def module_classes() -> dict[str, Any]:
     """
     classes = (
         MetaTokenTransformer, ItemTransformer, Dense, Normalize, MultiVectorMask, PrefixPooling,
-        SingleVectorPooling, WardPooling, LinearPooling,
+        SingleVectorPooling, WardPooling, LinearPooling, AttentionClusterTransformer,
     )  # fmt: skip
     named = {f"{c.__module__}.{c.__name__}": c for c in classes}
     return {**named, "sentence_transformers.base.modules.transformer.Transformer": ItemTransformer}

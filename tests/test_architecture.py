@@ -17,7 +17,7 @@ LAYERS = [
     "saved_model",
     "item_transformer",
     "meta_tokens pooling",
-    "false_negatives model_card",
+    "false_negatives model_card attention_clustering",
     "encoder",
     "losses model loading saving interpretability",
     "baselines evaluation training_run memory",

@@ -10,16 +10,23 @@ from safetensors.torch import load_file
 from sentence_transformers.multi_vector_encoder.losses import (
     MultiVectorMultipleNegativesRankingLoss,
 )
+from transformers import MambaConfig, MambaModel
 
 from metaembed_lite import load, load_task, train
-from metaembed_lite.baselines import constant_vectors, single_vector, token_vectors
+from metaembed_lite.attention_clustering import find_last_attention
+from metaembed_lite.baselines import (
+    attention_clusters,
+    constant_vectors,
+    single_vector,
+    token_vectors,
+)
 from metaembed_lite.data.handwriting import training_rows
 from metaembed_lite.model_folder import MARKER
 from metaembed_lite.pooling import LinearPooling
 from metaembed_lite.saving import save
 from metaembed_lite.training import training_arguments
 
-EVERY_BASELINE = [single_vector, token_vectors, constant_vectors]
+EVERY_BASELINE = [single_vector, token_vectors, constant_vectors, attention_clusters]
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +237,10 @@ def test_a_text_beyond_max_tokens_is_cut_and_an_image_is_named(task):
     longer, shorter = model.encode_document([words + " eleven twelve", words + " eleven"])
     assert torch.equal(longer, shorter)
     small = constant_vectors(max_tokens=10, lora_rank=None)
-    with pytest.raises(ValueError, match=r"item 1 .*takes 16 tokens, and there is room for 10"):
+    with pytest.raises(
+        ValueError,
+        match=r"item 1 .*takes 16 tokens, and there is room for 10: .*raise document_length",
+    ):
         small.encode_document(["a", task.candidates[0]])
     small[0].document_length = None  # what reaches the map is then longer than its rows
     with pytest.raises(ValueError, match=r"max_tokens=10\): the item has 16 tokens"):
@@ -257,3 +267,79 @@ def test_the_map_of_a_saved_model_is_checked(tmp_path):
     (folder / "config.json").write_text(json.dumps(settings | {"max_tokens": 21}))
     with pytest.raises(ValueError, match="LinearPooling cannot be made from its files"):
         load(tmp_path / "saved")
+
+
+def slow_attention_clusters(model, item, r_c):
+    """Vectors of one item from the backbone's own outputs, one token at a time."""
+    features = model.preprocess([item], task="document")
+    inputs = {
+        name: value
+        for name, value in features.items()
+        if isinstance(value, torch.Tensor) and name not in ("item_keys", "num_images_per_sample")
+    }
+    with torch.inference_mode():
+        output = model[0].model(**inputs, output_attentions=True)
+    attention = output.attentions[-1][0].double().mean(dim=0).numpy()  # (T, T)
+    n_content = len(attention) - r_c
+    states = output.last_hidden_state[0, :n_content].double().numpy()
+    saliency = attention[n_content:, :n_content].mean(axis=0)
+    centers = np.argsort(-saliency)[:r_c].tolist()
+    clusters = {center: [] for center in centers}
+    for index, state in enumerate(states):
+        cosines = [state @ states[c] / np.linalg.norm(state) / np.linalg.norm(states[c])
+                   for c in centers]  # fmt: skip
+        clusters[centers[int(np.argmax(cosines))]].append(index)
+    means = [
+        sum(saliency[i] * states[i] for i in members) / sum(saliency[i] for i in members)
+        for members in clusters.values()
+    ]
+    return np.stack([mean / np.linalg.norm(mean) for mean in means])
+
+
+@pytest.mark.parametrize("r_c", [1, 4, 10])
+def test_attention_clusters_are_those_of_a_slow_loop(r_c, task):
+    model = attention_clusters(r_c=r_c, lora_rank=None, device="cpu")
+    for item in (task.candidates[0], "some words here, and then a few more"):
+        want = slow_attention_clusters(model, item, r_c)
+        np.testing.assert_allclose(model.encode_document(item).numpy(), want, atol=1e-4)
+
+
+def test_attention_clusters_are_the_same_alone_and_next_to_longer_items(task):
+    model = attention_clusters(r_c=12, dim=32, lora_rank=None, device="cpu")
+    items = [task.candidates[0], "a", "a text with many more words than all of the others have"]
+    together = model.encode_document(items, batch_size=3)
+    lengths = [len(model.preprocess([item], task="query")["input_ids"][0]) for item in items]
+    assert [len(vectors) for vectors in together] == [min(12, length) for length in lengths]
+    assert lengths[1] < 12  # an item with fewer tokens than centers
+    for item, vectors in zip(items, together, strict=True):
+        torch.testing.assert_close(model.encode_document(item), vectors, atol=1e-5, rtol=0)
+
+
+def test_a_query_has_no_learned_tokens_and_keeps_all_its_vectors():
+    clusters = attention_clusters(r_c=4, lora_rank=None, device="cpu")
+    tokens = token_vectors(lora_rank=None, device="cpu")
+    got, want = (model.encode_query("3 top-left, 7 center") for model in (clusters, tokens))
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)  # eager attention rounds otherwise
+
+
+def test_the_tokens_that_choose_clusters_train_next_to_lora():
+    model = attention_clusters(r_c=4, dim=32, lora_rank=4, device="cpu")
+    rows = training_rows(4)
+    features = [model.preprocess(rows["query"], task="query"),
+                model.preprocess(rows["positive"], task="document")]  # fmt: skip
+    MultiVectorMultipleNegativesRankingLoss(model)(features).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    (learned,) = [g for name, g in gradients.items() if "trainable_tokens" in name]
+    assert learned.shape == (4, 128)
+    assert (learned.abs().amax(dim=1) > 0).all()
+    assert all(g.abs().max() > 0 for name, g in gradients.items() if "lora_B" in name)
+
+
+def test_a_backbone_without_attention_is_named():
+    with pytest.raises(ValueError, match=r"Mamba\w+: the attention of the language model's last"):
+        find_last_attention(MambaModel(MambaConfig(hidden_size=8, num_hidden_layers=1)))
+
+
+def test_a_number_of_clusters_below_one_is_named():
+    with pytest.raises(ValueError, match=r"^r_c=0:"):
+        attention_clusters(r_c=0)
