@@ -253,9 +253,11 @@ class ItemTransformer(AdapterTransformer):
     def _too_large(self, tokens: int, limit: int, kwargs: dict[str, Any]) -> str:
         appended = len(self.appended_ids(kwargs.get("task")))
         meta_tokens = f" next to {appended} meta tokens" if appended else ""
+        length = "query_length" if kwargs.get("task") == "query" else "document_length"
+        setting = length if getattr(self, length) == limit else "max_seq_length"
         return (
             f"without any text it takes {tokens} tokens, and there is room for {limit}"
-            f"{meta_tokens}: give a smaller image, or raise max_seq_length"
+            f"{meta_tokens}: give a smaller image, or raise {setting}"
         )
 
     def _warn_of_truncation(self, n_full: int, total: int, limit: int, task: str | None) -> None:

@@ -12,11 +12,17 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 from metaembed_lite import checkpoints, hub, saved_model
 from metaembed_lite.adapter import AdapterTransformer
+from metaembed_lite.attention_clustering import AttentionClusterTransformer
 from metaembed_lite.encoder import MultiVectorEncoder, configure
 from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.meta_tokens import MetaTokenTransformer
 from metaembed_lite.model_folder import interrupted
-from metaembed_lite.pooling import PrefixPooling, SingleVectorPooling
+from metaembed_lite.pooling import (
+    LinearPooling,
+    PrefixPooling,
+    SingleVectorPooling,
+    WardPooling,
+)
 
 
 def load(
@@ -117,7 +123,7 @@ def module_classes() -> dict[str, Any]:
     """
     classes = (
         MetaTokenTransformer, ItemTransformer, Dense, Normalize, MultiVectorMask, PrefixPooling,
-        SingleVectorPooling,
+        SingleVectorPooling, WardPooling, LinearPooling, AttentionClusterTransformer,
     )  # fmt: skip
     named = {f"{c.__module__}.{c.__name__}": c for c in classes}
     return {**named, "sentence_transformers.base.modules.transformer.Transformer": ItemTransformer}

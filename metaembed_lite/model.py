@@ -104,7 +104,7 @@ def build(
         raise OSError(hub.unreachable(backbone, "backbone", checkpoints.BACKBONES)) from error
     except ValueError as error:  # ours, or that of transformers on a strange configuration
         raise ValueError(f"backbone {str(backbone)!r}: {error}") from error
-    _init_meta_tokens(transformer, init_text)
+    init_meta_tokens(transformer, init_text)
     model = assemble(
         transformer, dim=dim, device=device, max_seq_length=max_seq_length,
         lora_rank=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout,
@@ -231,8 +231,24 @@ def assemble(
     return model
 
 
-def _init_meta_tokens(transformer: MetaTokenTransformer, texts: tuple[str, str] | None) -> None:
-    """Set the meta tokens' embeddings: from two texts, or random around the vocabulary's mean."""
+def init_meta_tokens(transformer: Any, texts: tuple[str, str] | None) -> None:
+    """Set the meta tokens' embeddings: from two texts, or random around the vocabulary's mean.
+
+    Args:
+        transformer: a backbone with ``meta_ids``. It is changed in place.
+        texts: one for M_q and one for M_c, or None for random draws.
+
+    Raises:
+        ValueError: if a text has no tokens.
+
+    Example:
+        >>> transformer = MetaTokenTransformer("tiny-vlm", r_q=1, r_c=1)
+        >>> init_meta_tokens(transformer, ("violin", "violin"))
+        >>> rows = [transformer.meta_ids[side][0] for side in ("query", "document")]
+        >>> q, c = transformer.model.get_input_embeddings().weight[rows]
+        >>> torch.equal(q, c)
+        True
+    """
     weight = transformer.model.get_input_embeddings().weight
     sides = list(transformer.meta_ids.values())
     with torch.no_grad():
@@ -267,10 +283,11 @@ def _add_lora(
     else:
         chosen = backbones.chosen_targets(backbone, targets)
     tokens = None
-    if isinstance(model[0], MetaTokenTransformer):
+    meta_ids = [i for ids in getattr(model[0], "meta_ids", {}).values() for i in ids]
+    if meta_ids:
         rows = backbone.get_input_embeddings()
         name = next(n for n, module in backbone.named_modules() if module is rows)
-        tokens = {name: model[0].meta_ids["query"] + model[0].meta_ids["document"]}
+        tokens = {name: meta_ids}
     model.add_adapter(
         LoraConfig(
             r=int(rank),

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Meta tokens and projection start at random values, so they may need a larger learning rate.
-FRESH_WEIGHTS = r"trainable_tokens|(^|model\.)1\.linear\."
+# Meta tokens, the projection and LinearPooling start at random values, so they may need a larger
+# learning rate.
+FRESH_WEIGHTS = r"trainable_tokens|(^|model\.)\d+\.linear\."
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
