@@ -1,4 +1,4 @@
-"""Retrieval tasks by name: handwriting, scenes, pages, code, your own images, and MMEB."""
+"""Retrieval tasks by name: stickers, handwriting, pages, code, your own images, MMEB and more."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from metaembed_lite.data import (
     mmeb,
     pages,
     scenes,
+    stickers,
 )
 from metaembed_lite.data.task import RetrievalTask
 from metaembed_lite.settings import check
 
 SUITES: dict[str, Callable[..., RetrievalTask]] = {
+    "stickers": stickers.load_stickers,
     "handwriting": handwriting.load_handwriting,
     "scenes": scenes.load_scenes,
     "codesearch": codesearch.load_codesearch,
@@ -36,9 +38,9 @@ def load_task(name: str, **settings: Any) -> RetrievalTask:
     """Load the retrieval task of a suite.
 
     Args:
-        name: "handwriting", "scenes", "codesearch", "pages", "image_folder" (your own images and
-            captions) or "mmeb". Also one of ``meta_tasks.TASKS``, such as "scenes/vqa", or one
-            collection of pages, such as "pages/bars".
+        name: "stickers", "handwriting", "scenes", "codesearch", "pages", "image_folder" (your own
+            images and captions) or "mmeb". Also one of ``meta_tasks.TASKS``, such as "scenes/vqa",
+            or one collection of pages, such as "pages/bars".
         **settings: arguments of the suite's function, such as ``n_queries``, ``n_train``,
             ``seed``, ``split``, ``collection`` or ``path``.
 
@@ -46,8 +48,8 @@ def load_task(name: str, **settings: Any) -> RetrievalTask:
         ValueError: on an unknown suite or setting, a missing setting, or a value of a wrong type.
 
     Example:
-        >>> load_task("scenes", n_queries=5, n_train=2)
-        RetrievalTask('scenes': 5 queries, 10 candidates, 2 training rows)
+        >>> load_task("stickers", n_queries=5, n_train=2)
+        RetrievalTask('stickers': 5 queries, 10 candidates, 2 training rows)
     """
     load = find_suite(name)
     arguments = check(load, settings, f"suite {name!r}")

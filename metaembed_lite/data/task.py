@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from metaembed_lite.arguments import whole_number
+
 MAX_GRADE = 1e300  # NDCG adds grades, and the sum must not overflow
 SPLITS = ("train", "validation", "test")
 # The numbers that keep the random streams apart. Other numbers would sample other tasks.
@@ -147,15 +149,13 @@ def check_sizes(n_queries: int, n_train: int) -> None:
     """Check that there is at least one query and that ``n_train`` is not negative.
 
     Raises:
-        ValueError: naming both values.
+        ValueError: naming the argument, also if it is a bool or no whole number.
 
     Example:
         >>> check_sizes(n_queries=500, n_train=0)
     """
-    if n_queries < 1 or n_train < 0:
-        raise ValueError(
-            f"n_queries={n_queries}, n_train={n_train}: need n_queries >= 1 and n_train >= 0"
-        )
+    whole_number(n_queries, "n_queries")
+    whole_number(n_train, "n_train", least=0)
 
 
 def check_split(split: str) -> None:

@@ -306,7 +306,7 @@ def test_the_random_streams_stay_as_they_were_when_results_were_measured():
 
 
 def test_an_unknown_suite_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'mnist'\. Choose from handwriting, scenes, codesearch"):
+    with pytest.raises(ValueError, match=r"'mnist'\. Choose from stickers, handwriting, scenes"):
         load_task("mnist")
 
 
