@@ -20,7 +20,7 @@ class NestAfter(TrainerCallback):
     """Late nesting: trains only the largest budget at first, and then all nested budgets.
 
     The number of the step decides. So a resumed run continues in the right phase, and processes
-    that train together need not communicate. Until nesting starts, the smaller budgets have
+    that train together do not have to communicate. Until nesting starts, the smaller budgets have
     weight 0, and their losses are still computed for the log.
 
     Args:
