@@ -1,8 +1,8 @@
 """Training rows: Datasets with the columns query, positive and negatives, checked before training.
 
-Three functions make rows. ``rows_from_records`` takes records with items in memory, and
-``rows_from_examples`` a suite's examples. ``lazy_rows`` takes image files, which are opened when a
-row is read.
+Four functions make rows. ``rows_from_records`` takes records with items in memory, and
+``rows_from_examples`` a suite's examples. ``rows_from_stored`` takes examples whose images are the
+bytes of files, and ``lazy_rows`` the paths of files. Both open an image when its row is read.
 """
 
 from __future__ import annotations
@@ -194,6 +194,33 @@ def rows_from_examples(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
     """
     names = ("query", "positive", "negative")
     return rows_from_records(dict(zip(names, example, strict=True)) for example in examples)
+
+
+def rows_from_stored(examples: Iterable[tuple[Item, Item, Item]]) -> Dataset:
+    """Make a Dataset with the columns query, positive, negative, of images in a compact format.
+
+    The bytes are kept as they are, so rows stay small. ``rows_from_examples`` would store PNG.
+
+    Args:
+        examples: of texts, bytes of image files, or ``{"text": str, "image": bytes}``. All items of
+            a column are of one kind.
+
+    Example:
+        >>> from metaembed_lite.data.sheets import Sheet, store_sheet
+        >>> apple, pear = (store_sheet(Sheet("twemoji", [thing])) for thing in (95, 96))
+        >>> rows_from_stored([("red apple", apple, pear)])[0]["positive"].size
+        (32, 32)
+    """
+    picture = ImageFeature()
+    both = {"text": Value("string"), "image": picture}
+    kinds: dict[type, Any] = {str: Value("string"), bytes: picture, dict: both}
+    columns = [list(column) for column in zip(*examples, strict=True)] or [[], [], []]
+    names = ("query", "positive", "negative")
+    features = {
+        name: kinds[type(column[0]) if column else str]
+        for name, column in zip(names, columns, strict=True)
+    }
+    return Dataset.from_dict(dict(zip(names, columns, strict=True)), features=Features(features))
 
 
 def lazy_rows(

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Features, Value
-from datasets import Image as ImageFeature
+from datasets import Dataset
 
 from metaembed_lite.arguments import whole_number
+from metaembed_lite.data.rows import rows_from_stored
 from metaembed_lite.data.sheets import Sheet, grade_sheets, render_sheet, store_sheet
 from metaembed_lite.data.sticker_art import (
     ARTISTS,
@@ -93,14 +93,27 @@ def sample_triple(
     others = rng.permutation(_leave_out(SEEN[artist], named))[: side * side - n_named]
     things = rng.permutation(np.concatenate([named, others]))
     replaced = things.copy()
-    replaced[things == named[0]] = _sample_neighbor(rng, int(named[0]), things, artist)
+    replaced[things == named[0]] = sample_neighbor(rng, int(named[0]), things, SEEN[artist])
     order = rng.permutation(n_named)
     return SheetTriple(Sheet(artist, things), named[order], Sheet(artist, replaced))
 
 
-def _sample_neighbor(rng: np.random.Generator, thing: int, things: np.ndarray, artist: str) -> int:
-    """A seen thing that is not on the sheet: of the same kind, unless all of those are on it."""
-    free = _leave_out(SEEN[artist], things)
+def sample_neighbor(
+    rng: np.random.Generator, thing: int, things: np.ndarray, allowed: tuple[int, ...]
+) -> int:
+    """Sample what replaces a thing: another one of its kind, unless all of those are taken.
+
+    Args:
+        rng: random generator of the sampling.
+        thing: the thing to replace.
+        things: those that are taken, for example because they are on the sheet.
+        allowed: the things to choose from, which are not all taken.
+
+    Example:
+        >>> sample_neighbor(np.random.default_rng(0), 95, np.array([95, 96]), (5, 90, 96))
+        90
+    """
+    free = _leave_out(allowed, things)
     neighbors = [other for other in kind_of(thing) if other in free]
     return int(rng.choice(neighbors if neighbors else free))
 
@@ -170,15 +183,10 @@ def training_rows(n: int, seed: int = 0, side: int = SIDE, language: str = "en")
         (160, 160)
     """
     rng = training_rng(seed)
-    triples = [sample_triple(rng, side) for _ in range(n)]
-    picture = ImageFeature()
-    return Dataset.from_dict(
-        {
-            "query": [describe(t.named, language) for t in triples],
-            "positive": [picture.encode_example(store_sheet(t.sheet)) for t in triples],
-            "negative": [picture.encode_example(store_sheet(t.negative)) for t in triples],
-        },
-        features=Features(query=Value("string"), positive=picture, negative=picture),
+    triples = (sample_triple(rng, side) for _ in range(n))
+    return rows_from_stored(
+        (describe(t.named, language), store_sheet(t.sheet), store_sheet(t.negative))
+        for t in triples
     )
 
 
