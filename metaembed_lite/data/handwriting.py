@@ -1,69 +1,43 @@
-"""Boards of real handwriting, the running example of the book.
+"""Boards of real handwriting: k x k scanned digits, and queries that name three places.
 
-A board is a 3 x 3 image of scanned digits. A query names three places, "4 top-left, 7 center,
-1 right". Its hard negative is the same board with another digit at one named place.
+The hard negative of a query is the same board with another digit at one named place. There are two
+styles. Without gutters, a board has 3 x 3 places, and a query reads "4 top-left, 7 center, 1
+right". With gutters, a board has any side, and a query reads "4 C1, 7 A3, 1 E5".
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from metaembed_lite.data.boards import CELL, PLACES, Triple, grade_boards, render_rows
-from metaembed_lite.data.task import (
-    RetrievalTask,
-    check_sizes,
-    check_split,
-    split_rng,
-    training_rng,
+from metaembed_lite.arguments import whole_number
+from metaembed_lite.data.boards import CELL, PLACES, Triple, grade_boards, place_names, render_rows
+from metaembed_lite.data.rows import rows_from_stored
+from metaembed_lite.data.scans import (
+    MOST_SIDE,
+    choose_scans,
+    load_scans,
+    render_digits,
+    store_board,
 )
+from metaembed_lite.data.task import RetrievalTask, check_sizes, split_rng, training_rng
 
 ABOUT = """\
 Boards of real handwriting.
 
-A board is a 3 x 3 image of scanned digits. A query names three of its places, such as "4 top-left,
-7 center, 1 right". A hard negative is the same board with another digit at one of the named places.
-Test boards use the scans of writers who are not in the training boards.
+A board is a square of scanned digits, 3 x 3 by default. A query names three of its places, such as
+"4 top-left, 7 center, 1 right". On boards with white gutters, places are named as in a spreadsheet,
+such as "4 C1, 7 A3, 1 E5". A hard negative is the same board with another digit at one of the named
+places. Test boards use the scans of writers who are not in the training boards.
 
 The scans are "Optical Recognition of Handwritten Digits" by Ethem Alpaydin and Cenk Kaynak, UCI
 Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0. They
 are read from the installed scikit-learn.
 """
 NAMED_PLACES = 3  # per query, so 1 of 1,000 random boards fits by chance
-
-GUTTERED_CELL, ENLARGED_SCAN = 32, 24  # pixels: a place of render_digits, and the scan inside it
-
-# Scans are ordered by writer (13 writers, about 138 each). A gap of one writer keeps train and test
-# writers disjoint. The gap is the validation split: it may share writers with either side, so use
-# it for tuning only.
-SCAN_RANGES = {"train": (0, 1100), "validation": (1100, 1240), "test": (1240, 1797)}
-
-
-@cache
-def load_scans(split: str) -> tuple[np.ndarray, ...]:
-    """Load the scans of a split, by digit.
-
-    Returns:
-        Ten arrays (n, 8, 8), uint8, ink from 0 (none) to 255.
-
-    Raises:
-        ValueError: on an unknown split.
-
-    Example:
-        >>> scans = load_scans("test")
-        >>> len(scans), scans[0].shape[1:]
-        (10, (8, 8))
-    """
-    from sklearn.datasets import load_digits  # importing sklearn takes seconds
-
-    check_split(split)
-    digits = load_digits()
-    part = slice(*SCAN_RANGES[split])
-    scans = (digits.images[part] * 255 / 16).round().astype(np.uint8)
-    return tuple(scans[digits.target[part] == digit] for digit in range(10))
 
 
 def render_board(digits: np.ndarray, rng: np.random.Generator, split: str) -> Image.Image:
@@ -80,86 +54,109 @@ def render_board(digits: np.ndarray, rng: np.random.Generator, split: str) -> Im
     return board.resize((3 * CELL, 3 * CELL), Image.Resampling.BILINEAR)
 
 
-def render_digits(digits: np.ndarray, rng: np.random.Generator, split: str) -> Image.Image:
-    """Render k x k digits with white gutters, 32 pixels per place, the size of a sticker.
+def describe(digits: np.ndarray, places: np.ndarray, names: Sequence[str] = PLACES) -> str:
+    """Describe some places of a board, in the order given.
 
     Args:
-        digits: (k * k,) int in reading order.
-        rng: chooses a scan of each digit.
-        split: whose scans, "train", "validation" or "test".
-
-    Returns:
-        An RGB image of edge ``32 * k``.
-
-    Raises:
-        ValueError: if the digits do not fill a square.
-
-    Example:
-        >>> render_digits(np.arange(25) % 10, np.random.default_rng(0), "train").size
-        (160, 160)
-    """
-    side = round(len(digits) ** 0.5)
-    if side < 1 or side * side != len(digits):
-        raise ValueError(f"{len(digits)} digits do not fill a square: give 1, 4, 9, 16, 25, ...")
-    scans = _load_enlarged_scans(split)
-    cells = np.stack([scans[digit][rng.integers(len(scans[digit]))] for digit in digits])
-    edge = side * GUTTERED_CELL
-    board = cells.reshape(side, side, GUTTERED_CELL, GUTTERED_CELL).swapaxes(1, 2)
-    return Image.fromarray(board.reshape(edge, edge)).convert("RGB")
-
-
-@cache
-def _load_enlarged_scans(split: str) -> tuple[np.ndarray, ...]:
-    """The scans of a split, by digit, (n, 32, 32) uint8: dark ink of 24 x 24 pixels on white."""
-    gutter = (GUTTERED_CELL - ENLARGED_SCAN) // 2
-
-    def enlarge(scan: np.ndarray) -> np.ndarray:
-        size = (ENLARGED_SCAN, ENLARGED_SCAN)
-        ink = Image.fromarray(scan).resize(size, Image.Resampling.BILINEAR)
-        return np.pad(255 - np.asarray(ink), gutter, constant_values=255)
-
-    return tuple(np.stack([enlarge(scan) for scan in scans]) for scans in load_scans(split))
-
-
-def describe(digits: np.ndarray, places: np.ndarray) -> str:
-    """Describe some places of a board, in the order given.
+        digits: (K,) int in reading order.
+        places: the places to describe.
+        names: K names of places. Defaults to those of a board without gutters.
 
     Example:
         >>> describe(np.arange(9), np.array([4, 0]))
         '4 center, 0 top-left'
+        >>> describe(np.arange(9), np.array([4, 0]), place_names(3))
+        '4 B2, 0 A1'
     """
-    return ", ".join(f"{digits[place]} {PLACES[place]}" for place in places)
+    return ", ".join(f"{digits[place]} {names[place]}" for place in places)
 
 
-def sample_triple(rng: np.random.Generator) -> Triple:
-    """Sample a board of digits (9,), the places that its query names (3,), and a hard negative.
+def sample_triple(rng: np.random.Generator, side: int = 3) -> Triple:
+    """Sample a board of digits, the three places that its query names, and a hard negative.
+
+    Args:
+        rng: random generator of the sampling.
+        side: places per row and column, at least 2. Defaults to 3.
 
     Example:
         >>> triple = sample_triple(np.random.default_rng(0))
         >>> int((triple.board != triple.negative).sum())
         1
     """
-    digits = rng.integers(10, size=9)
-    places = rng.permutation(9)[:NAMED_PLACES]
+    digits = rng.integers(10, size=side * side)
+    places = rng.permutation(side * side)[:NAMED_PLACES]
     negative = digits.copy()
     negative[places[0]] = (digits[places[0]] + rng.integers(1, 10)) % 10
     return Triple(digits, rng.permutation(places), negative)
 
 
-def training_rows(n: int, seed: int = 0) -> Dataset:
+def name_places(side: int, gutters: bool) -> Sequence[str]:
+    """Name the places of a board in reading order: in words, or with gutters as a spreadsheet does.
+
+    Args:
+        side: places per row and column: 3, or with gutters from 2 to 10.
+        gutters: whether white gutters separate the digits.
+
+    Raises:
+        ValueError: on a side that boards of this style do not have.
+
+    Example:
+        >>> name_places(3, gutters=False)[:2], name_places(5, gutters=True)[:2]
+        (('top-left', 'top'), ['A1', 'B1'])
+    """
+    whole_number(side, "side", least=2)
+    if side > MOST_SIDE:
+        raise ValueError(f"side={side}: use a whole number from 2 to {MOST_SIDE}")
+    if gutters:
+        return place_names(side)
+    if side != 3:
+        raise ValueError(
+            f"side={side}: boards without gutters have side 3; pass gutters=True for another side"
+        )
+    return PLACES
+
+
+def training_rows(n: int, seed: int = 0, side: int = 3, gutters: bool = False) -> Dataset:
     """Sample ``n`` rows (query, positive, negative): text, board, board with one digit changed.
+
+    Boards with gutters are stored as ``store_board`` does and rendered when a row is read. Where
+    metaembed_lite is installed and imported, the rows can be saved and read again.
+
+    Args:
+        n: number of rows.
+        seed: random seed of the sampling. Defaults to 0.
+        side: places per row and column. Defaults to 3.
+        gutters: whether white gutters separate the digits. Defaults to False.
+
+    Raises:
+        ValueError: as ``name_places``.
 
     Example:
         >>> training_rows(2).column_names
         ['query', 'positive', 'negative']
+        >>> training_rows(2, side=5, gutters=True)[0]["positive"].size
+        (160, 160)
     """
-    rng = training_rng(seed)
-    triples = (sample_triple(rng) for _ in range(n))
-    return render_rows(triples, describe, lambda digits: render_board(digits, rng, "train"))
+    names, rng = name_places(side, gutters), training_rng(seed)
+    triples = (sample_triple(rng, side) for _ in range(n))
+    if not gutters:
+        return render_rows(triples, describe, lambda digits: render_board(digits, rng, "train"))
+
+    def store(digits: np.ndarray) -> bytes:
+        return store_board(choose_scans(digits, rng, "train"))
+
+    return rows_from_stored(
+        (describe(t.board, t.places, names), store(t.board), store(t.negative)) for t in triples
+    )
 
 
 def load_handwriting(
-    n_queries: int = 500, n_train: int = 16_000, seed: int = 0, split: str = "test"
+    n_queries: int = 500,
+    n_train: int = 16_000,
+    seed: int = 0,
+    split: str = "test",
+    side: int = 3,
+    gutters: bool = False,
 ) -> RetrievalTask:
     """Load the task: text query to board image, over ``2 * n_queries`` candidates.
 
@@ -172,23 +169,31 @@ def load_handwriting(
         n_train: number of training rows. Defaults to 16,000.
         seed: random seed of the sampling. Defaults to 0.
         split: "train", "validation" or "test". Defaults to "test".
+        side: places per row and column: 3, or with gutters from 2 to 10. Defaults to 3.
+        gutters: whether white gutters separate the digits. A place then has 32 x 32 pixels, and
+            places are named as in a spreadsheet, "A1" at the top left. Defaults to False: a place
+            has 16 x 16 pixels, and places are named in words.
 
     Raises:
-        ValueError: on fewer than one query, a negative ``n_train``, or an unknown split.
+        ValueError: on fewer than one query, a negative ``n_train``, an unknown split, or a
+            ``side`` that boards of this style do not have.
 
     Example:
         >>> load_handwriting(n_queries=5, n_train=0).relevance.shape
         (5, 10)
+        >>> load_handwriting(n_queries=5, n_train=0, side=5, gutters=True).queries[0]
+        '9 E3, 0 B1, 2 E1'
     """
     check_sizes(n_queries, n_train)
-    rng = split_rng(seed, split)
-    triples = [sample_triple(rng) for _ in range(n_queries)]
+    names, rng = name_places(side, gutters), split_rng(seed, split)
+    render = render_digits if gutters else render_board
+    triples = [sample_triple(rng, side) for _ in range(n_queries)]
     boards = [t.board for t in triples] + [t.negative for t in triples]
     return RetrievalTask(
         name="handwriting",
-        queries=[describe(t.board, t.places) for t in triples],
-        candidates=[render_board(board, rng, split) for board in boards],
+        queries=[describe(t.board, t.places, names) for t in triples],
+        candidates=[render(board, rng, split) for board in boards],
         relevance=grade_boards(triples, boards),
-        train=training_rows(n_train, seed) if n_train else None,
+        train=training_rows(n_train, seed, side, gutters) if n_train else None,
         about=ABOUT,
     )
