@@ -196,7 +196,7 @@ def format_tasks(rows: pd.DataFrame, measure: str) -> str:
     largest = rows.groupby(["label", "task"]).bytes_per_candidate.transform("max")
     table = rows[rows.bytes_per_candidate == largest]
     table = table.pivot_table(index="task", columns="label", values=measure, sort=False)
-    if set(table.index) == set(TASKS):
+    if set(table.index) <= set(TASKS):
         tables = {label: tabulate_meta_tasks(column.to_dict()) for label, column in table.items()}
         columns = {label: t.set_index(["task", "meta_task"]).p_at_1 for label, t in tables.items()}
         table = pd.concat(columns, axis=1)

@@ -1,4 +1,4 @@
-"""Handwriting and scenes in MMEB's four meta-tasks: fourteen tasks, seven per suite."""
+"""Handwriting, scenes and stickers in MMEB's four meta-tasks: 21 tasks, seven per suite."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from metaembed_lite.data import questions, sticker_questions
 from metaembed_lite.data.mmeb import average_by_meta_task
-from metaembed_lite.data.questions import DOMAINS, Facts, sample_example
-from metaembed_lite.data.rows import rows_from_examples
+from metaembed_lite.data.questions import DOMAINS, Example, Facts
+from metaembed_lite.data.rows import rows_from_examples, rows_from_stored
+from metaembed_lite.data.sheets import store_sheet
+from metaembed_lite.data.sticker_art import ATTRIBUTION
 from metaembed_lite.data.task import RetrievalTask, check_sizes, split_rng, training_rng
 
-ABOUT = """\
-Handwriting and scenes in MMEB's four meta-tasks: fourteen tasks, seven per suite.
+ABOUT = f"""\
+Handwriting, scenes and stickers in MMEB's four meta-tasks: 21 tasks, seven per suite.
 
-Every query opens with an instruction, as in MMEB, and asks one kind of question:
+Every query opens with an instruction, as in MMEB, and asks one kind of question. About boards:
 
     Retrieval         t2i       a text that names some places   -> a board that fits it
                       i2t       a board                         -> a text that fits it
@@ -26,14 +29,29 @@ Every query opens with an instruction, as in MMEB, and asks one kind of question
     VQA               vqa       a board and names of places     -> what these places hold
     Visual grounding  ground    a board and the name of a place -> the crop of that place
 
-A hard negative differs in one digit, one attribute or one place. The candidates of classify and vqa
+And about sheets of 5 x 5 stickers:
+
+    Retrieval         t2i       a text that names some things   -> a sheet that shows them
+                      i2t       a sheet                         -> a text that names some of it
+                      i2i       a sheet                         -> the things by the other artist
+                      composed  a sheet and a change in words   -> the changed sheet
+    Classification    classify  a sheet                         -> the kinds that occur three times
+    VQA               vqa       a sheet and a thing's neighbor  -> the name of the neighbor
+    Visual grounding  ground    a sheet and the name of a thing -> the crop that shows it
+
+A hard negative differs in one digit, attribute, thing or place. The candidates of classify and vqa
 are all possible answers. The candidates of the other tasks are every query's answer and hard
-negative. Four tasks are held out of training, so they are out of distribution. The same kind of
-task in the other suite is trained.
+negative. Six tasks are held out of training, so they are out of distribution. The same kind of
+task in another suite is trained.
 
 Half of a query is not enough: a model that sees only the text or only the image must guess among
-the candidates that fit that half. In ground, the image alone is right half of the time, because two
-crops of its board are candidates.
+the candidates that fit that half. For three kinds of task such a guess is often right. In ground on
+boards, the image alone is right half of the time, because two crops of its board are candidates. In
+stickers/composed it is too, because two candidates change one thing of the sheet. In
+stickers/ground, the text alone is right in two of three queries, because it names the thing, and
+only the sheet tells which artist drew it.
+
+{ATTRIBUTION}
 """
 META_TASKS = {
     "Retrieval": ("t2i", "i2t", "i2i", "composed"),
@@ -42,27 +60,29 @@ META_TASKS = {
     "Visual grounding": ("ground",),
 }
 KINDS = tuple(kind for kinds in META_TASKS.values() for kind in kinds)
-TASKS = tuple(f"{suite}/{kind}" for suite in DOMAINS for kind in KINDS)
-HELD_OUT = frozenset(
-    {"handwriting/composed", "handwriting/classify", "scenes/i2t", "scenes/ground"}
-)
+# A task's random stream is its position here, so new tasks go to the end.
+TASKS = tuple(f"{suite}/{kind}" for suite in (*DOMAINS, "stickers") for kind in KINDS)
+HELD_OUT = frozenset({
+    "handwriting/composed", "handwriting/classify", "scenes/i2t", "scenes/ground", "stickers/i2t",
+    "stickers/ground",
+})  # fmt: skip
 
 
 def load_meta_task(
     name: str, n_queries: int = 500, n_train: int = 0, seed: int = 0, split: str = "test"
 ) -> RetrievalTask:
-    """Load one of the fourteen tasks.
+    """Load one of the 21 tasks.
 
     Args:
         name: suite/kind, such as "scenes/vqa". ``TASKS`` lists them.
         n_queries: number of queries. The candidates are every query's answer and hard negative,
-            ``2 * n_queries``. For ``classify`` and ``vqa`` they are all 1,000 to 2,304 answers.
-            Defaults to 500.
+            ``2 * n_queries``. For ``classify`` and ``vqa`` they are all answers: 300 names of
+            stickers, or 1,000 to 4,060 others. Defaults to 500.
         n_train: number of training rows. Tasks that are held out have them too, if requested.
             Defaults to 0.
         seed: random seed of the sampling. Defaults to 0.
-        split: "train", "validation" or "test". Those of handwriting have different writers.
-            Defaults to "test".
+        split: "train", "validation" or "test". Those of handwriting have different writers. Those
+            of scenes and stickers are different random samples. Defaults to "test".
 
     Raises:
         ValueError: on an unknown task or split, fewer than one query, or a negative ``n_train``.
@@ -74,10 +94,11 @@ def load_meta_task(
     suite, kind = _split_name(name)
     check_sizes(n_queries, n_train)
     rng = split_rng(seed, split, TASKS.index(name))
-    examples = [sample_example(suite, kind, rng, split) for _ in range(n_queries)]
+    examples = [_sample_example(suite, kind, rng, split) for _ in range(n_queries)]
     candidates = [e.positive for e in examples] + [e.negative for e in examples]
     facts = [e.facts[1] for e in examples] + [e.facts[2] for e in examples]
-    answers = DOMAINS[suite].list_answers(kind)
+    source = sticker_questions if suite == "stickers" else DOMAINS[suite]
+    answers = source.list_answers(kind)
     if answers is not None:
         candidates, facts = answers, [Facts([answer]) for answer in answers]
     matches = [[e.facts[0] <= f or f <= e.facts[0] for f in facts] for e in examples]
@@ -94,6 +115,8 @@ def load_meta_task(
 def training_rows(name: str, n: int, seed: int = 0) -> Dataset:
     """Sample ``n`` rows (query, positive, negative) of a task, with the training writers' scans.
 
+    Sheets of stickers are stored as ``store_sheet`` does and rendered when a row is read.
+
     Raises:
         ValueError: on an unknown task.
 
@@ -103,7 +126,10 @@ def training_rows(name: str, n: int, seed: int = 0) -> Dataset:
     """
     suite, kind = _split_name(name)
     rng = training_rng(seed, TASKS.index(name))
-    return rows_from_examples(sample_example(suite, kind, rng, "train")[:3] for _ in range(n))
+    if suite == "stickers":
+        sample = sticker_questions.sample_example
+        return rows_from_stored(sample(kind, rng, store_sheet)[:3] for _ in range(n))
+    return rows_from_examples(_sample_example(suite, kind, rng, "train")[:3] for _ in range(n))
 
 
 def training_sets(n_train: int, seed: int = 0) -> dict[str, Dataset]:
@@ -111,7 +137,7 @@ def training_sets(n_train: int, seed: int = 0) -> dict[str, Dataset]:
 
     Example:
         >>> len(training_sets(1))
-        10
+        15
     """
     return {name: training_rows(name, n_train, seed) for name in TASKS if name not in HELD_OUT}
 
@@ -120,7 +146,7 @@ def tabulate_meta_tasks(p_at_1: Mapping[str, float]) -> pd.DataFrame:
     """Tabulate P@1 per task and the averages that MMEB reports.
 
     Args:
-        p_at_1: task -> P@1, for any of the fourteen tasks.
+        p_at_1: task -> P@1, for any of the 21 tasks.
 
     Returns:
         The DataFrame of ``mmeb.average_by_meta_task``.
@@ -131,7 +157,7 @@ def tabulate_meta_tasks(p_at_1: Mapping[str, float]) -> pd.DataFrame:
     Example:
         >>> table = tabulate_meta_tasks({"scenes/vqa": 0.5, "handwriting/vqa": 0.7})
         >>> table.set_index("meta_task").tasks["overall"]
-        '2 of 14'
+        '2 of 21'
     """
     tasks_by_meta_task = {
         meta: tuple(name for name in TASKS if name.partition("/")[2] in kinds)
@@ -145,3 +171,9 @@ def _split_name(name: str) -> tuple[str, str]:
         raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
     suite, _, kind = name.partition("/")
     return suite, kind
+
+
+def _sample_example(suite: str, kind: str, rng: np.random.Generator, split: str) -> Example:
+    if suite == "stickers":
+        return sticker_questions.sample_example(kind, rng)
+    return questions.sample_example(suite, kind, rng, split)

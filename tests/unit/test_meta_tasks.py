@@ -1,4 +1,4 @@
-"""Fourteen tasks: only the symbols of a query's text and image decide the answer."""
+"""All 21 tasks, and those on boards: only the symbols of text and image decide the answer."""
 
 import itertools
 from collections import Counter
@@ -15,6 +15,8 @@ from metaembed_lite.data.meta_tasks import HELD_OUT, META_TASKS, TASKS
 from metaembed_lite.data.questions import DOMAINS, sample_example
 from metaembed_lite.data.task import SPLITS, training_rng
 from metaembed_lite.evaluation import precision_at_1
+
+BOARD_TASKS = [name for name in TASKS if name.partition("/")[0] in DOMAINS]
 
 
 class Symbols:
@@ -69,7 +71,7 @@ def is_answer(kind, query, candidate, suite):
     return candidate == ", ".join(board.words[PLACES.index(p)] for p in places)
 
 
-@pytest.mark.parametrize("name", [t for t in TASKS if not t.endswith("ground")])
+@pytest.mark.parametrize("name", [t for t in BOARD_TASKS if not t.endswith("ground")])
 def test_relevance_equals_the_oracle_that_reads_texts_and_symbols(name, as_symbols):
     task = meta_tasks.load_meta_task(name, n_queries=60)
     suite, _, kind = name.partition("/")
@@ -94,7 +96,7 @@ def test_the_answer_of_grounding_is_the_crop_at_the_named_place(suite):
         np.testing.assert_array_equal(task.relevance[i] > 0, same)
 
 
-@pytest.mark.parametrize("name", [t for t in TASKS if not t.endswith("ground")])
+@pytest.mark.parametrize("name", [t for t in BOARD_TASKS if not t.endswith("ground")])
 def test_a_hard_negative_is_wrong_and_differs_in_one_detail(name, as_symbols):
     suite, _, kind = name.partition("/")
     rng = np.random.default_rng(0)
@@ -109,7 +111,7 @@ def test_a_hard_negative_is_wrong_and_differs_in_one_detail(name, as_symbols):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_full_task_has_a_thousand_candidates_and_rows_of_one_kind(name):
     task = load_task(name, n_queries=500, n_train=3)
-    assert len(task.candidates) >= 1000
+    assert len(task.candidates) >= (300 if name == "stickers/vqa" else 1000)
     assert task.train.column_names == ["query", "positive", "negative"]
     for row in task.train:
         assert type(row["query"]) is type(task.queries[0])
@@ -124,9 +126,9 @@ def test_all_answers_are_candidates_and_differ(suite, kind):
     assert len(set(answers)) == len(answers) >= 1000
 
 
-def test_all_four_meta_tasks_exist_and_held_out_tasks_are_trained_in_the_other_suite():
+def test_all_four_meta_tasks_exist_and_held_out_tasks_are_trained_in_another_suite():
     assert set(META_TASKS) == {"Retrieval", "Classification", "VQA", "Visual grounding"}
-    assert len(TASKS) >= 12
+    assert len(TASKS) == 21
     trained = meta_tasks.training_sets(2)
     assert set(trained) == set(TASKS) - HELD_OUT
     assert {name.partition("/")[2] for name in HELD_OUT} <= {n.partition("/")[2] for n in trained}
@@ -152,6 +154,14 @@ def test_the_splits_ask_different_questions():
         for split in SPLITS
     ]
     assert len(set(queries)) == len(SPLITS)
+
+
+def test_tasks_keep_the_random_streams_that_they_had_when_results_were_measured():
+    """A task's stream is its position. Another order would sample other questions."""
+    kinds = [kind for kinds in META_TASKS.values() for kind in kinds]
+    assert kinds == ["t2i", "i2t", "i2i", "composed", "classify", "vqa", "ground"]
+    suites = [name.partition("/")[0] for name in TASKS[::7]]
+    assert suites == ["handwriting", "scenes", "stickers"]
 
 
 def test_equal_seeds_give_equal_tasks_and_different_seeds_different_tasks():
@@ -230,8 +240,9 @@ def test_the_table_has_every_average(as_symbols):
     means = table.loc["mean"].p_at_1
     assert means["overall"] == pytest.approx(np.mean(list(scores.values())))
     assert means["out-of-distribution"] == pytest.approx(np.mean([scores[n] for n in HELD_OUT]))
-    assert means["VQA"] == pytest.approx((scores["handwriting/vqa"] + scores["scenes/vqa"]) / 2)
-    assert table.loc[("mean", "Retrieval")].tasks == "8 of 8"
+    vqa = [scores[f"{suite}/vqa"] for suite in ("handwriting", "scenes", "stickers")]
+    assert means["VQA"] == pytest.approx(np.mean(vqa))
+    assert table.loc[("mean", "Retrieval")].tasks == "12 of 12"
     with pytest.raises(ValueError, match=r"handwriting/ocr.*handwriting/t2i"):
         meta_tasks.tabulate_meta_tasks({"handwriting/ocr": 1.0})
 
@@ -251,7 +262,7 @@ def test_errors_name_what_was_wrong_and_the_choices(name, settings, message):
 
 
 def test_images_are_whole_boards_or_single_places():
-    for name in TASKS:
+    for name in BOARD_TASKS:
         for item in meta_tasks.load_meta_task(name, n_queries=2).candidates[:2]:
             if isinstance(item, Image.Image):
                 assert item.size == ((16, 16) if name.endswith("ground") else (48, 48))
