@@ -7,12 +7,14 @@ rendered as an image. Relevance is computed from the symbols, so it is exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from string import ascii_uppercase
 from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
 from PIL import Image
 
+from metaembed_lite.arguments import whole_number
 from metaembed_lite.data.rows import rows_from_examples
 
 PLACES = (
@@ -21,6 +23,25 @@ PLACES = (
     "bottom-left", "bottom", "bottom-right",
 )  # fmt: skip
 CELL = 16  # pixels: the edge of one place, so a board is 48 x 48
+
+
+def place_names(side: int) -> list[str]:
+    """Name the places of a side x side board in reading order, as in a spreadsheet.
+
+    Args:
+        side: places per row and column, from 1 to 26.
+
+    Raises:
+        ValueError: if ``side`` is out of range.
+
+    Example:
+        >>> place_names(2)
+        ['A1', 'B1', 'A2', 'B2']
+    """
+    side = whole_number(side, "side")
+    if side > len(ascii_uppercase):
+        raise ValueError(f"side={side}: columns are named A to Z, so use at most 26")
+    return [f"{column}{row}" for row in range(1, side + 1) for column in ascii_uppercase[:side]]
 
 
 class Triple(NamedTuple):

@@ -34,6 +34,8 @@ are read from the installed scikit-learn.
 """
 NAMED_PLACES = 3  # per query, so 1 of 1,000 random boards fits by chance
 
+GUTTERED_CELL, ENLARGED_SCAN = 32, 24  # pixels: a place of render_digits, and the scan inside it
+
 # Scans are ordered by writer (13 writers, about 138 each). A gap of one writer keeps train and test
 # writers disjoint. The gap is the validation split: it may share writers with either side, so use
 # it for tuning only.
@@ -76,6 +78,47 @@ def render_board(digits: np.ndarray, rng: np.random.Generator, split: str) -> Im
     rows = [np.hstack(cells[i : i + 3]) for i in (0, 3, 6)]
     board = Image.fromarray(255 - np.vstack(rows)).convert("RGB")
     return board.resize((3 * CELL, 3 * CELL), Image.Resampling.BILINEAR)
+
+
+def render_digits(digits: np.ndarray, rng: np.random.Generator, split: str) -> Image.Image:
+    """Render k x k digits with white gutters, 32 pixels per place, the size of a sticker.
+
+    Args:
+        digits: (k * k,) int in reading order.
+        rng: chooses a scan of each digit.
+        split: whose scans, "train", "validation" or "test".
+
+    Returns:
+        An RGB image of edge ``32 * k``.
+
+    Raises:
+        ValueError: if the digits do not fill a square.
+
+    Example:
+        >>> render_digits(np.arange(25) % 10, np.random.default_rng(0), "train").size
+        (160, 160)
+    """
+    side = round(len(digits) ** 0.5)
+    if side < 1 or side * side != len(digits):
+        raise ValueError(f"{len(digits)} digits do not fill a square: give 1, 4, 9, 16, 25, ...")
+    scans = _load_enlarged_scans(split)
+    cells = np.stack([scans[digit][rng.integers(len(scans[digit]))] for digit in digits])
+    edge = side * GUTTERED_CELL
+    board = cells.reshape(side, side, GUTTERED_CELL, GUTTERED_CELL).swapaxes(1, 2)
+    return Image.fromarray(board.reshape(edge, edge)).convert("RGB")
+
+
+@cache
+def _load_enlarged_scans(split: str) -> tuple[np.ndarray, ...]:
+    """The scans of a split, by digit, (n, 32, 32) uint8: dark ink of 24 x 24 pixels on white."""
+    gutter = (GUTTERED_CELL - ENLARGED_SCAN) // 2
+
+    def enlarge(scan: np.ndarray) -> np.ndarray:
+        size = (ENLARGED_SCAN, ENLARGED_SCAN)
+        ink = Image.fromarray(scan).resize(size, Image.Resampling.BILINEAR)
+        return np.pad(255 - np.asarray(ink), gutter, constant_values=255)
+
+    return tuple(np.stack([enlarge(scan) for scan in scans]) for scans in load_scans(split))
 
 
 def describe(digits: np.ndarray, places: np.ndarray) -> str:
