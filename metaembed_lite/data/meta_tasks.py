@@ -37,7 +37,7 @@ And about sheets of 5 x 5 stickers:
                       composed  a sheet and a change in words   -> the changed sheet
     Classification    classify  a sheet                         -> the kinds that occur three times
     VQA               vqa       a sheet and a thing's neighbor  -> the name of the neighbor
-    Visual grounding  ground    a sheet and the name of a thing -> the crop that shows it
+    Visual grounding  ground    a sheet and a thing's neighbor  -> the crop of the neighbor
 
 A hard negative differs in one digit, attribute, thing or place. The candidates of classify and vqa
 are all possible answers. The candidates of the other tasks are every query's answer and hard
@@ -45,11 +45,9 @@ negative. Six tasks are held out of training, so they are out of distribution. T
 task in another suite is trained.
 
 Half of a query is not enough: a model that sees only the text or only the image must guess among
-the candidates that fit that half. For three kinds of task such a guess is often right. In ground on
+the candidates that fit that half. For two kinds of task such a guess is often right. In ground on
 boards, the image alone is right half of the time, because two crops of its board are candidates. In
-stickers/composed it is too, because two candidates change one thing of the sheet. In
-stickers/ground, the text alone is right in two of three queries, because it names the thing, and
-only the sheet tells which artist drew it.
+stickers/composed it is too, because two candidates change one thing of the sheet.
 
 {ATTRIBUTION}
 """

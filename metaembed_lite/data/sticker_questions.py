@@ -123,13 +123,21 @@ def _make_vqa(rng: np.random.Generator, show: Show) -> Example:
 
 
 def _make_ground(rng: np.random.Generator, show: Show) -> Example:
-    """Show one sticker of the sheet. A crop is a sheet of one sticker."""
+    """Ask for a neighbor's crop. The hard negative is another neighbor of the same thing.
+
+    A crop is a sheet of one sticker.
+    """
     sheet, _, _ = sample_triple(rng)
-    thing, elsewhere = rng.permutation(sheet.things)[:2].tolist()
+    place = int(rng.integers(SIDE * SIDE))
+    neighbors = find_neighbors(place)
+    direction, other = rng.permutation(list(neighbors))[:2].tolist()
+    thing, elsewhere = (int(sheet.things[neighbors[name]]) for name in (direction, other))
     right, wrong = (Sheet(sheet.artist, np.array([each])) for each in (thing, elsewhere))
     right_facts, wrong_facts = Facts([(sheet.artist, thing)]), Facts([(sheet.artist, elsewhere)])
-    query = _pose(f"crop {load_names()[thing]}", show(sheet))
-    return Example(query, show(right), show(wrong), (right_facts, right_facts, wrong_facts))
+    text = f"crop what is {direction} the {load_names()[sheet.things[place]]}"
+    return Example(
+        _pose(text, show(sheet)), show(right), show(wrong), (right_facts, right_facts, wrong_facts)
+    )
 
 
 def find_neighbors(place: int) -> dict[str, int]:
