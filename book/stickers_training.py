@@ -42,8 +42,8 @@ def render_curve(findings: dict[str, Any]) -> str:
     if table.empty:
         return NOT_MEASURED
     return (
-        f"P@1 on validation sheets during training, at {CURVE_SIZE} vectors per candidate, or at "
-        "the largest size of a system without that size. Mean over the seeds.\n\n"
+        f"P@1 on validation sheets during training, at {CURVE_SIZE} vectors per candidate. A system "
+        "that was not validated at this size has its largest size. Mean over the seeds.\n\n"
         "```{image} results/curve.png\n:alt: validation P at 1 against training steps, one line "
         f"per system\n```\n\n{explain_curves(table)}"
     )
@@ -108,7 +108,9 @@ def plot_training(findings: dict[str, Any]) -> Figure | None:
     labels = table.groupby("system").label.first()
     curves = average_curves(table).items()
     series = {labels[system]: (curve.index, curve) for system, curve in curves}
-    return plot_curves(series, "training step", "validation P@1")
+    figure = plot_curves(series, "training step", "validation P@1")
+    figure.set_size_inches(10, 4.2)  # the names in the legend are long
+    return figure
 
 
 def explain_curves(table: pd.DataFrame) -> str:

@@ -99,7 +99,7 @@ def test_the_rivals_table_has_mean_and_range_per_system_and_size(findings):
 
 def test_the_text_above_the_table_is_from_the_cells(findings):
     text = render_rivals(findings)
-    assert "and 750 steps. A vector has 128 numbers (512 bytes)," in text
+    assert "the same rows, and 750 steps. A vector has 128 numbers (512 bytes)," in text
     assert "All tokens are 107 vectors." in text
     findings["cells"]["stickers/mean/0"]["train"]["steps"] = 1500
     for point in findings["cells"]["stickers/tokens/1"]["points"]:
