@@ -113,9 +113,9 @@ def format_rivals(findings: dict[str, Any]) -> str:
     all_tokens = "" if tokens.empty else f" All tokens are {format_span(tokens)} vectors."
     return (
         "Unseen sheets of stickers, half of them hard negatives. All systems have the same "
-        f"backbone, the same rows, and {steps} steps. A vector has {dim} numbers ({4 * dim} bytes), so "
-        f"equal vectors are equal bytes.{all_tokens} Mean over the seeds, with the range in "
-        f"parentheses:\n\n{format_table(header, lines)}\n\n{explain_rivals(table)}"
+        f"backbone, the same rows, and {steps} steps. A vector has {dim} numbers ({4 * dim} "
+        f"bytes), so equal vectors are equal bytes.{all_tokens} Mean over the seeds, with the "
+        f"range in parentheses:\n\n{format_table(header, lines)}\n\n{explain_rivals(table)}"
     )
 
 

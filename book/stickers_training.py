@@ -42,8 +42,8 @@ def render_curve(findings: dict[str, Any]) -> str:
     if table.empty:
         return NOT_MEASURED
     return (
-        f"P@1 on validation sheets during training, at {CURVE_SIZE} vectors per candidate. A system "
-        "that was not validated at this size has its largest size. Mean over the seeds.\n\n"
+        f"P@1 on validation sheets during training, at {CURVE_SIZE} vectors per candidate. A "
+        "system that was not validated at this size has its largest size. Mean over the seeds.\n\n"
         "```{image} results/curve.png\n:alt: validation P at 1 against training steps, one line "
         f"per system\n```\n\n{explain_curves(table)}"
     )

@@ -69,13 +69,9 @@ def findings():
 
 
 def rows_of(block):
-    """The rows of a block's tables, as lists of cells, without the lines below the headers."""
-    lines = [line for line in block.splitlines() if line.startswith("| ")]
-    return [line.strip("| ").split(" | ") if "|  |" not in line else split(line) for line in lines]
-
-
-def split(line):
-    return [cell.strip() for cell in line.strip()[1:-1].split("|")]
+    """The cells of each row of a block's tables, without the lines below the headers."""
+    rows = [line for line in block.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
 # Rivals
@@ -125,9 +121,13 @@ def test_the_best_of_several_metaembed_models_is_compared():
         make_cell("MMR", 0, BUDGETS, [0.1, 0.2, 0.3, 0.4]),
         make_cell("no-MMR", 0, BUDGETS, [0.0, 0.1, 0.35, 0.5]),
         make_cell("last", 0, [(1, 1)], [0.05]),
+        make_cell("patches", 0, TOKENS[:4], [0.0, 0.25, 0.3, 0.41]),
     ]
     text = format_rivals(make_findings(*cells))
-    assert text.endswith("the best MetaEmbed is 5.0 points ahead at 1 vector.")
+    assert text.endswith(
+        "the best MetaEmbed is 5.0 points ahead at 1 vector, 5.0 points behind at 4 vectors, "
+        "5.0 points ahead at 8 vectors, and 9.0 points ahead at 16 vectors."
+    )
     assert '"label of no-MMR" (1 seed) at 8 and 16 vectors.' in text
     alone = format_rivals(make_findings(cells[0]))
     assert alone.endswith('P@1 is highest for "label of MMR" (1 seed) at 1, 4, 8, and 16 vectors.')
