@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from results_tables import (
     NESTING,
+    NOT_MEASURED,
     count_seeds,
     explain_nesting,
     format_environment,
+    format_environments,
     format_measures,
     format_nesting,
     format_seeds,
@@ -31,6 +34,9 @@ from results_tables import (
     nesting_points,
     to_plain_text,
 )
+from stickers_cells import find_cells
+from stickers_rivals import format_rivals, render_artist, render_rivals
+from stickers_training import plot_training, render_curve, render_surface
 
 from metaembed_lite import checkpoints
 from metaembed_lite.plots import plot_budget_curve
@@ -39,7 +45,6 @@ from metaembed_lite.results import load_findings, load_pretraining_log, load_res
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
 PAGES = ("README.md", "book/results.md")
-NOT_MEASURED = "*Not measured yet.*"
 CELL_FILES = ("findings", "tiny")
 
 
@@ -91,12 +96,16 @@ def render_verdicts(findings: dict[str, Any]) -> str:
 
 
 def render_picture(findings: dict[str, Any]) -> str:
-    """Refer to the README's figure. ``save_figure`` draws it."""
+    """Refer to the README's figure. ``save_figures`` draws it."""
+    if plot_training(findings) is not None:
+        return "![Validation P@1 on stickers against training steps](book/results/curve.png)"
     return "![P@1 against index bytes per board, with and without MMR](book/results/mmr.png)"
 
 
 def render_results(findings: dict[str, Any]) -> str:
-    """Write the README's table, and explain its last column."""
+    """Write the README's table: rivals on stickers if measured, otherwise MMR on handwriting."""
+    if find_cells(findings):
+        return format_rivals(findings)
     nesting = nesting_points(findings)
     seeds = format_seeds(format_span(count_seeds(nesting).to_numpy().ravel()))
     return (
@@ -107,10 +116,13 @@ def render_results(findings: dict[str, Any]) -> str:
 
 
 def render_systems(findings: dict[str, Any]) -> str:
-    """Compare every system of every suite at equal index bytes."""
-    points, systems = held_out_points(findings), findings["systems"]
-    suites = findings["suites"].items()
-    return "\n\n".join(format_suite(points, suite, systems, measure) for suite, measure in suites)
+    """Compare the measured systems of every measured suite at equal index bytes."""
+    points, suites = held_out_points(findings), findings["suites"].items()
+    measured = set(points.suite)
+    tables = (
+        format_suite(points, suite, measure) for suite, measure in suites if suite in measured
+    )
+    return "\n\n".join(tables)
 
 
 def render_code(findings: dict[str, Any]) -> str:
@@ -132,8 +144,7 @@ def render_shipped(tiny: dict[str, Any]) -> str:
             f"{cell['rows']:,} rows of `{to_plain_text(cell['suite'])}` (seed {cell['seed']:d}, "
             f"{cell['train_seconds'] / 60:.0f} minutes). P@1 is {qualities}."
         )
-    environments = dict.fromkeys(map(format_environment, tiny["cells"].values()))
-    return "\n\n".join(["\n".join(lines), *environments])
+    return "\n".join(lines) + "\n\n" + format_environments(tiny["cells"].values())
 
 
 def render_scoring(scoring: dict[str, Any]) -> str:
@@ -228,6 +239,10 @@ def render_timings(timings: dict[str, Any]) -> str:
 
 # name of the block -> (name of the result, function of its content)
 BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "rivals": ("findings", render_rivals),
+    "artist": ("findings", render_artist),
+    "curve": ("findings", render_curve),
+    "surface": ("findings", render_surface),
     "backbone": ("backbone", render_backbone),
     "mmr": ("findings", render_mmr),
     "verdicts": ("findings", render_verdicts),
@@ -279,16 +294,24 @@ def fill(page: str, blocks: dict[str, str]) -> str:
     return page
 
 
-def save_figure(findings: dict[str, Any], path: Path) -> None:
-    """Draw quality against index bytes, mean over the seeds, as a PNG on white."""
+def plot_nesting(findings: dict[str, Any]) -> Figure:
+    """Plot quality against index bytes, with and without MMR, mean over the seeds."""
     columns = ["p_at_1", "bytes_per_candidate"]
     groups = nesting_points(findings).groupby(["system", "r_q", "r_c"], as_index=False)
-    figure = plot_budget_curve(groups[columns].mean())
-    figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
+    return plot_budget_curve(groups[columns].mean())
+
+
+def save_figures(findings: dict[str, Any], folder: Path) -> None:
+    """Draw the figures of the pages as PNG files on white. A figure that is None is left out."""
+    figures = {"mmr": plot_nesting(findings), "curve": plot_training(findings)}
+    for name, figure in figures.items():
+        if figure is not None:
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
 
 
 def main() -> None:
-    """Write both pages and the figure. On an error, write nothing and exit with 1 and a message."""
+    """Write pages and figures. On an error, write nothing and exit with 1 and a message."""
     path = RESULTS / "findings.json"
     if not path.is_file():
         sys.exit(
@@ -301,7 +324,7 @@ def main() -> None:
         sys.exit(f"{error}. Nothing was written")
     except KeyError as error:
         sys.exit(f"a result file has no {error}: measure it again. Nothing was written")
-    save_figure(load_findings(path), RESULTS / "mmr.png")
+    save_figures(load_findings(path), RESULTS)
     for name in PAGES:
         page = ROOT / name
         page.write_text(fill(page.read_text("utf-8"), blocks), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from metaembed_lite.data.meta_tasks import TASKS, tabulate_meta_tasks
 from metaembed_lite.results import MEASURES, points_table
 
+NOT_MEASURED = "*Not measured yet.*"
 NESTING = {"MMR": "with MMR", "no-MMR": "without MMR"}  # the two systems of chapter 5
 
 
@@ -47,6 +48,23 @@ def format_seeds(count: Any) -> str:
     return f"{count} seed" + ("" if str(count) == "1" else "s")
 
 
+def join_words(words: Sequence[str]) -> str:
+    """Write a list for a sentence: "a", "a and b" or "a, b, and c"."""
+    if len(words) < 3:
+        return " and ".join(words)
+    return f"{', '.join(words[:-1])}, and {words[-1]}"
+
+
+def quote_labels(table: pd.DataFrame) -> dict[str, str]:
+    """Write each system's name for a sentence, with its number of seeds. The keys are systems."""
+    systems = table.groupby("system")
+    labels, seeds = systems.label.first(), systems.seed.nunique()
+    return {
+        system: f'"{to_plain_text(label)}" ({format_seeds(seeds[system])})'
+        for system, label in labels.items()
+    }
+
+
 def format_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Write a Markdown table. All cells are texts that are safe already."""
     header = list(header)
@@ -69,6 +87,11 @@ def format_environment(result: dict[str, Any]) -> str:
         f"*{environment.get('accelerator') or processor}; Python {environment['python']}, "
         f"{versions}; {environment['date']}.*"
     )
+
+
+def format_environments(results: Iterable[dict[str, Any]]) -> str:
+    """Write each hardware, set of versions and date of several results once, one per paragraph."""
+    return "\n\n".join(dict.fromkeys(map(format_environment, results)))
 
 
 def held_out_points(findings: dict[str, Any]) -> pd.DataFrame:
@@ -157,21 +180,16 @@ def summarize_seeds(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     return summary.assign(bytes=by_position.bytes_per_candidate.mean().round())
 
 
-def format_suite(
-    points: pd.DataFrame, suite: str, systems: Iterable[str], measure: str = "p_at_1"
-) -> str:
+def format_suite(points: pd.DataFrame, suite: str, measure: str = "p_at_1") -> str:
     """Write the quality of every system of a suite at equal index bytes.
 
     Args:
         points: those of all suites, as ``held_out_points`` returns them.
-        suite: the suite. Several tasks are averaged, and a second table lists them one by one.
-        systems: the names of all systems. Those without a point are listed below the table.
+        suite: a measured suite. Several tasks are averaged, and a second table lists them one by
+            one.
         measure: the measure to show. Defaults to P@1.
     """
     rows = points[points.suite == suite]
-    title = f"`{to_plain_text(suite)}`:"
-    if rows.empty:
-        return f"{title} not measured."
     summaries = {
         label: summarize_seeds(part, measure) for label, part in rows.groupby("label", sort=False)
     }
@@ -186,9 +204,7 @@ def format_suite(
     tables = [format_table(header, lines)]
     if rows.task.nunique() > 1:
         tables.append(format_tasks(rows, measure))
-    measured = set(rows.system)
-    missing = ", ".join(f"`{to_plain_text(name)}`" for name in systems if name not in measured)
-    return "\n\n".join([title, *tables, f"Not measured: {missing or 'none'}."])
+    return "\n\n".join([f"`{to_plain_text(suite)}`:", *tables])
 
 
 def format_tasks(rows: pd.DataFrame, measure: str) -> str:

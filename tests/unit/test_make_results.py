@@ -24,8 +24,20 @@ def project(tmp_path, monkeypatch):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
     monkeypatch.setattr(make_results, "ROOT", tmp_path)
     monkeypatch.setattr(make_results, "RESULTS", tmp_path / "book/results")
-    monkeypatch.setattr(make_results, "save_figure", lambda findings, path: None)
+    monkeypatch.setattr(make_results, "save_figures", lambda findings, folder: None)
     return tmp_path
+
+
+@pytest.fixture
+def before_stickers(project):
+    """The README shows handwriting as long as no cell of stickers was measured."""
+
+    def drop(result):
+        cells = result["cells"].items()
+        result["cells"] = {key: cell for key, cell in cells if cell["suite"] != "stickers"}
+
+    change(project, drop)
+    return project
 
 
 LOGS = ["metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"]
@@ -71,12 +83,21 @@ def test_a_range_is_over_seeds_and_not_over_tasks():
         | {"bytes_per_candidate": size[task]}
         for (task, seed), p in scores.items()
     ]
-    table = format_suite(pd.DataFrame(points), "s", ["MMR", "mean"])
+    table = format_suite(pd.DataFrame(points), "s")
     assert "| one | 0.450 (0.200 to 0.700) | 2 |" in table
     assert "| a | 0.300 |\n| b | 0.600 |\n| mean | 0.450 |" in table
     assert table.startswith("`s`:\n\n| P@1 at index bytes | 40 | seeds |")
-    assert "Not measured: `mean`." in table
-    assert "not measured" in format_suite(pd.DataFrame(points), "t", ["MMR"])
+
+
+def test_a_suite_or_system_that_nobody_measured_is_not_listed(project):
+    def add(result):
+        result["suites"]["new-suite"] = "p_at_1"
+        result["systems"]["new-system"] = "a new system"
+
+    change(project, add)
+    _, results = run(project)
+    assert "`scenes`:" in results
+    assert not re.search("new-suite|new-system|a new system|not measured:", results, re.IGNORECASE)
 
 
 def test_fill_replaces_only_the_text_between_markers():
@@ -89,7 +110,8 @@ def test_the_script_writes_the_pages_as_they_are_committed(project):
 
 
 @pytest.mark.parametrize("missing", ["MMR/0", "MMR/1", "no-MMR/2"])
-def test_a_row_over_fewer_seeds_names_their_number(project, missing):
+def test_a_row_over_fewer_seeds_names_their_number(before_stickers, missing):
+    project = before_stickers
     change(project, lambda result: result["cells"].pop(f"handwriting/{missing}"))
     readme, results = run(project)
     short, whole = ("with MMR", "without MMR")[:: 1 if missing.startswith("MMR") else -1]
@@ -113,7 +135,8 @@ def test_a_system_that_was_not_measured_at_all_is_refused(project):
     assert "findings.json has no cell of handwriting/no-MMR; run python" in refusal(project)
 
 
-def test_the_readme_explains_why_training_for_one_budget_is_better_at_that_budget(project):
+def test_the_readme_explains_why_training_for_one_budget_is_better_at_that_budget(before_stickers):
+    project = before_stickers
     readme, _ = run(project)
     assert "P@1 without MMR (0.897) is higher than with MMR (0.822), because" in readme
     assert "At (4, 8), P@1 is 0.727 with MMR and 0.196 without." in readme

@@ -1,0 +1,161 @@
+"""MetaEmbed against its rivals on the suite stickers, at equal vectors, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from results_tables import (
+    NOT_MEASURED,
+    format_environments,
+    format_mean_and_range,
+    format_span,
+    format_table,
+    join_words,
+    quote_labels,
+    to_plain_text,
+)
+from stickers_cells import METAEMBED, SUITE, check_seeds, find_cells, name_command, read_field
+
+SIZES = (1, 4, 8, 16)  # vectors per candidate
+ALL_TOKENS = "all tokens"
+SPLITS = {"test": "seen drawings", "unseen artist": "unseen drawings"}
+
+
+def render_rivals(findings: dict[str, Any]) -> str:
+    """Compare MetaEmbed with its rivals, with hardware and versions."""
+    cells = find_cells(findings)
+    if not cells:
+        return NOT_MEASURED
+    return f"{format_rivals(findings)}\n\n{format_environments(cells.values())}"
+
+
+def render_artist(findings: dict[str, Any]) -> str:
+    """Compare seen and unseen drawings, each system at its largest size."""
+    if not find_cells(findings):
+        return NOT_MEASURED
+    lines: dict[str, list[str]] = {}
+    for split in SPLITS:
+        table = tabulate_points(findings, split)
+        largest = table[table.r_c == table.groupby("system").r_c.transform("max")]
+        for (system, size), summary in summarize(largest).iterrows():
+            label = table[table.system == system].label.iloc[0]
+            line = lines.setdefault(system, [to_plain_text(label), str(size)])
+            line.append(format_mean_and_range(summary))
+    return format_table(["P@1", "vectors", *SPLITS.values()], lines.values())
+
+
+def tabulate_points(findings: dict[str, Any], split: str) -> pd.DataFrame:
+    """Return the points of a split: system, label, seed, size, r_c, dim and p_at_1.
+
+    ``size`` is the number of vectors per candidate, or "all tokens" above 16.
+
+    Raises:
+        ValueError: if a field or the split is missing, if a system has another number of vectors,
+            or if systems differ in D, because equal vectors are then not equal bytes.
+    """
+    rows = []
+    for name, cell in find_cells(findings).items():
+        points = [p for p in cell["points"] if read_field(name, p, "split") == split]
+        if not points:
+            raise ValueError(f"cell {name} has no split {split!r}; {name_command(name)}")
+        for point in points:
+            r_c = read_field(name, point, "r_c")
+            if r_c not in SIZES and r_c <= SIZES[-1]:
+                raise ValueError(
+                    f"cell {name} has {r_c} vectors per candidate, expected one of {SIZES} or more "
+                    f"than {SIZES[-1]}; {name_command(name)}"
+                )
+            row = {key: cell[key] for key in ("system", "label", "seed")}
+            row |= {key: read_field(name, point, key) for key in ("r_c", "dim", "p_at_1")}
+            rows.append(row | {"size": int(r_c) if r_c in SIZES else ALL_TOKENS})
+    table = pd.DataFrame(rows)
+    dims = sorted(set(table["dim"]))
+    if len(dims) > 1:
+        raise ValueError(
+            f"the systems of {SUITE} differ in D, {dims}, and equal vectors are not equal bytes; "
+            "measure all of them at one D"
+        )
+    check_seeds(table, ["size"])
+    return table
+
+
+def summarize(table: pd.DataFrame) -> pd.DataFrame:
+    """Summarize P@1 over the seeds: mean, min, max and count per system and size."""
+    by_size = table.groupby(["system", "size"], sort=False).p_at_1
+    return by_size.agg(["mean", "min", "max", "count"])
+
+
+def list_sizes(table: pd.DataFrame) -> list[int | str]:
+    """List the sizes that any system was measured at, in the order of the columns."""
+    return [size for size in (*SIZES, ALL_TOKENS) if size in set(table["size"])]
+
+
+def format_rivals(findings: dict[str, Any]) -> str:
+    """Compare MetaEmbed with its rivals: what was measured, a table, and what it shows."""
+    table = tabulate_points(findings, "test")
+    summary, sizes = summarize(table), list_sizes(table)
+    lines = []
+    for system, rows in table.groupby("system", sort=False):
+        by_size = summary.loc[system]
+        cells = [
+            format_mean_and_range(by_size.loc[size]) if size in by_size.index else ""
+            for size in sizes
+        ]
+        lines.append([to_plain_text(rows.label.iloc[0]), *cells, str(rows.seed.nunique())])
+    header = ["P@1 at vectors per candidate", *map(str, sizes), "seeds"]
+    cells = find_cells(findings).items()
+    settings = {name: read_field(name, cell, "train") for name, cell in cells}
+    steps = format_span(read_field(name, train, "steps") for name, train in settings.items())
+    dim = table["dim"].iloc[0]
+    tokens = table[table["size"] == ALL_TOKENS].r_c.round()
+    all_tokens = "" if tokens.empty else f" All tokens are {format_span(tokens)} vectors."
+    return (
+        "Unseen sheets of stickers, half of them hard negatives. All systems have the same "
+        f"backbone, the same rows, and {steps} steps. A vector has {dim} numbers ({4 * dim} "
+        f"bytes), so equal vectors are equal bytes.{all_tokens} Mean over the seeds, with the "
+        f"range in parentheses:\n\n{format_table(header, lines)}\n\n{explain_rivals(table)}"
+    )
+
+
+def explain_rivals(table: pd.DataFrame) -> str:
+    """Say which system is best at each size, and how far MetaEmbed is from the other systems."""
+    p_at_1 = summarize(table)["mean"].round(3)  # as in the table, so that both agree
+    wins: dict[str, list[int | str]] = {}
+    gaps = []
+    for size in list_sizes(table):
+        of_size = p_at_1.xs(size, level="size")
+        for system in of_size.index[of_size == of_size.max()]:
+            wins.setdefault(system, []).append(size)
+        is_metaembed = of_size.index.isin(METAEMBED)
+        if 0 < is_metaembed.sum() < len(of_size):
+            gap = of_size[is_metaembed].max() - of_size[~is_metaembed].max()
+            gaps.append(f"{describe_gap(100 * gap)} {describe_sizes([size])}")
+    names = quote_labels(table)
+    winners = [f"{names[system]} {describe_sizes(sizes)}" for system, sizes in wins.items()]
+    sentences = [f"P@1 is highest for {join_words(winners)}."]
+    if gaps:
+        sentences.append(
+            f"Compared with the best other system, the best MetaEmbed is {join_words(gaps)}."
+        )
+    return " ".join(sentences)
+
+
+def describe_gap(points: float) -> str:
+    """Write a difference in points of P@1 in words."""
+    if abs(points) < 0.05:
+        return "level"
+    return f"{abs(points):.1f} points {'ahead' if points > 0 else 'behind'}"
+
+
+def describe_sizes(sizes: Sequence[int | str]) -> str:
+    """Write sizes for a sentence: "at 1 vector", or "at 4 and 8 vectors and with all tokens"."""
+    numbers = [str(size) for size in sizes if size != ALL_TOKENS]
+    words = []
+    if numbers:
+        noun = "vector" if numbers == ["1"] else "vectors"
+        words.append(f"at {join_words(numbers)} {noun}")
+    if ALL_TOKENS in sizes:
+        words.append(f"with {ALL_TOKENS}")
+    return " and ".join(words)
