@@ -65,6 +65,7 @@ def train(
     overwrite: bool = False,
     card_examples: bool = False,
     recipe: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     log_steps: int = 10,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     gradient_checkpointing: bool = False,
@@ -126,6 +127,8 @@ def train(
             Defaults to False.
         recipe: a record of what was trained on what, and how. It is written as ``recipe.yaml`` next
             to the weights. Defaults to none.
+        callbacks: more callbacks of transformers' trainer, such as one that evaluates the model. A
+            resume does not check that they are the same. Defaults to none.
         log_steps: steps between rows of the curve. Defaults to 10.
         precision: precision of the arithmetic, such as "bf16" on a GPU that supports it. Weights
             keep their type. Defaults to "fp32".
@@ -175,14 +178,14 @@ def train(
         "mini_batch_size": mini_batch_size,
     }  # fmt: skip
     curve_budgets: Sequence[Budget] = ()
-    callbacks: list[TrainerCallback] = [MarkWhole(model, devices)]
+    own_callbacks: list[TrainerCallback] = [MarkWhole(model, devices)]
     full_steps = 0
     if loss is None:
         loss = _make_loss(model, mmr_settings, gather=devices > 1)
         curve_budgets = loss.budgets
         nesting = NestAfter(loss, nest_after)
         full_steps = nesting.count_full_steps(steps)
-        callbacks = [nesting, LossByBudget(loss, devices), *callbacks]
+        own_callbacks = [nesting, LossByBudget(loss, devices), *own_callbacks]
         sizes = (batch_size, mini_batch_size, gradient_checkpointing, devices)
         logger.info(_check_memory(model, datasets, loss.budgets, *sizes))
     else:
@@ -218,7 +221,7 @@ def train(
             args=arguments,
             train_dataset=datasets if len(datasets) > 1 else next(iter(datasets.values())),
             loss=loss,
-            callbacks=callbacks,
+            callbacks=[*own_callbacks, *callbacks],
         )
         if not card_examples:
             remove_examples(model)

@@ -23,7 +23,7 @@ from metaembed_lite.training import train
 FOLDER = Path(__file__).parent
 SECTIONS = ("model", "data", "train")
 RUN_ARGUMENTS = (  # arguments of train() that a recipe may not set
-    "model", "rows", "output", "resume", "restart", "overwrite", "recipe",
+    "model", "rows", "output", "resume", "restart", "overwrite", "recipe", "callbacks",
 )  # fmt: skip
 PAPER_NOTE = """\
 The recipes llama-3.2-vision-11b, paligemma-3b and qwen2.5-vl-* follow the published configuration

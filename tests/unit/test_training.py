@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 from sentence_transformers import MultiVectorEncoderTrainer
+from transformers import TrainerCallback
 
 from metaembed_lite import (
     MatryoshkaMultiVectorLoss,
@@ -302,3 +303,25 @@ def test_a_loss_of_the_user_has_no_columns_per_budget(rows):
     loss = MatryoshkaMultiVectorLoss(model)
     curve = train(model, rows, steps=1, loss=loss, **SETTINGS)
     assert curve.columns.tolist() == ["step", "loss", "grad_norm"]
+
+
+def test_callbacks_see_every_step_and_do_not_change_the_training(rows):
+    """Late nesting of a loss of one's own is an example of such a callback."""
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.append((state.global_step, loss.full_only))
+
+    model = tiny()
+    loss = MatryoshkaMultiVectorLoss(model)
+    train(model, rows, loss=loss, callbacks=[NestAfter(loss, 0.5), Watch()], steps=4, **SETTINGS)
+    assert seen == [(1, True), (2, True), (3, False), (4, False)]
+    twin = tiny()
+    train(twin, rows, nest_after=0.5, steps=4, **SETTINGS)
+    torch.testing.assert_close(weights(model), weights(twin), rtol=0, atol=0)
+
+
+def test_a_recipe_cannot_set_callbacks():
+    with pytest.raises(ValueError, match="callbacks"):
+        recipes.read("tiny", ["train.callbacks=[]"])
