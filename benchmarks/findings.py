@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pretrain
 import tiny_vlm
 import torch
 import torch.nn.functional as F
@@ -30,10 +32,11 @@ import yaml
 from datasets import concatenate_datasets
 from matrix import BUDGETS, MATRIX, SEEDS, SUITES, SYSTEMS, Suite, System
 from report import RESULTS, environment, write
+from rivals import PooledTokensLoss
 from sentence_transformers.multi_vector_encoder.losses import (
     MultiVectorMultipleNegativesRankingLoss,
 )
-from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+from transformers import TrainerCallback
 
 from metaembed_lite import (
     MatryoshkaMultiVectorLoss,
@@ -43,25 +46,35 @@ from metaembed_lite import (
     sweep,
     train,
 )
-from metaembed_lite.baselines import single_vector, token_vectors
+from metaembed_lite.baselines import (
+    attention_clusters,
+    constant_vectors,
+    single_vector,
+    token_vectors,
+)
 from metaembed_lite.evaluation import encode, evaluate, mrr_at_10, ndcg_at_5, precision_at_1
 from metaembed_lite.locking import lock
 from metaembed_lite.model_card import add_to_card
 from metaembed_lite.model_folder import check_output, is_finished
+from metaembed_lite.pooling import WardPooling
 from metaembed_lite.results import PRETRAINING_LOG, load_pretraining_log
 from metaembed_lite.saving import save
+from metaembed_lite.training import FRESH_WEIGHTS
 
 POOLED_SIZES = (1, 4, 8, 16)  # numbers of token vectors that remain after pooling
+VALIDATIONS = 10  # per training run
+VALIDATION_QUERIES = 200
+PRETRAIN = {"tiny": tiny_vlm.pretrain, "tiny-stickers": pretrain.pretrain}  # by recipe
 WRITE_TIMEOUT = 600  # seconds to wait until another process has written its cell
 METRICS = {"p_at_1": precision_at_1, "ndcg_at_5": ndcg_at_5, "mrr_at_10": mrr_at_10}
 
 
-def pretrain_once(width: int) -> Path:
-    """Pretrain a tiny-vlm of another width, unless it exists, and return its folder."""
-    folder = RESULTS.parents[1] / "_build" / f"tiny-vlm-{width}"
+def pretrain_once(recipe: str, width: int) -> Path:
+    """Pretrain a recipe's backbone at another width, unless it exists, and return its folder."""
+    folder = RESULTS.parents[1] / "_build" / f"{recipe}-vlm-{width}"
     if not (folder / PRETRAINING_LOG).is_file():
         with lock(folder, f"pretraining {folder.name}"):
-            tiny_vlm.pretrain(folder, width=width)
+            PRETRAIN[recipe](folder, width=width)
     return folder
 
 
@@ -88,6 +101,35 @@ class NestedDimensions(MatryoshkaMultiVectorLoss):
         return torch.stack(losses).sum()
 
 
+class ValidationCurve(TrainerCallback):
+    """Measures P@1 on validation queries several times during a training.
+
+    Args:
+        model: the model that is trained.
+        system: how it is measured: at every budget, or with all token vectors.
+        task: validation queries and candidates.
+        steps: of the training.
+
+    Attributes:
+        rows: one dict per measurement: step, and P@1 by size.
+    """
+
+    def __init__(self, model: Any, system: System, task: Any, steps: int) -> None:
+        self.model, self.system, self.task = model, system, task
+        self.steps = {round(steps * i / VALIDATIONS) for i in range(1, VALIDATIONS + 1)}
+        self.rows: list[dict[str, Any]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step not in self.steps:
+            return
+        measure = measure_meta_tokens if self.system.budgets else measure_all_tokens
+        with torch.random.fork_rng(devices=[]):  # training continues as if nobody had looked
+            points = measure(self.model, self.system, self.task)
+        self.model.train()
+        sizes = {f"({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']}": p["p_at_1"] for p in points}
+        self.rows.append({"step": state.global_step, **sizes})
+
+
 def build_system(recipe: recipes.Recipe, name: str, seed: int) -> Any:
     """Build the untrained model of a system, with the recipe's backbone, LoRA and projection."""
     settings = recipe.model
@@ -97,10 +139,18 @@ def build_system(recipe: recipes.Recipe, name: str, seed: int) -> Any:
     baseline = {key: settings[key] for key in keys if key in settings} | {"seed": seed}
     if name in ("last", "mean"):
         return single_vector(mode=name, **baseline)
-    if name in ("tokens", "patches"):
+    if name in ("tokens", "patches", "pooled", "pooled-nested"):
         return token_vectors(patches_only=name == "patches", **baseline)
-    r_q, r_c = SYSTEMS[name].budgets[-1]
-    return build(**settings | {"r_q": r_q, "r_c": r_c, "seed": seed})
+    if name == "constant":
+        return constant_vectors(r_c=settings["r_c"], **baseline)
+    if name == "attention":
+        return attention_clusters(r_c=settings["r_c"], **baseline)
+    system = SYSTEMS[name]
+    r_q, r_c = system.budgets[-1]
+    model = build(**settings | system.model_overrides | {"r_q": r_q, "r_c": r_c, "seed": seed})
+    if system.start is not None:
+        system.start(model)
+    return model
 
 
 def prepare_rows(rows: Any, system: System, seed: int) -> Any:
@@ -116,21 +166,35 @@ def prepare_rows(rows: Any, system: System, seed: int) -> Any:
     return rows
 
 
-def train_system(model: Any, recipe: recipes.Recipe, system: System, rows: Any, seed: int) -> Any:
+def train_system(
+    model: Any,
+    recipe: recipes.Recipe,
+    system: System,
+    rows: Any,
+    seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Any:
     """Train with the settings of recipe and system. Returns the training curve."""
-    settings = recipe.train | system.train_overrides | {"seed": seed}
+    settings = recipe.train | system.train_overrides | {"seed": seed, "callbacks": callbacks}
     rows = prepare_rows(rows, system, seed)
-    if not system.budgets:
-        scale = 1 / settings.pop("temperature")
-        del settings["budgets"]
-        loss: Any = MultiVectorMultipleNegativesRankingLoss(model, scale=scale)
-        return train(model, rows, **settings, loss=loss)
-    settings["budgets"] = system.budgets
-    if len(system.dim_fractions) == 1:
-        return train(model, rows, **settings)
-    dims = [round(fraction * recipe.model["dim"]) for fraction in system.dim_fractions]
-    budgets, temperature = settings.pop("budgets"), settings.pop("temperature")
-    loss = NestedDimensions(model, budgets, temperature=temperature, dims=dims)
+    if system.budgets and len(system.dim_fractions) == 1 and system.loss is None:
+        return train(model, rows, **settings | {"budgets": system.budgets})
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not any(re.search(FRESH_WEIGHTS, name) for name in names):
+        settings.pop("fresh_learning_rate", None)  # LoRA is all that trains
+    temperature = settings.pop("temperature")
+    del settings["budgets"]
+    loss: Any
+    if system.loss is not None:
+        loss = system.loss(model, system.budgets, temperature=temperature)
+    elif system.budgets:
+        full_dim = model.get_embedding_dimension()
+        dims = [round(fraction * full_dim) for fraction in system.dim_fractions]
+        loss = NestedDimensions(model, system.budgets, temperature=temperature, dims=dims)
+    elif system.pooled_sizes:
+        loss = PooledTokensLoss(model, system.pooled_sizes, temperature)
+    else:
+        loss = MultiVectorMultipleNegativesRankingLoss(model, scale=1 / temperature)
     return train(model, rows, **settings, loss=loss)
 
 
@@ -139,7 +203,8 @@ def measure_suite(model: Any, suite: Suite, system: System) -> list[dict[str, An
     measure = measure_meta_tokens if system.budgets else measure_tokens
     points = []
     for task_name, split in itertools.product(suite.tasks, suite.splits):
-        task = load_task(task_name, n_queries=suite.n_queries, n_train=0, split=split)
+        settings = {"n_queries": suite.n_queries, "n_train": 0, **suite.splits[split]}
+        task = load_task(task_name, **settings)
         source = {"task": task_name, "split": split}
         points += [source | point for point in measure(model, system, task)]
     return points
@@ -164,15 +229,30 @@ def measure_meta_tokens(model: Any, system: System, task: Any) -> list[dict[str,
     return points
 
 
-def measure_tokens(model: Any, system: System, task: Any) -> list[dict[str, float]]:
+def measure_surface(model: Any, suite: Suite, system: System) -> list[list[float]]:
+    """Measure P@1 on the test at all pairs of powers of two: rows (r_q, r_c, P@1)."""
+    r_q, r_c = system.budgets[-1]
+    sizes = [[2**i for i in range(size.bit_length())] for size in (r_q, r_c)]
+    task = load_task(suite.tasks[0], n_queries=suite.n_queries, n_train=0)
+    table = sweep(model, task, list(itertools.product(*sizes)))
+    return table[["r_q", "r_c", "p_at_1"]].round(4).to_numpy().tolist()
+
+
+def measure_all_tokens(model: Any, system: System, task: Any) -> list[dict[str, float]]:
+    """Measure a system without meta tokens, and pool only if the system was trained for that."""
+    return measure_tokens(model, system, task, system.pooled_sizes)
+
+
+def measure_tokens(
+    model: Any, system: System, task: Any, pooled_sizes: Sequence[int] = POOLED_SIZES
+) -> list[dict[str, float]]:
     """Measure a system without meta tokens, also with its token vectors pooled to fewer."""
     queries = model.encode_query(task.queries)
     all_vectors = model.encode_document(task.candidates)
     longest, dim = max(map(len, all_vectors)), all_vectors[0].shape[1]
     points = []
-    for size in [*(size for size in POOLED_SIZES if size < longest), longest]:
-        pooling = HierarchicalTokenPooling(longest / size, num_protected_tokens=0)
-        candidates = all_vectors if size == longest else pooling.pool(all_vectors)
+    for size in [*(size for size in pooled_sizes if size < longest), longest]:
+        candidates = all_vectors if size == longest else WardPooling(size).pool(all_vectors)
         scores = model.similarity(queries, candidates).cpu().numpy()
         r_c = float(np.mean([len(candidate) for candidate in candidates]))
         point = {"r_q": float(np.mean([len(query) for query in queries])), "r_c": r_c, "dim": dim}
@@ -192,16 +272,26 @@ def measure_cell(cell: str, overrides: Sequence[str], keep: Path | None) -> dict
     """
     suite_name, name, seed = cell.split("/")
     suite, system = SUITES[suite_name], SYSTEMS[name]
-    backbone = [f"model.backbone={pretrain_once(suite.width)}"] if suite.width else []
+    backbone = []
+    if suite.width:
+        backbone = [f"model.backbone={pretrain_once(suite.recipe, suite.width)}"]
     recipe = recipes.read(suite.recipe, [*suite.overrides, *backbone, *overrides])
     budgets = {"budgets": [list(budget) for budget in system.budgets]}
     train_settings = recipe.train | budgets | system.train_overrides
     model = build_system(recipe, name, int(seed))
     started = time.perf_counter()
     curve = None
+    validation: list[dict[str, Any]] = []
     if name != "untrained":
         rows = suite.training_rows(recipe.data["n_train"], int(seed))
-        curve = train_system(model, recipe, system, rows, int(seed))
+        callbacks = []
+        if len(suite.tasks) == 1:
+            task = load_task(
+                suite.tasks[0], n_queries=VALIDATION_QUERIES, n_train=0, split="validation"
+            )
+            callbacks = [ValidationCurve(model, system, task, recipe.train["steps"])]
+            validation = callbacks[0].rows
+        curve = train_system(model, recipe, system, rows, int(seed), callbacks)
     seconds = round(time.perf_counter() - started)
     if keep is not None and curve is not None:
         save(model, keep)
@@ -215,10 +305,13 @@ def measure_cell(cell: str, overrides: Sequence[str], keep: Path | None) -> dict
         "suite": suite_name, "system": name, "label": system.label, "seed": int(seed),
         "train": None if curve is None else train_settings,
         "rows": 0 if curve is None else recipe.data["n_train"],
-        "train_seconds": seconds, "points": points, "environment": environment(),
+        "train_seconds": seconds, "validation": validation, "points": points,
+        "environment": environment(),
     }  # fmt: skip
+    if system.budgets and len(suite.tasks) == 1:
+        record["surface"] = measure_surface(model, suite, system)
     if suite.width:
-        record["backbone"] = load_pretraining_log(pretrain_once(suite.width))
+        record["backbone"] = load_pretraining_log(pretrain_once(suite.recipe, suite.width))
     return record
 
 

@@ -1,6 +1,6 @@
 """Pretrain tiny-vlm: a Qwen2.5-VL small enough for a laptop's CPU that reads sheets of stickers.
 
-    python benchmarks/pretrain.py OUT    # about 45 minutes on two cores. It can be interrupted.
+    python benchmarks/pretrain.py OUT    # 81 minutes on two busy cores. It can be interrupted.
 
 The model is built from transformers' own classes. Its tokenizer and processor are trained here.
 ``AutoModel`` and ``AutoProcessor`` load it exactly as they load ``Qwen/Qwen2.5-VL-3B-Instruct``.

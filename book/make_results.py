@@ -31,6 +31,7 @@ from results_tables import (
     format_suite,
     format_table,
     held_out_points,
+    join_words,
     nesting_points,
     to_plain_text,
 )
@@ -46,15 +47,34 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
 PAGES = ("README.md", "book/results.md")
 CELL_FILES = ("findings", "tiny")
+SHIPPED = {  # the bundled model of each cell in tiny.json
+    ("handwriting", "MMR"): "tiny",
+    ("scenes", "MMR"): "tiny-scenes",
+    ("stickers", "late-50"): "tiny-stickers",
+    ("stickers", "no-MMR"): "tiny-stickers-no-mmr",
+}
 
 
-def render_backbone(log: dict[str, Any]) -> str:
-    """Describe the backbone of all results."""
-    return (
-        f"`tiny-vlm` has {log['parameters']:,} parameters and was pretrained for "
-        f"{log['steps']:,} steps ({log['seconds'] / 60:.0f} minutes on a CPU). It reads "
-        f"{log['test_digits_read']:.1%} of the digits of unseen writers correctly."
-    )
+READS = {  # what a pretraining log measures
+    "test_digits_read": "of the digits of unseen writers",
+    "test_digits": "of the digits of unseen writers",
+    "unseen_sheets": "of the stickers on unseen sheets",
+    "unseen_artist": "of the drawings that are not in its training data",
+}
+
+
+def render_backbones(logs: dict[str, dict[str, Any]]) -> str:
+    """Describe the backbones of the results, by name."""
+    lines = []
+    for name, log in logs.items():
+        shares = log.get("reads", log)
+        reads = [f"{shares[key]:.1%} {text}" for key, text in READS.items() if key in shares]
+        lines.append(
+            f"- `{name}` has {log['parameters']:,} parameters and was pretrained for "
+            f"{log['steps']:,} steps ({log['seconds'] / 60:.0f} minutes on a CPU). It reads "
+            f"{join_words(reads)}."
+        )
+    return "\n".join(lines)
 
 
 def render_mmr(findings: dict[str, Any]) -> str:
@@ -132,15 +152,16 @@ def render_code(findings: dict[str, Any]) -> str:
 
 def render_shipped(tiny: dict[str, Any]) -> str:
     """Describe the bundled models, with the length of training and the quality per budget."""
-    names = {folder: name for name, folder in checkpoints.MODELS.items()}
     lines = []
     for cell in tiny["cells"].values():
         qualities = ", ".join(
             f"{point['p_at_1']:.3f} at ({point['r_q']:d}, {point['r_c']:d})"
             for point in cell["points"]
+            if point["split"] == "test"
         )
         lines.append(
-            f"- `{names['tiny-' + cell['suite']]}`: {cell['train']['steps']:,} steps over "
+            f"- `{SHIPPED[cell['suite'], cell['system']]}`, {to_plain_text(cell['label'])}: "
+            f"{cell['train']['steps']:,} steps over "
             f"{cell['rows']:,} rows of `{to_plain_text(cell['suite'])}` (seed {cell['seed']:d}, "
             f"{cell['train_seconds'] / 60:.0f} minutes). P@1 is {qualities}."
         )
@@ -243,7 +264,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "artist": ("findings", render_artist),
     "curve": ("findings", render_curve),
     "surface": ("findings", render_surface),
-    "backbone": ("backbone", render_backbone),
+    "backbones": ("backbones", render_backbones),
     "mmr": ("findings", render_mmr),
     "verdicts": ("findings", render_verdicts),
     "picture": ("findings", render_picture),
@@ -262,10 +283,11 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
 def read_results() -> dict[str, Any]:
     """Read and check every result file, by name.
 
-    ``backbone`` is the pretraining log. ``efficiency`` is a list: one result per shape.
+    ``backbones`` are the pretraining logs by name. ``efficiency`` is a list: one result per shape.
     """
-    folder = ROOT / "metaembed_lite" / "checkpoints" / "tiny-vlm"
-    results: dict[str, Any] = {"backbone": load_pretraining_log(folder)}
+    folder = ROOT / "metaembed_lite" / "checkpoints"
+    logs = {name: load_pretraining_log(folder / name) for name in checkpoints.BACKBONES}
+    results: dict[str, Any] = {"backbones": logs}
     for path in sorted(RESULTS.glob("*.json")):
         read = load_findings if path.stem in CELL_FILES else load_result
         if path.stem.startswith("efficiency_"):

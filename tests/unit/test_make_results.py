@@ -12,6 +12,8 @@ import pytest
 from make_results import fill, render_blocks
 from results_tables import format_measures, format_suite
 
+from metaembed_lite import checkpoints
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,7 +42,7 @@ def before_stickers(project):
     return project
 
 
-LOGS = ["metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"]
+LOGS = [f"metaembed_lite/checkpoints/{name}/pretraining_log.json" for name in checkpoints.BACKBONES]
 PAGES = ["README.md", "book/results.md"]
 
 
