@@ -22,7 +22,6 @@ from metaembed_lite.data.pages import COLLECTIONS
 
 SEEDS = (0, 1, 2)
 BUDGETS = [(1, 1), (2, 4), (4, 8), (8, 16)]
-ONE_WORD = {"init_text": [",", ","]}
 DIM_FRACTIONS = [1 / 16, 1 / 4, 1 / 2, 1]  # at (8, 16) the same bytes as BUDGETS at the full D
 
 
@@ -159,13 +158,12 @@ SYSTEMS = {
         loss=TemperatureByBudget,
         train_overrides={"temperature": [0.05 * r_q for r_q, _ in BUDGETS]},
     ),
-    "start-word": System(
-        "MMR, all meta tokens start at one word", BUDGETS, model_overrides=ONE_WORD
+    "start-random": System(
+        "MMR, meta tokens start at random values", BUDGETS, model_overrides={"init_text": None}
     ),
     "start-offsets": System(
-        "MMR, meta tokens start at one word with offsets",
+        "MMR, random offsets added to the start of each meta token",
         BUDGETS,
-        model_overrides=ONE_WORD,
         start=partial(start_with_offsets, scale=0.5),
     ),
     "start-rows": System(

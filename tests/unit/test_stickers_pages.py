@@ -13,6 +13,8 @@ from stickers_cells import COMPARED
 from stickers_rivals import format_rivals, render_artist, render_rivals
 from stickers_training import plot_training, render_curve, render_surface
 
+from metaembed_lite import checkpoints
+
 ROOT = Path(__file__).parents[2]
 REAL = json.loads((ROOT / "book/results/findings.json").read_text())
 ENVIRONMENT = next(iter(REAL["cells"].values()))["environment"]
@@ -287,8 +289,9 @@ def test_a_curve_of_one_step_and_a_surface_with_a_gap_are_refused():
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A copy of pages and results without cells of stickers, for the script to work on."""
-    log = "metaembed_lite/checkpoints/tiny-vlm/pretraining_log.json"
-    for path in ("README.md", "book/results.md", "book/results", log):
+    folders = [f"metaembed_lite/checkpoints/{name}" for name in checkpoints.BACKBONES]
+    logs = [f"{folder}/pretraining_log.json" for folder in folders]
+    for path in ("README.md", "book/results.md", "book/results", *logs):
         source, target = ROOT / path, tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
