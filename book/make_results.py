@@ -50,8 +50,6 @@ CELL_FILES = ("findings", "tiny")
 SHIPPED = {  # the bundled model of each cell in tiny.json
     ("handwriting", "MMR"): "tiny",
     ("scenes", "MMR"): "tiny-scenes",
-    ("stickers", "late-50"): "tiny-stickers",
-    ("stickers", "no-MMR"): "tiny-stickers-no-mmr",
 }
 
 
