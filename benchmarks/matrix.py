@@ -172,7 +172,7 @@ SYSTEMS = {
     "w-large": System("MMR, weights 1 1 1 4", BUDGETS, train_overrides={"weights": [1, 1, 1, 4]}),
 }
 
-MATRIX = {  # stored with the cells, so that tables can show which cells are missing
+MATRIX = {  # stored with the cells, for the names and the order of tables
     "suites": {name: suite.measure for name, suite in SUITES.items()},
     "systems": {name: system.label for name, system in SYSTEMS.items()},
 }
