@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 import typer
 import yaml
+from cpu_speed import speed_up
 from datasets import concatenate_datasets
 from matrix import BUDGETS, MATRIX, SEEDS, SUITES, SYSTEMS, Suite, System
 from report import RESULTS, environment, write
@@ -279,6 +280,7 @@ def measure_cell(cell: str, overrides: Sequence[str], keep: Path | None) -> dict
     budgets = {"budgets": [list(budget) for budget in system.budgets]}
     train_settings = recipe.train | budgets | system.train_overrides
     model = build_system(recipe, name, int(seed))
+    speed_up(model)
     started = time.perf_counter()
     curve = None
     validation: list[dict[str, Any]] = []
