@@ -47,7 +47,6 @@ class Tower(torch.nn.Module):
     """Counts the windows that it computes."""
 
     window_size, patch_size, spatial_merge_size = 32, 16, 1
-    fullatt_block_indexes: list[int] = []
 
     def __init__(self):
         super().__init__()
