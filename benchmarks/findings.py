@@ -65,7 +65,7 @@ from metaembed_lite.training import FRESH_WEIGHTS
 POOLED_SIZES = (1, 4, 8, 16)  # numbers of token vectors that remain after pooling
 VALIDATIONS = 10  # per training run
 VALIDATION_QUERIES = 200
-SCRIPTS = {"tiny": tiny_vlm, "tiny-stickers": pretrain}  # recipe -> how its backbone was made
+SCRIPTS = {"tiny-handwriting": tiny_vlm, "tiny": pretrain}  # recipe -> how its backbone was made
 WRITE_TIMEOUT = 600  # seconds to wait until another process has written its cell
 METRICS = {"p_at_1": precision_at_1, "ndcg_at_5": ndcg_at_5, "mrr_at_10": mrr_at_10}
 

@@ -61,20 +61,20 @@ class Suite:
 
 _STICKER_SPLITS = {"test": {}, "unseen artist": {"unseen_artist": True}}
 SUITES = {
-    "stickers": Suite("tiny-stickers", (), ("stickers",), splits=_STICKER_SPLITS),
-    "stickers-64": Suite("tiny-stickers", (), ("stickers",), width=64),
-    "stickers-192": Suite("tiny-stickers", (), ("stickers",), width=192),
-    "handwriting": Suite("tiny", (), ("handwriting",)),
-    "scenes": Suite("tiny", ("data.name=scenes",), ("scenes",)),
-    "meta-tasks": Suite("tiny", ("data.n_train=48000", "train.steps=1500"), TASKS),
+    "stickers": Suite("tiny", (), ("stickers",), splits=_STICKER_SPLITS),
+    "stickers-64": Suite("tiny", (), ("stickers",), width=64),
+    "stickers-192": Suite("tiny", (), ("stickers",), width=192),
+    "handwriting": Suite("tiny-handwriting", (), ("handwriting",)),
+    "scenes": Suite("tiny-handwriting", ("data.name=scenes",), ("scenes",)),
+    "meta-tasks": Suite("tiny-handwriting", ("data.n_train=48000", "train.steps=1500"), TASKS),
     "pages": Suite(
-        "tiny",
+        "tiny-handwriting",
         ("data.n_train=48000", "train.steps=1500"),
         tuple(f"pages/{kind}" for kind in COLLECTIONS),
         measure="ndcg_at_5",
     ),
-    "handwriting-64": Suite("tiny", (), ("handwriting",), width=64),
-    "handwriting-192": Suite("tiny", (), ("handwriting",), width=192),
+    "handwriting-64": Suite("tiny-handwriting", (), ("handwriting",), width=64),
+    "handwriting-192": Suite("tiny-handwriting", (), ("handwriting",), width=192),
     "codesearch": Suite(
         "minilm-codesearch",
         (),

@@ -39,7 +39,7 @@ def load(
     name.
 
     Args:
-        name_or_path: a bundled name ("tiny", "tiny-scenes"), a folder, or a hub id.
+        name_or_path: a bundled name ("tiny", "tiny-handwriting"), a folder, or a hub id.
         device: "cpu", "cuda", ... Defaults to the best available one.
         dtype: the backbone's type, "bfloat16", ... Defaults to the checkpoint's.
         backbone: a folder or a hub id: where the backbone of a LoRA model is now, if it has moved.
@@ -62,7 +62,7 @@ def load(
                 f"{path} was being saved when its process ended: save there again, or "
                 "train(..., resume=True), to repair it"
             )
-        path = hub.fetch(str(name_or_path), "model", tuple(checkpoints.MODELS))
+        path = hub.fetch(str(name_or_path), "model", checkpoints.MODELS)
     modules = _load_modules(path, dtype, backbone)
     config = saved_model.read_json(path / saved_model.MODEL)
     small = list(modules.values())[1:]

@@ -13,8 +13,7 @@ from pathlib import Path
 from metaembed_lite.model_folder import sha256
 
 BACKBONES = ("tiny-vlm", "tiny-vlm-2")  # for build()
-# For load(): name -> folder.
-MODELS = {"tiny": "tiny-handwriting", "tiny-scenes": "tiny-scenes"}
+MODELS = ("tiny", "tiny-no-mmr", "tiny-handwriting")  # for load()
 PREFIX = "metaembed_lite/"  # before the name of a bundled backbone in an adapter, not a path
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"
@@ -29,16 +28,12 @@ def folder(name: str) -> Path | None:
 
     Example:
         >>> folder("tiny").name
-        'tiny-handwriting'
+        'tiny'
         >>> folder("huge") is None
         True
     """
     name = name.removeprefix(PREFIX)
-    if name in BACKBONES:
-        return _verify(HERE / name)
-    if name in MODELS:
-        return _verify(HERE / MODELS[name])
-    return None
+    return _verify(HERE / name) if name in BACKBONES + MODELS else None
 
 
 def portable_name(path: str) -> str:
@@ -95,10 +90,9 @@ def write_sums(target: Path | None = None) -> None:
         ...     Path(parent, "sums").read_text() == SUMS.read_text()
         True
     """
-    folders = sorted({*BACKBONES, *MODELS.values()})
     lines = [
         f"{sha256(file)}  {file.relative_to(HERE).as_posix()}\n"
-        for name in folders
+        for name in sorted(BACKBONES + MODELS)
         for file in _files(HERE / name)
     ]
     (target or SUMS).write_text("".join(lines), encoding="utf-8")

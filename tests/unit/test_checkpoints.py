@@ -33,17 +33,13 @@ def test_every_file_of_every_checkpoint_is_listed_with_its_hash():
         if f.is_file() and "__pycache__" not in f.parts
     }
     assert hashes == files
-    assert {name.split("/")[0] for name in files} == {
-        *checkpoints.BACKBONES,
-        *checkpoints.MODELS.values(),
-    }
+    assert {name.split("/")[0] for name in files} == {*checkpoints.BACKBONES, *checkpoints.MODELS}
 
 
 def test_a_changed_or_missing_file_is_refused_with_its_name(copies):
     for file in sorted(f for f in copies.rglob("*/*") if f.is_file()):
         name = file.relative_to(copies).parts[0]
         content = file.read_bytes()
-        bundled = next((n for n, folder in checkpoints.MODELS.items() if folder == name), name)
         for damaged, message in (
             (content[:-1] + b"?", "SHA-256 is not the one"),
             (None, "missing"),
@@ -51,10 +47,10 @@ def test_a_changed_or_missing_file_is_refused_with_its_name(copies):
             checkpoints._verify.cache_clear()
             file.write_bytes(damaged) if damaged is not None else file.unlink()
             with pytest.raises(OSError, match=rf"{re.escape(file.name)}.*{message}.*install"):
-                checkpoints.folder(bundled)
+                checkpoints.folder(name)
             file.write_bytes(content)
         checkpoints._verify.cache_clear()
-        assert checkpoints.folder(bundled).is_dir()
+        assert checkpoints.folder(name).is_dir()
 
 
 def test_a_file_that_is_not_listed_and_a_list_without_lines_are_refused(copies):
@@ -63,12 +59,12 @@ def test_a_file_that_is_not_listed_and_a_list_without_lines_are_refused(copies):
         checkpoints.folder("tiny-vlm")
     lines = checkpoints.SUMS.read_text().splitlines(keepends=True)
     checkpoints.SUMS.write_text(
-        "".join(line for line in lines if "tiny-scenes/modules" not in line)
+        "".join(line for line in lines if "tiny-no-mmr/modules" not in line)
     )
-    with pytest.raises(OSError, match=r"tiny-scenes/modules\.json is not listed"):
-        checkpoints.folder("tiny-scenes")
+    with pytest.raises(OSError, match=r"tiny-no-mmr/modules\.json is not listed"):
+        checkpoints.folder("tiny-no-mmr")
     checkpoints.SUMS.write_text("")
-    with pytest.raises(OSError, match="lists no file of tiny-handwriting"):
+    with pytest.raises(OSError, match="lists no file of tiny"):
         checkpoints.folder("tiny")
 
 

@@ -167,7 +167,7 @@ def test_the_site_gets_llms_txt_at_its_root():
 # Model cards
 
 
-@pytest.mark.parametrize("folder", checkpoints.MODELS.values())
+@pytest.mark.parametrize("folder", checkpoints.MODELS)
 def test_a_bundled_card_has_the_text_of_the_template(folder):
     card = (checkpoints.HERE / folder / "README.md").read_text(encoding="utf-8")
     template = TEMPLATE.read_text(encoding="utf-8")

@@ -543,7 +543,7 @@ def test_a_saved_model_holds_training_data_only_on_request(card_examples, tmp_pa
 def test_the_bundled_models_hold_no_images_and_no_captions():
     from metaembed_lite import checkpoints
 
-    for name in checkpoints.MODELS.values():
+    for name in checkpoints.MODELS:
         folder = checkpoints.HERE / name
         assert not list(folder.rglob("*.jpg")) + list(folder.rglob("*.png"))
         assert "widget" not in (folder / "README.md").read_text()
