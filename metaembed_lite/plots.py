@@ -61,9 +61,13 @@ def use_style() -> AbstractContextManager[None]:
 
 
 def show_boards(
-    images: Sequence[Any], titles: Sequence[str] | None = None, columns: int = 6, cells: int = 3
+    images: Sequence[Any],
+    titles: Sequence[str] | None = None,
+    columns: int = 6,
+    cells: int = 3,
+    inches: float = 1.6,
 ) -> Figure:
-    """Show images side by side, without smoothing their pixels.
+    """Show images side by side. Small ones keep their sharp pixels.
 
     Args:
         images: n PIL images, or arrays (H, W) or (H, W, 3).
@@ -71,6 +75,7 @@ def show_boards(
         columns: images per row. Defaults to 6.
         cells: number of rows and of columns that thin lines divide each image into. 1 draws no
             lines. Defaults to 3.
+        inches: width of an image. Defaults to 1.6.
 
     Raises:
         ValueError: if there is no image, or the numbers of titles and images differ.
@@ -89,13 +94,13 @@ def show_boards(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     with use_style():
-        size = (1.6 * columns, 1.9 * rows)
+        size = (inches * columns, (inches + 0.3) * rows)
         fig, axes = plt.subplots(rows, columns, squeeze=False, layout="constrained", figsize=size)
     for i, ax in enumerate(axes.flat):
         ax.axis("off")
         if i < len(images):
             pixels = np.asarray(images[i])
-            ax.imshow(pixels, cmap="gray", interpolation="nearest")
+            ax.imshow(pixels, cmap="gray")
             for k in range(1, cells):
                 ax.axhline(pixels.shape[0] * k / cells - 0.5, color=COLORS[0], lw=0.8)
                 ax.axvline(pixels.shape[1] * k / cells - 0.5, color=COLORS[0], lw=0.8)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 MAX_TEXT_CHARS = 300
-THUMBNAIL_PX = 96  # of an image's longer side
-MAX_MAP_CELLS = 6  # of an attention map's longer side. A finer map is averaged down to it
+THUMBNAIL_PX = 128  # of an image's longer side
+MAX_MAP_CELLS = 10  # of an attention map's longer side. A finer map is averaged down to it
 
 
 def describe_content(n_queries: int, n_candidates: int, n_shown: int, depth: int) -> str:

@@ -20,7 +20,7 @@ MODULES = (  # each one after those that it imports
     "style", "dom", "vectors", "choices", "slider", "targets", "curve", "ranking", "alignment",
     "explorer",
 )  # fmt: skip
-PAGE_LIMIT = 1_000_000  # bytes of the explorer on a page
+PAGE_LIMIT = 2_000_000  # bytes of the explorer on a page
 
 
 @cache

@@ -56,7 +56,7 @@ class BudgetExplorer(anywidget.AnyWidget):
 
     Raises:
         ValueError: if a budget does not fit the model, or a query or candidate is unknown. Also if
-            embeddings are not finite or belong to another task, or the page exceeds one megabyte.
+            embeddings are not finite or belong to another task, or the page exceeds two megabytes.
 
     Example:
         >>> from metaembed_lite import build, load_task
