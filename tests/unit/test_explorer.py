@@ -322,9 +322,9 @@ def test_the_error_on_a_large_page_says_how_many_candidates_fit(model, task):
     wide = EncodedTask(task, torch.randn(8, 3, 4096), torch.randn(16, 5, 4096))
     explorer = BudgetExplorer(model, task, wide, queries=1, candidates=16)
     assert len(explorer.static_html()) < PAGE_LIMIT
-    vectors = explorer.page["vectors"] | {"candidates": explorer.page["vectors"]["candidates"] * 3}
-    large = {**explorer.page, "vectors": vectors, "candidates": explorer.page["candidates"] * 3}
-    message = r"of a page, above the limit of 1,000,000: .*candidates=\d+ instead of 48"
+    vectors = explorer.page["vectors"] | {"candidates": explorer.page["vectors"]["candidates"] * 6}
+    large = {**explorer.page, "vectors": vectors, "candidates": explorer.page["candidates"] * 6}
+    message = r"of a page, above the limit of 2,000,000: .*candidates=\d+ instead of 96"
     with pytest.raises(ValueError, match=message):
         check_size(large)
 
