@@ -36,7 +36,7 @@ from results_tables import (
     to_plain_text,
 )
 from stickers_cells import find_cells
-from stickers_rivals import format_rivals, render_artist, render_rivals
+from stickers_rivals import format_rivals, render_artist, render_costs, render_rivals
 from stickers_training import plot_training, render_curve, render_surface
 
 from metaembed_lite import checkpoints
@@ -260,6 +260,7 @@ def render_timings(timings: dict[str, Any]) -> str:
 BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "rivals": ("findings", render_rivals),
     "artist": ("findings", render_artist),
+    "costs": ("index_costs", render_costs),
     "curve": ("findings", render_curve),
     "surface": ("findings", render_surface),
     "backbones": ("backbones", render_backbones),

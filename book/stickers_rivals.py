@@ -1,4 +1,4 @@
-"""MetaEmbed against its rivals on the suite stickers, at equal vectors, as Markdown."""
+"""MetaEmbed against its rivals on the suite stickers: quality at equal vectors, and costs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from results_tables import (
     NOT_MEASURED,
+    format_environment,
     format_environments,
     format_mean_and_range,
     format_span,
@@ -20,6 +21,7 @@ from stickers_cells import METAEMBED, SUITE, check_seeds, find_cells, name_comma
 
 SIZES = (1, 4, 8, 16)  # vectors per candidate
 ALL_TOKENS = "all tokens"
+QUERIES = ("text", "image")  # kinds of queries whose costs are measured
 SPLITS = {"test": "seen drawings", "unseen artist": "unseen drawings"}
 
 
@@ -44,6 +46,33 @@ def render_artist(findings: dict[str, Any]) -> str:
             line = lines.setdefault(system, [to_plain_text(label), str(size)])
             line.append(format_mean_and_range(summary))
     return format_table(["P@1", "vectors", *SPLITS.values()], lines.values())
+
+
+def render_costs(costs: dict[str, Any]) -> str:
+    """Compare what an index costs to build, and a query to encode and to score."""
+    header = ["", "vectors", "encode a sheet", "cluster it", *(f"{kind} query" for kind in QUERIES)]
+    lines = [
+        [
+            to_plain_text(row["label"]),
+            str(row["r_c"]),
+            f"{row['encode_ms_per_candidate']:.1f} ms",
+            f"{row['cluster_ms_per_candidate']:.1f} ms" if row["cluster_ms_per_candidate"] else "",
+            *(describe_query(row[kind]) for kind in QUERIES),
+        ]
+        for row in costs["rows"]
+    ]
+    return (
+        f"{costs['candidates']:,} sheets, encoded in batches. {costs['queries']:,} queries of each "
+        "kind, one at a time: their vectors, the time to encode a query, and the time to score it "
+        f"against all sheets (medians).\n\n{format_table(header, lines)}\n\n"
+        f"{format_environment(costs)}"
+    )
+
+
+def describe_query(query: dict[str, float]) -> str:
+    """Write the number of vectors of a query, and what it costs."""
+    times = f"{query['encode_ms']:.1f} + {query['score_ms']:.2f} ms"
+    return f"{query['r_q']:.0f} vectors, {times}"
 
 
 def tabulate_points(findings: dict[str, Any], split: str) -> pd.DataFrame:

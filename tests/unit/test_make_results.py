@@ -196,7 +196,9 @@ def test_a_missing_measure_or_point_is_refused(project):
     assert re.match(r"MetaEmbed with MMR: .* has 3 points and .* has 4", refusal(project))
 
 
-@pytest.mark.parametrize("name", ["scoring", "gradient_caching", "timings", "explorer"])
+@pytest.mark.parametrize(
+    "name", ["scoring", "index_costs", "gradient_caching", "timings", "explorer"]
+)
 def test_a_number_that_is_not_finite_is_refused_with_its_file(project, name):
     change(project, lambda result: result.update(extra=float("nan")), name)
     assert re.match(rf"{name}.json: .*NaN.*finite", refusal(project))
