@@ -10,7 +10,7 @@ import make_results
 import pytest
 from results_tables import NOT_MEASURED
 from stickers_cells import COMPARED
-from stickers_rivals import format_rivals, render_artist, render_rivals
+from stickers_rivals import format_rivals, render_artist, render_costs, render_rivals
 from stickers_training import plot_training, render_curve, render_surface
 
 from metaembed_lite import checkpoints
@@ -281,6 +281,24 @@ def test_a_curve_of_one_step_and_a_surface_with_a_gap_are_refused():
     del cell["surface"][2]
     with pytest.raises(ValueError, match="stickers/MMR/0: surface has no P@1 at some of r_q"):
         render_surface(make_findings(cell))
+
+
+# What an index costs
+
+
+def test_costs_show_a_second_pass_only_where_there_is_one():
+    query = {"r_q": 14, "encode_ms": 16.44, "score_ms": 0.331}
+    row = {
+        "label": "tokens", "r_c": 107, "encode_ms_per_candidate": 19.56,
+        "cluster_ms_per_candidate": 0.0, "text": query, "image": query | {"r_q": 120},
+    }  # fmt: skip
+    clustered = row | {"label": "clustered", "r_c": 16, "cluster_ms_per_candidate": 1.66}
+    costs = {"candidates": 1000, "queries": 50, "rows": [row, clustered], "environment": ENVIRONMENT}
+    queries = "14 vectors, 16.4 + 0.33 ms | 120 vectors, 16.4 + 0.33 ms |"
+    assert render_costs(costs).splitlines()[4:6] == [
+        f"| tokens | 107 | 19.6 ms |  | {queries}",
+        f"| clustered | 16 | 19.6 ms | 1.7 ms | {queries}",
+    ]
 
 
 # The pages
