@@ -35,6 +35,7 @@ from results_tables import (
     nesting_points,
     to_plain_text,
 )
+from stickers_aims import render_aims
 from stickers_cells import find_cells
 from stickers_rivals import format_rivals, render_artist, render_costs, render_rivals
 from stickers_training import plot_training, render_curve, render_surface
@@ -260,6 +261,7 @@ def render_timings(timings: dict[str, Any]) -> str:
 BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "rivals": ("findings", render_rivals),
     "artist": ("findings", render_artist),
+    "aims": ("findings", render_aims),
     "costs": ("index_costs", render_costs),
     "curve": ("findings", render_curve),
     "surface": ("findings", render_surface),

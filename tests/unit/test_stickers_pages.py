@@ -9,6 +9,7 @@ from statistics import mean
 import make_results
 import pytest
 from results_tables import NOT_MEASURED
+from stickers_aims import render_aims
 from stickers_cells import COMPARED
 from stickers_rivals import format_rivals, render_artist, render_costs, render_rivals
 from stickers_training import plot_training, render_curve, render_surface
@@ -283,6 +284,32 @@ def test_a_curve_of_one_step_and_a_surface_with_a_gap_are_refused():
         render_surface(make_findings(cell))
 
 
+# Aims
+
+
+def test_each_aim_is_judged_by_the_means_that_were_measured(findings):
+    # means of MMR: 0.530, 0.730, 0.830, 0.920; of the single vector: 0.612
+    assert [row[1:] for row in rows_of(render_aims(findings))[1:]] == [
+        ["at least 0.40", "0.530", "reached"],
+        ["at least 0.90", "0.920", "reached"],
+        ["loses at most 3 points", "-8.2 points", "not reached"],
+        ["gains at least 15 points", "+30.8 points", "reached"],
+    ]
+    others = [
+        make_cell("no-MMR", 0, BUDGETS, [0.30, 0.4, 0.5, 0.95]),
+        make_cell("fixed-2x4", 0, BUDGETS[1:2], [0.74]),
+    ]
+    added = {"cells": {**findings["cells"], **make_findings(*others)["cells"]}}
+    assert [row[1:] for row in rows_of(render_aims(added))[5:]] == [
+        ["loses at most 2 points", "-3.0 points", "not reached"],
+        ["less than a third", "0.316", "reached"],
+        ["loses at most 2 points", "-1.0 points", "reached"],
+    ]
+    del findings["cells"]["stickers/MMR/0"], findings["cells"]["stickers/MMR/1"]
+    del findings["cells"]["stickers/MMR/2"]
+    assert render_aims(findings) == NOT_MEASURED
+
+
 # What an index costs
 
 
@@ -293,7 +320,12 @@ def test_costs_show_a_second_pass_only_where_there_is_one():
         "cluster_ms_per_candidate": 0.0, "text": query, "image": query | {"r_q": 120},
     }  # fmt: skip
     clustered = row | {"label": "clustered", "r_c": 16, "cluster_ms_per_candidate": 1.66}
-    costs = {"candidates": 1000, "queries": 50, "rows": [row, clustered], "environment": ENVIRONMENT}
+    costs = {
+        "candidates": 1000,
+        "queries": 50,
+        "rows": [row, clustered],
+        "environment": ENVIRONMENT,
+    }
     queries = "14 vectors, 16.4 + 0.33 ms | 120 vectors, 16.4 + 0.33 ms |"
     assert render_costs(costs).splitlines()[4:6] == [
         f"| tokens | 107 | 19.6 ms |  | {queries}",
@@ -340,7 +372,7 @@ def block(page, name):
 
 def test_without_cells_the_readme_shows_handwriting_and_the_page_says_not_measured(project):
     readme, results = run(project)
-    for name in ("rivals", "artist", "curve", "surface"):
+    for name in ("rivals", "aims", "artist", "curve", "surface"):
         assert block(results, name) == NOT_MEASURED
     assert "| with MMR |" in block(readme, "results")
     assert "mmr.png" in block(readme, "picture")
