@@ -3,8 +3,8 @@
     python benchmarks/explorer.py                 # or CHROME=/path/to/chromium python ...
 
 The explorer has the size that it is meant for: 200 images with 64 vectors of 64 dimensions each,
-and a query of 16 vectors. A slider is moved. The script measures the time from its input event until
-the page has changed, and until the frame that shows the change is painted. It writes
+and a query of 16 vectors. A slider is moved. The script measures the time from its input event
+until the page has changed, and until the frame that shows the change is painted. It writes
 ``book/results/explorer.json``.
 """
 

@@ -120,13 +120,13 @@ def test_the_readmes_five_lines_run():
     names = {}
     exec(compile(program, "README.md", "exec"), names)
     assert names["scores"].shape == (100, 200)
-    expected = maxsim(names["queries"], names["boards"], budget=(4, 8))
+    expected = maxsim(names["queries"], names["sheets"], budget=(4, 8))
     assert torch.equal(names["scores"], expected)
 
 
 def test_the_readmes_program_without_load_runs(tmp_path, monkeypatch):
     (program,) = (block for block in code_blocks("python") if "trust_remote_code" in block)
-    model, task = load("tiny", device="cpu"), load_task("handwriting", n_queries=3, n_train=0)
+    model, task = load("tiny", device="cpu"), load_task("stickers", n_queries=3, n_train=0)
     monkeypatch.chdir(tmp_path)
     save(model, "my-model")
     names = {
