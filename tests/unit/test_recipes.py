@@ -260,7 +260,7 @@ def test_a_budget_and_budgets_are_recognized_by_their_types():
 
 
 def test_the_command_line_trains_saves_and_evaluates(tmp_path):
-    done = run("train", "tiny", *SMALL, "--output", tmp_path / "model")
+    done = run("train", "tiny", *SMALL, "data.side=2", "--output", tmp_path / "model")
     assert done.exit_code == 0, done.output
     assert "p_at_1" in done.output
     card = (tmp_path / "model" / "README.md").read_text()
@@ -328,7 +328,7 @@ def test_an_error_that_another_library_raises_keeps_its_traceback(monkeypatch):
 
 
 def test_whole_numbers_of_a_suite_may_be_written_as_1e1():
-    done = run("evaluate", "tiny", "n_queries=1e1", "--budget", "1x1")
+    done = run("evaluate", "tiny", "n_queries=1e1", "side=2", "--budget", "1x1")
     assert done.exit_code == 0, done.output
 
 
