@@ -3,9 +3,8 @@
     python benchmarks/explorer.py                 # or CHROME=/path/to/chromium python ...
 
 The explorer has the size that it is meant for: 200 images with 64 vectors of 64 dimensions each,
-    and
-a query of 16 vectors. A slider is moved. The script measures the time from its input event until
-the page has changed, and until the frame that shows the change is painted. It writes
+and a query of 16 vectors. A slider is moved. The script measures the time from its input event
+until the page has changed, and until the frame that shows the change is painted. It writes
 ``book/results/explorer.json``.
 """
 
@@ -102,7 +101,7 @@ def _p95(values: np.ndarray) -> float:
 def main() -> None:
     task = load_task("handwriting", n_queries=100, n_train=0)
     result = measure_repaints(build_large_page(task))
-    explorer = BudgetExplorer(load("tiny", device="cpu"), task)
+    explorer = BudgetExplorer(load("tiny-handwriting", device="cpu"), task)
     size = {"candidates": CANDIDATES, "r_q": R_Q, "r_c": R_C, "dim": DIM}
     html = explorer.static_html()
     result |= {"size": size, "handwriting_page_bytes": len(html.encode())}

@@ -31,7 +31,7 @@ from metaembed_lite.data.handwriting import training_rows
 
 def measure_step(backbone: str, batch_size: int, mini_batch_size: int) -> dict[str, float]:
     """Run forward and backward once: seconds, and MiB of memory beyond the loaded model."""
-    recipe = recipes.read("tiny")
+    recipe = recipes.read("tiny-handwriting")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
     settings = recipe.model | {"backbone": backbone, "dtype": dtype, "device": device}

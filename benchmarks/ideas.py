@@ -240,8 +240,8 @@ class DistilledBudgets(MatryoshkaMultiVectorLoss):
         >>> from metaembed_lite import load
         >>> model = load("tiny", device="cpu")
         >>> loss = DistilledBudgets(model, ["1x1", "4x8"], weight=1.0)
-        >>> queries = model.preprocess(["3 top-left", "7 center"], task="query")
-        >>> positives = model.preprocess(["a 3", "a 7"], task="document")
+        >>> queries = model.preprocess(["violin, red apple", "sushi"], task="query")
+        >>> positives = model.preprocess(["a violin", "a sushi"], task="document")
         >>> loss([queries, positives]).shape
         torch.Size([])
     """

@@ -26,7 +26,7 @@ class MultiVectorEncoder(sentence_transformers.MultiVectorEncoder):
 
     Example:
         >>> from metaembed_lite import load
-        >>> load("tiny", device="cpu").encode_query(["3 top-left", 7])
+        >>> load("tiny", device="cpu").encode_query(["violin, red apple", 7])
         Traceback (most recent call last):
         ...
         metaembed_lite.items.ItemError: item 1 ...
@@ -77,7 +77,7 @@ def configure(model: MultiVectorEncoder) -> None:
         >>> from metaembed_lite import load
         >>> model = load("tiny", device="cpu").half()
         >>> configure(model)
-        >>> model.encode_query("3 top-left").dtype
+        >>> model.encode_query("violin, red apple").dtype
         torch.float32
     """
     model.model_card_data.template_path = model_card.TEMPLATE

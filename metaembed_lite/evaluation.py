@@ -40,7 +40,7 @@ class EncodedTask:
 
     Example:
         >>> from metaembed_lite import load_task
-        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> task = load_task("stickers", n_queries=4, n_train=0)
         >>> encoded = EncodedTask(task, torch.rand(4, 2, 8), torch.rand(len(task.candidates), 4, 8))
         >>> encoded.full_budget
         Budget(r_q=2, r_c=4)
@@ -87,9 +87,9 @@ def encode(
 
     Example:
         >>> from metaembed_lite import load, load_task
-        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> task = load_task("stickers", n_queries=4, n_train=0)
         >>> encode(load("tiny", device="cpu"), task).queries.shape  # (Q, R_q, D)
-        torch.Size([4, 8, 32])
+        torch.Size([4, 8, 128])
     """
     batch_size = whole_number(batch_size, "batch_size")
     model.eval()
@@ -254,12 +254,12 @@ def evaluate(encoded: EncodedTask, budgets: Budgets | None = None) -> pd.DataFra
 
     Example:
         >>> from metaembed_lite import load, load_task
-        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> task = load_task("stickers", n_queries=4, n_train=0)
         >>> encoded = encode(load("tiny", device="cpu"), task)
         >>> evaluate(encoded, ["1x1", "8x16"])[["r_q", "r_c", "bytes_per_candidate"]]
            r_q  r_c  bytes_per_candidate
-        0    1    1                  128
-        1    8   16                 2048
+        0    1    1                  512
+        1    8   16                 8192
     """
     rows = [_evaluate_at(encoded, b) for b in budgets_within(encoded.full_budget, budgets)]
     return pd.DataFrame(rows)
@@ -304,7 +304,7 @@ def evaluate_all(encoded: EncodedTask) -> pd.DataFrame:
 
     Example:
         >>> from metaembed_lite import load, load_task
-        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> task = load_task("stickers", n_queries=4, n_train=0)
         >>> len(evaluate_all(encode(load("tiny", device="cpu"), task)))  # 8 x 16
         128
     """
@@ -373,9 +373,9 @@ def sweep(
 
     Example:
         >>> from metaembed_lite import load, load_task
-        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> task = load_task("stickers", n_queries=4, n_train=0)
         >>> sweep(load("tiny", device="cpu"), task, "4x8").bytes_per_candidate.item()
-        1024
+        4096
     """
     chosen = choose_budgets(model, budgets)  # before the work of encoding
     return evaluate(encode(model, task, batch_size), chosen)

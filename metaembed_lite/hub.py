@@ -84,7 +84,7 @@ def files_to_push(folder: Path, name: str, backbone: str | None = None) -> list[
         >>> with tempfile.TemporaryDirectory() as parent:
         ...     save(load("tiny", device="cpu"), Path(parent) / "model")
         ...     files_to_push(Path(parent) / "model", "you/model")[:3]
-        ['1_Dense/config.json', '1_Dense/model.safetensors', '2_Normalize/config.json']
+        ['1_Normalize/config.json', 'README.md', 'adapter_config.json']
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name!r}: name the repository as owner/name")

@@ -43,9 +43,9 @@ def image_attention(
     Example:
         >>> from metaembed_lite import load
         >>> from PIL import Image
-        >>> maps = image_attention(load("tiny", device="cpu"), Image.new("RGB", (48, 48)))
-        >>> maps.shape  # 16 candidate meta tokens, 3 x 3 image tokens
-        torch.Size([16, 3, 3])
+        >>> maps = image_attention(load("tiny", device="cpu"), Image.new("RGB", (160, 160)))
+        >>> maps.shape  # 16 candidate meta tokens, 10 x 10 image tokens
+        torch.Size([16, 10, 10])
     """
     if task not in ("document", "query"):
         raise ValueError(f"task {task!r}: choose 'document' or 'query'")

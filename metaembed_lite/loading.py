@@ -39,7 +39,7 @@ def load(
     name.
 
     Args:
-        name_or_path: a bundled name ("tiny", "tiny-handwriting"), a folder, or a hub id.
+        name_or_path: a bundled name such as "tiny", a folder, or a hub id.
         device: "cpu", "cuda", ... Defaults to the best available one.
         dtype: the backbone's type, "bfloat16", ... Defaults to the checkpoint's.
         backbone: a folder or a hub id: where the backbone of a LoRA model is now, if it has moved.
@@ -52,8 +52,8 @@ def load(
 
     Example:
         >>> model = load("tiny", device="cpu")
-        >>> model.encode_query("3 top-left, 7 center").shape  # (R_q, D)
-        torch.Size([8, 32])
+        >>> model.encode_query("violin, red apple").shape  # (R_q, D)
+        torch.Size([8, 128])
     """
     path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)
     if not path.exists():

@@ -207,8 +207,8 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         >>> from metaembed_lite import load
         >>> model = load("tiny", device="cpu")
         >>> loss = MatryoshkaMultiVectorLoss(model, budgets=[(1, 1), (4, 8)])
-        >>> queries = model.preprocess(["3 top-left", "7 center"], task="query")
-        >>> positives = model.preprocess(["a 3", "a 7"], task="document")
+        >>> queries = model.preprocess(["violin, red apple", "sushi"], task="query")
+        >>> positives = model.preprocess(["a violin", "a sushi"], task="document")
         >>> loss([queries, positives]).shape
         torch.Size([])
     """

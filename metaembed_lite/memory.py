@@ -46,7 +46,7 @@ def estimate(
 
     Example:
         >>> from metaembed_lite import load, load_task
-        >>> rows = load_task("handwriting", n_queries=4, n_train=8).train
+        >>> rows = load_task("stickers", n_queries=4, n_train=8).train
         >>> parts = estimate(load("tiny", device="cpu"), rows, (8, 16), batch_size=64)
         >>> sorted(parts)
         ['activations', 'gradients and optimizer', 'similarities', 'weights']

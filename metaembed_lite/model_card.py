@@ -48,7 +48,7 @@ def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) ->
         >>> from metaembed_lite import load, load_task, save, sweep
         >>> model, folder = load("tiny", device="cpu"), tempfile.mkdtemp()
         >>> save(model, folder)
-        >>> task = load_task("handwriting", n_queries=4, n_train=0)
+        >>> task = load_task("stickers", n_queries=4, n_train=0)
         >>> add_to_card(folder, task, sweep(model, task))
         >>> "## Quality at every budget" in Path(folder, "README.md").read_text()
         True

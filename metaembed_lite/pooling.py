@@ -30,8 +30,8 @@ class PrefixPooling(BaseTokenPooling):
     Example:
         >>> from metaembed_lite import load
         >>> model = load("tiny", device="cpu")
-        >>> model.encode_query("3 top-left", token_pooling=PrefixPooling(4)).shape
-        torch.Size([4, 32])
+        >>> model.encode_query("violin, red apple", token_pooling=PrefixPooling(4)).shape
+        torch.Size([4, 128])
     """
 
     config_keys: ClassVar[list[str]] = ["r", "tasks"]

@@ -33,8 +33,8 @@ def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = Fal
         >>> from metaembed_lite import load
         >>> folder = tempfile.mkdtemp()
         >>> save(load("tiny", device="cpu"), folder)
-        >>> load(folder, device="cpu").encode_query("3 top-left").shape
-        torch.Size([8, 32])
+        >>> load(folder, device="cpu").encode_query("violin, red apple").shape
+        torch.Size([8, 128])
     """
     folder = Path(os.path.abspath(folder))
     check_output(folder)

@@ -81,8 +81,8 @@ class ExplorerState:
 
     Example:
         >>> from metaembed_lite import build, load_task
-        >>> model = build("tiny-vlm", r_q=1, r_c=2, dim=8, device="cpu")
-        >>> task = load_task("handwriting", n_queries=2, n_train=0)
+        >>> model = build("tiny-vlm-2", r_q=1, r_c=2, dim=8, device="cpu")
+        >>> task = load_task("stickers", n_queries=2, n_train=0, side=2)
         >>> build_state(model, task, queries=1, candidates=[3, 0]).relevance.shape
         (1, 2)
     """
@@ -112,8 +112,8 @@ def build_state(
 
     Example:
         >>> from metaembed_lite import build, load_task
-        >>> model = build("tiny-vlm", r_q=1, r_c=2, dim=8, device="cpu")
-        >>> task = load_task("handwriting", n_queries=2, n_train=0)
+        >>> model = build("tiny-vlm-2", r_q=1, r_c=2, dim=8, device="cpu")
+        >>> task = load_task("stickers", n_queries=2, n_train=0, side=2)
         >>> state = build_state(model, task, queries=1, candidates=[3, 0])
         >>> state.page["trained"], state.candidates, state.query_vectors.shape
         ([[1, 1], [1, 2]], [3, 0], torch.Size([1, 1, 8]))

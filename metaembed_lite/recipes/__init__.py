@@ -82,7 +82,7 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Example:
         >>> recipe = read("tiny", ["train.steps=3"])
         >>> recipe.model["backbone"], recipe.train["steps"]
-        ('tiny-vlm', 3)
+        ('tiny-vlm-2', 3)
     """
     file = FOLDER / f"{name_or_path}.yaml"
     if not file.is_file():
@@ -157,7 +157,7 @@ def choose_held_out(
     Example:
         >>> arguments, part = choose_held_out("tiny", None, [], n_queries=10)
         >>> arguments["name"], arguments["n_queries"], part
-        ('handwriting', 10, "the test split of the model's training")
+        ('stickers', 10, "the test split of the model's training")
     """
     file = (checkpoints.folder(str(model)) or Path(model)) / "recipe.yaml"
     data = dict(read(file).data) if file.is_file() else {}

@@ -119,14 +119,14 @@ def test_the_readmes_five_lines_run():
     assert len([line for line in program.splitlines() if line]) == 5
     names = {}
     exec(compile(program, "README.md", "exec"), names)
-    assert names["scores"].shape == (100, 200)
-    expected = maxsim(names["queries"], names["boards"], budget=(4, 8))
+    assert names["scores"].shape == (50, 100)
+    expected = maxsim(names["queries"], names["sheets"], budget=(4, 8))
     assert torch.equal(names["scores"], expected)
 
 
 def test_the_readmes_program_without_load_runs(tmp_path, monkeypatch):
     (program,) = (block for block in code_blocks("python") if "trust_remote_code" in block)
-    model, task = load("tiny", device="cpu"), load_task("handwriting", n_queries=3, n_train=0)
+    model, task = load("tiny", device="cpu"), load_task("stickers", n_queries=3, n_train=0)
     monkeypatch.chdir(tmp_path)
     save(model, "my-model")
     names = {
@@ -167,11 +167,12 @@ def test_the_site_gets_llms_txt_at_its_root():
 # Model cards
 
 
-@pytest.mark.parametrize("folder", checkpoints.MODELS)
-def test_a_bundled_card_has_the_text_of_the_template(folder):
-    card = (checkpoints.HERE / folder / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", checkpoints.MODELS)
+def test_a_bundled_card_has_the_text_of_the_template(name):
+    card = (checkpoints.HERE / name / "README.md").read_text(encoding="utf-8")
     template = TEMPLATE.read_text(encoding="utf-8")
-    prose = re.sub(r"\{%.*?%\}", "", template.replace("{{ output_dimensionality }}", "32"))
+    dim = load(name, device="cpu").encode_query("a text").shape[1]
+    prose = re.sub(r"\{%.*?%\}", "", template.replace("{{ output_dimensionality }}", str(dim)))
     sentences = [line for line in prose.splitlines() if line and "{{" not in line]
     baseline = "This model encodes an item as vectors"
     unlike = [line for line in sentences if line.strip() not in card and baseline not in line]

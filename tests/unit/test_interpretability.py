@@ -12,7 +12,7 @@ BOARD = Image.effect_noise((48, 48), 80).convert("RGB")
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load("tiny", device="cpu")
+    return load("tiny-handwriting", device="cpu")
 
 
 def test_maps_are_the_backbones_attention_from_meta_tokens_to_image_tokens(tiny):

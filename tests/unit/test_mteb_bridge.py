@@ -55,7 +55,7 @@ class OtherBoards(HandwritingBoards):
 
 @pytest.fixture(scope="module")
 def model():
-    return load("tiny", device="cpu")
+    return load("tiny-handwriting", device="cpu")
 
 
 def test_scores_at_a_budget_are_those_of_sweep_and_both_means_are_named(model, tmp_path):
@@ -160,14 +160,14 @@ def test_results_of_another_revision_of_the_data_are_not_used(model, encoded, tm
 
 def test_results_of_another_model_of_the_same_name_are_not_used(model, encoded, tmp_path):
     evaluate(model, [HandwritingBoards()], FOUR[:1], tmp_path)
-    other = load("tiny", device="cpu")
+    other = load("tiny-handwriting", device="cpu")
     assert wrap(other, (1, 1)).mteb_model_meta.revision == revision(model)
     with torch.no_grad():
         next(p for name, p in other.named_parameters() if "lora_B" in name).add_(0.5)
     assert revision(other) != revision(model)
     evaluate(other, [HandwritingBoards()], FOUR[:1], tmp_path)
     assert len(list(tmp_path.rglob("HandwritingBoards.json"))) == 2
-    shorter = load("tiny", device="cpu")
+    shorter = load("tiny-handwriting", device="cpu")
     shorter.max_seq_length = 100
     assert revision(shorter) != revision(model)
 

@@ -260,7 +260,7 @@ def test_a_budget_and_budgets_are_recognized_by_their_types():
 
 
 def test_the_command_line_trains_saves_and_evaluates(tmp_path):
-    done = run("train", "tiny", *SMALL, "--output", tmp_path / "model")
+    done = run("train", "tiny", *SMALL, "data.side=2", "--output", tmp_path / "model")
     assert done.exit_code == 0, done.output
     assert "p_at_1" in done.output
     card = (tmp_path / "model" / "README.md").read_text()
@@ -328,7 +328,7 @@ def test_an_error_that_another_library_raises_keeps_its_traceback(monkeypatch):
 
 
 def test_whole_numbers_of_a_suite_may_be_written_as_1e1():
-    done = run("evaluate", "tiny", "n_queries=1e1", "--budget", "1x1")
+    done = run("evaluate", "tiny", "n_queries=1e1", "side=2", "--budget", "1x1")
     assert done.exit_code == 0, done.output
 
 
@@ -398,7 +398,7 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path, caching):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         launch += [f"--nproc_per_node={processes}", "-m", "metaembed_lite.cli"]
         done = subprocess.run(
-            [*launch, "train", "tiny", *SMALL, batch, *caching, "--output", str(out)],
+            [*launch, "train", "tiny-handwriting", *SMALL, batch, *caching, "--output", str(out)],
             capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]

@@ -36,7 +36,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def model():
-    return load("tiny", device="cpu")
+    return load("tiny-handwriting", device="cpu")
 
 
 def trained_weights(model):

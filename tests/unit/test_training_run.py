@@ -565,7 +565,8 @@ def invoke(*arguments):
 
 
 def test_the_command_line_deletes_and_replaces_only_with_a_flag(tmp_path):
-    command = ["train", "tiny", *small("data.n_queries=4", "data.n_train=8"), "--output"]
+    data = ("data.n_queries=4", "data.n_train=8", "data.side=2")
+    command = ["train", "tiny", *small(*data), "--output"]
     first = invoke(*command, tmp_path / "model")
     assert first.exit_code == 0, first.output
     assert "parameters: LoRA" in first.output
