@@ -48,8 +48,7 @@ RESULTS = ROOT / "book" / "results"
 PAGES = ("README.md", "book/results.md")
 CELL_FILES = ("findings", "tiny")
 SHIPPED = {  # the bundled model of each cell in tiny.json
-    ("handwriting", "MMR"): "tiny",
-    ("scenes", "MMR"): "tiny-scenes",
+    ("handwriting", "MMR"): "tiny-handwriting",
 }
 
 

@@ -135,7 +135,7 @@ def read_config(folder: str | Path) -> dict[str, Any] | None:
     """The configuration of the adapter in a local folder. None if there is none.
 
     Example:
-        >>> read_config(checkpoints.HERE / "tiny-scenes")["peft_type"]
+        >>> read_config(checkpoints.HERE / "tiny-handwriting")["peft_type"]
         'LORA'
         >>> read_config(checkpoints.HERE / "tiny-vlm") is None
         True
@@ -202,7 +202,7 @@ def plain_backbone_folder(name: str) -> str:
         >>> plain_backbone_folder("metaembed_lite/tiny")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: the backbone ...tiny-handwriting is itself an adapter: it holds ...
+        ValueError: the backbone ...tiny is itself an adapter: it holds ...
     """
     base = backbone_folder(name)
     if (Path(base) / CONFIG).is_file():
@@ -258,7 +258,7 @@ def load_adapter(backbone: Any, folder: Path, config: dict[str, Any]) -> None:
 
     Example:
         >>> from metaembed_lite import backbones
-        >>> backbone = AdapterTransformer("tiny-vlm").model
+        >>> backbone = AdapterTransformer("tiny-vlm-2").model
         >>> folder = checkpoints.folder("tiny")
         >>> load_adapter(backbone, folder, read_config(folder))
         >>> backbones.describe_adapter(backbone)[:28]
@@ -319,7 +319,7 @@ def read_weights(file: Path) -> dict[str, Any]:
         ValueError: naming the file, if it is damaged.
 
     Example:
-        >>> weights = read_weights(checkpoints.HERE / "tiny-scenes" / WEIGHTS)
+        >>> weights = read_weights(checkpoints.HERE / "tiny-handwriting" / WEIGHTS)
         >>> sum(".lora_A." in name for name in weights)
         28
     """
@@ -345,7 +345,7 @@ def checked_config(config: dict[str, Any], weights: dict[str, Any], file: Path) 
         ValueError: on a setting that ``build`` does not make, or one that contradicts the weights.
 
     Example:
-        >>> folder = checkpoints.HERE / "tiny-scenes"
+        >>> folder = checkpoints.HERE / "tiny-handwriting"
         >>> config = checked_config(
         ...     read_config(folder), read_weights(folder / WEIGHTS), folder / CONFIG
         ... )

@@ -53,14 +53,14 @@ def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
 
     Example:
         >>> from metaembed_lite import checkpoints
-        >>> folder = checkpoints.HERE / "tiny-scenes"
+        >>> folder = checkpoints.HERE / "tiny-handwriting"
         >>> classes = [module["type"] for module in read_modules(folder)]
         >>> [module["path"] for module in check(folder, classes)]
         ['', '1_Dense', '2_Normalize']
         >>> check(folder, classes[1:])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: ...tiny-scenes requests the class 'metaembed_lite.meta_tokens.Meta...
+        ValueError: ...tiny-handwriting requests the class 'metaembed_lite.meta_tokens.Meta...
     """
     entries = read_modules(folder)
     for entry in entries:
@@ -106,7 +106,7 @@ def read_modules(folder: Path) -> list[dict[str, str]]:
 
     Example:
         >>> from metaembed_lite import checkpoints
-        >>> read_modules(checkpoints.HERE / "tiny-scenes")[1]["type"]
+        >>> read_modules(checkpoints.HERE / "tiny-handwriting")[1]["type"]
         'sentence_transformers.base.modules.dense.Dense'
     """
     file = folder / MODULES

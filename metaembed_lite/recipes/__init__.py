@@ -44,8 +44,8 @@ class Recipe:
         train: arguments of ``train``.
 
     Example:
-        >>> Recipe("mine", model={"r_q": 8}, data={"name": "scenes"}, train={}).data
-        {'name': 'scenes'}
+        >>> Recipe("mine", model={"r_q": 8}, data={"name": "stickers"}, train={}).data
+        {'name': 'stickers'}
     """
 
     name: str
@@ -82,7 +82,7 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Example:
         >>> recipe = read("tiny", ["train.steps=3"])
         >>> recipe.model["backbone"], recipe.train["steps"]
-        ('tiny-vlm', 3)
+        ('tiny-vlm-2', 3)
     """
     file = FOLDER / f"{name_or_path}.yaml"
     if not file.is_file():
@@ -128,7 +128,7 @@ def read_suite_settings(name: str, assignments: Sequence[str], **defaults: Any) 
         ValueError: on an unknown suite or setting, or a value of another type.
 
     Example:
-        >>> read_suite_settings("scenes", ["n_queries=1e3"], n_train=0)
+        >>> read_suite_settings("stickers", ["n_queries=1e3"], n_train=0)
         {'n_train': 0, 'n_queries': 1000}
     """
     values = {**defaults, **dict(map(parse_assignment, assignments))}
@@ -157,7 +157,7 @@ def choose_held_out(
     Example:
         >>> arguments, part = choose_held_out("tiny", None, [], n_queries=10)
         >>> arguments["name"], arguments["n_queries"], part
-        ('handwriting', 10, "the test split of the model's training")
+        ('stickers', 10, "the test split of the model's training")
     """
     file = (checkpoints.folder(str(model)) or Path(model)) / "recipe.yaml"
     data = dict(read(file).data) if file.is_file() else {}
@@ -224,7 +224,7 @@ def _check_sections(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
     suite = settings.pop("name", None)
     if not isinstance(suite, str):
         raise ValueError(
-            f"{owner}: data needs the name of a suite, such as name: scenes; it has {suite!r}"
+            f"{owner}: data needs the name of a suite, such as name: stickers; it has {suite!r}"
         )
     try:
         load = find_suite(suite)
