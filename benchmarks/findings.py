@@ -1,7 +1,7 @@
 """Measure the book's claims, with the same data, steps and batches for every system, over seeds.
 
-    python benchmarks/findings.py handwriting/MMR/0          # one cell: suite/system/seed
-    python benchmarks/findings.py "scenes/*/0" --dry-run     # list the cells of a pattern
+    python benchmarks/findings.py stickers/MMR/0             # one cell: suite/system/seed
+    python benchmarks/findings.py "stickers/*/0" --dry-run   # list the cells of a pattern
 
 A cell trains one system with one seed and measures it on the suite's held-out test. Cells that are
 in ``book/results/findings.json`` are skipped, so an interrupted run continues where it stopped.
@@ -382,7 +382,7 @@ def format_points(record: dict[str, Any]) -> str:
 
 def main(
     cells: Annotated[
-        list[str], typer.Argument(help='suite/system/seed, or patterns: "scenes/*/0".')
+        list[str], typer.Argument(help='suite/system/seed, or patterns: "stickers/*/0".')
     ],
     override: Annotated[
         list[str] | None,

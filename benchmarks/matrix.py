@@ -65,7 +65,6 @@ SUITES = {
     "stickers-64": Suite("tiny", (), ("stickers",), width=64),
     "stickers-192": Suite("tiny", (), ("stickers",), width=192),
     "handwriting": Suite("tiny-handwriting", (), ("handwriting",)),
-    "scenes": Suite("tiny-handwriting", ("data.name=scenes",), ("scenes",)),
     "meta-tasks": Suite("tiny-handwriting", ("data.n_train=48000", "train.steps=1500"), TASKS),
     "pages": Suite(
         "tiny-handwriting",

@@ -1,12 +1,13 @@
-"""Pretrain tiny-vlm: a Qwen2.5-VL small enough for a laptop's CPU that reads boards and scenes.
+"""Pretrain tiny-vlm: a Qwen2.5-VL small enough for a laptop's CPU that reads boards of digits.
 
     python benchmarks/tiny_vlm.py OUT      # makes the bundled checkpoint in about 9 minutes
 
 The model is built from transformers' own classes. Its tokenizer and processor are trained here.
 ``AutoModel`` and ``AutoProcessor`` load it exactly as they load ``Qwen/Qwen2.5-VL-3B-Instruct``.
 
-Pretraining is next-token prediction. The user shows a board or a scene, or names a few of its
-places in a text. The answer names places, and after each place the fact that holds there:
+Pretraining is next-token prediction. The user shows a board of digits or of colored shapes, or
+names a few of its places in a text. The answer names places, and after each place the fact that
+holds there:
 
     "4 top-left, 7 center"  ->  "all b2=7, center b2=7, left ?, top-left a3=4"
                             or  "all b2=7, second b2=7, third ?, first a3=4"
@@ -29,10 +30,11 @@ import numpy as np
 import torch
 import transformers
 import typer
+from shapes import COLORS, SHAPES, render_shapes, sample_shapes
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
 
-from metaembed_lite.data import handwriting, scenes
+from metaembed_lite.data import handwriting
 from metaembed_lite.data.boards import PLACES
 from metaembed_lite.results import PRETRAINING_LOG
 
@@ -62,18 +64,18 @@ def conversation(rng: np.random.Generator, shuffled: float = 1.0) -> tuple[Any, 
         digits = rng.integers(10, size=9)
         contents = [(str(d),) for d in digits]
     else:
-        scene = scenes.sample_scene(rng)
-        contents = [(list(scenes.COLORS)[c], scenes.SHAPES[s]) for c, s in scene]
+        shapes = sample_shapes(rng)
+        contents = [(list(COLORS)[c], SHAPES[s]) for c, s in shapes]
     facts = [
         [f"{square}={word}" for word in words]
         for square, words in zip(SQUARES, contents, strict=True)
     ]
     if rng.random() < 0.7:
-        is_board = len(contents[0]) == 1
+        shows_digits = len(contents[0]) == 1
         image = (
             handwriting.render_board(digits, rng, "train")
-            if is_board
-            else scenes.render_scene(scene, rng)
+            if shows_digits
+            else render_shapes(shapes, rng)
         )
         user_text = ""
         places = rng.permutation(9) if rng.random() < shuffled else np.arange(9)
@@ -130,7 +132,7 @@ def build_tokenizer(seed: int = 0) -> Any:
 def build_untrained(layers: int = 4, width: int = 128, seed: int = 0) -> tuple[Any, Any]:
     """Build a ``Qwen2_5_VLForConditionalGeneration`` with random weights, and its processor.
 
-    Boards and scenes of 48 x 48 pixels become 36 patches of 8 x 8. Blocks of 2 x 2 patches are
+    Boards of 48 x 48 pixels become 36 patches of 8 x 8. Blocks of 2 x 2 patches are
     merged into 9 image tokens, one per place.
     """
     tokenizer = build_tokenizer(seed)
@@ -209,7 +211,7 @@ def collate(examples: list[tuple[Any, str, str]], processor: Any) -> dict[str, t
         images += [image] if image is not None else []
     batch = processor(text=texts, images=images or None, padding=True, return_tensors="pt")
     ids = batch["input_ids"]
-    words = [*map(str, range(10)), *scenes.COLORS, *scenes.SHAPES]
+    words = [*map(str, range(10)), *COLORS, *SHAPES]
     facts = ["Ġ?"] + [f"Ġ{square}={word}" for square in SQUARES for word in words]
     fact_ids = torch.tensor(processor.tokenizer.convert_tokens_to_ids(facts))
     end = ids == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")

@@ -50,7 +50,6 @@ PAGES = ("README.md", "book/results.md")
 CELL_FILES = ("findings", "tiny")
 SHIPPED = {  # the bundled model of each cell in tiny.json
     ("handwriting", "MMR"): "tiny-handwriting",
-    ("scenes", "MMR"): "tiny-scenes",
 }
 
 

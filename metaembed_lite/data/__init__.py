@@ -15,7 +15,6 @@ from metaembed_lite.data import (
     meta_tasks,
     mmeb,
     pages,
-    scenes,
     stickers,
 )
 from metaembed_lite.data.task import RetrievalTask
@@ -24,7 +23,6 @@ from metaembed_lite.settings import check
 SUITES: dict[str, Callable[..., RetrievalTask]] = {
     "stickers": stickers.load_stickers,
     "handwriting": handwriting.load_handwriting,
-    "scenes": scenes.load_scenes,
     "codesearch": codesearch.load_codesearch,
     "pages": pages.load_pages,
     "image_folder": image_folder.load_image_folder,
@@ -38,9 +36,9 @@ def load_task(name: str, **settings: Any) -> RetrievalTask:
     """Load the retrieval task of a suite.
 
     Args:
-        name: "stickers", "handwriting", "scenes", "codesearch", "pages", "image_folder" (your own
-            images and captions) or "mmeb". Also one of ``meta_tasks.TASKS``, such as "scenes/vqa",
-            or one collection of pages, such as "pages/bars".
+        name: "stickers", "handwriting", "codesearch", "pages", "image_folder" (your own images and
+            captions) or "mmeb". Also one of ``meta_tasks.TASKS``, such as "stickers/vqa", or one
+            collection of pages, such as "pages/bars".
         **settings: arguments of the suite's function, such as ``n_queries``, ``n_train``,
             ``seed``, ``split``, ``collection`` or ``path``.
 

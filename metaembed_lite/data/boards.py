@@ -1,6 +1,6 @@
-"""The boards of handwriting and scenes: k x k places, a query about some, a hard negative.
+"""The boards of handwriting: k x k places, a query about some of them, and a hard negative.
 
-A board is first sampled as symbols, an integer array with one row per place. Only then is it
+A board is first sampled as symbols, an integer array with one value per place. Only then is it
 rendered as an image. Relevance is computed from the symbols, so it is exact.
 """
 
@@ -48,7 +48,7 @@ class Triple(NamedTuple):
     """One training example or one test query, as symbols, before anything is rendered.
 
     Attributes:
-        board: (K,) or (K, attributes) int, what each of the K places holds.
+        board: (K,) int, what each of the K places holds.
         places: (k,) int, the places that the query names, in the order it names them.
         negative: like ``board``, and different from it at one named place.
 
@@ -79,10 +79,9 @@ def grade_boards(triples: Sequence[Triple], boards: Sequence[np.ndarray]) -> np.
         >>> grade_boards([triple], [board, negative]).tolist()
         [[1.0, 0.0]]
     """
-    contents = np.stack(boards)  # (N, K, ...)
-    matches = [contents[:, t.places] == t.board[t.places] for t in triples]  # each (N, k, ...)
-    every_place = [match.reshape(len(contents), -1).all(axis=1) for match in matches]
-    return np.stack(every_place).astype(np.float32)
+    contents = np.stack(boards)  # (N, K)
+    matches = [(contents[:, t.places] == t.board[t.places]).all(axis=1) for t in triples]
+    return np.stack(matches).astype(np.float32)
 
 
 def render_rows(

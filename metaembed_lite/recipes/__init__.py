@@ -44,8 +44,8 @@ class Recipe:
         train: arguments of ``train``.
 
     Example:
-        >>> Recipe("mine", model={"r_q": 8}, data={"name": "scenes"}, train={}).data
-        {'name': 'scenes'}
+        >>> Recipe("mine", model={"r_q": 8}, data={"name": "stickers"}, train={}).data
+        {'name': 'stickers'}
     """
 
     name: str
@@ -128,7 +128,7 @@ def read_suite_settings(name: str, assignments: Sequence[str], **defaults: Any) 
         ValueError: on an unknown suite or setting, or a value of another type.
 
     Example:
-        >>> read_suite_settings("scenes", ["n_queries=1e3"], n_train=0)
+        >>> read_suite_settings("stickers", ["n_queries=1e3"], n_train=0)
         {'n_train': 0, 'n_queries': 1000}
     """
     values = {**defaults, **dict(map(parse_assignment, assignments))}
@@ -224,7 +224,7 @@ def _check_sections(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
     suite = settings.pop("name", None)
     if not isinstance(suite, str):
         raise ValueError(
-            f"{owner}: data needs the name of a suite, such as name: scenes; it has {suite!r}"
+            f"{owner}: data needs the name of a suite, such as name: stickers; it has {suite!r}"
         )
     try:
         load = find_suite(suite)

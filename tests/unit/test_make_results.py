@@ -98,7 +98,7 @@ def test_a_suite_or_system_that_nobody_measured_is_not_listed(project):
 
     change(project, add)
     _, results = run(project)
-    assert "`scenes`:" in results
+    assert "`handwriting-64`:" in results
     assert not re.search("new-suite|new-system|a new system|not measured:", results, re.IGNORECASE)
 
 
@@ -189,10 +189,10 @@ def test_the_quality_of_the_bundled_models_is_checked_too(project):
 
 
 def test_a_missing_measure_or_point_is_refused(project):
-    change(project, lambda r: r["cells"]["scenes/MMR/1"]["points"][1].pop("p_at_1"))
-    assert re.match(r"cell scenes/MMR/1 at .*: p_at_1 is None", refusal(project))
+    change(project, lambda r: r["cells"]["handwriting/MMR/1"]["points"][1].pop("p_at_1"))
+    assert re.match(r"cell handwriting/MMR/1 at .*: p_at_1 is None", refusal(project))
     shutil.copy(ROOT / "book/results/findings.json", project / "book/results/findings.json")
-    change(project, lambda result: result["cells"]["scenes/MMR/1"]["points"].pop(1))
+    change(project, lambda result: result["cells"]["handwriting/MMR/1"]["points"].pop(1))
     assert re.match(r"MetaEmbed with MMR: .* has 3 points and .* has 4", refusal(project))
 
 
@@ -220,7 +220,7 @@ def test_text_from_json_is_never_markup_and_never_a_cell(project):
             cell["environment"]["processor"] = HOSTILE
             for point in cell["points"]:
                 point["task"] += HOSTILE
-        result["cells"]["new/MMR/0"] = {**result["cells"]["scenes/MMR/0"], "suite": HOSTILE}
+        result["cells"]["new/MMR/0"] = {**result["cells"]["handwriting/MMR/0"], "suite": HOSTILE}
         result["suites"][HOSTILE] = "p_at_1"
         result["systems"][HOSTILE] = HOSTILE
 

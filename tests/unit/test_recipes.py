@@ -75,7 +75,7 @@ def test_overrides_are_read_as_yaml_and_may_add_a_line():
         (["train.stepz=3"], "train has no 'stepz'. Did you mean 'steps'.* It has .*steps"),
         (["data.nqueries=3"], "data has no 'nqueries'. Did you mean 'n_queries'"),
         (["data.name=moon"], "recipe tiny: data: unknown suite 'moon'"),
-        (["data.name=[scenes]"], r"data needs the name of a suite.*\['scenes'\]"),
+        (["data.name=[stickers]"], r"data needs the name of a suite.*\['stickers'\]"),
         (["data.name=image_folder"], "data: missing a required argument: 'path'"),
         (["steps=3"], "section.key=value"),
         (["train.steps"], "section.key=value"),
@@ -94,8 +94,8 @@ def test_an_unknown_recipe_lists_the_bundled_ones():
 
 
 def test_your_own_file_is_a_recipe(tmp_path):
-    (tmp_path / "mine.yaml").write_text("model: {}\ndata: {name: scenes}\ntrain: {steps: 1}\n")
-    assert recipes.read(tmp_path / "mine.yaml").data == {"name": "scenes"}
+    (tmp_path / "mine.yaml").write_text("model: {}\ndata: {name: stickers}\ntrain: {steps: 1}\n")
+    assert recipes.read(tmp_path / "mine.yaml").data == {"name": "stickers"}
     (tmp_path / "half.yaml").write_text("model: {}\n")
     with pytest.raises(ValueError, match=r"half.yaml.*sections model, data, train.*it has model"):
         recipes.read(tmp_path / "half.yaml")
@@ -105,7 +105,7 @@ def test_your_own_file_is_a_recipe(tmp_path):
 def written(tmp_path):
     """A function that reads a recipe file with the given lines in its section ``train``."""
 
-    def read(lines, data="{name: scenes}"):
+    def read(lines, data="{name: stickers}"):
         text = f"model:\ndata: {data}\ntrain:\n" + "".join(f"  {x}\n" for x in lines)
         (tmp_path / "mine.yaml").write_text(text)
         return recipes.read(tmp_path / "mine.yaml")
@@ -174,10 +174,10 @@ def test_a_number_is_not_converted_to_text(written):
         recipes.read("tiny", ["model.backbone=2024"])
     assert recipes.read("tiny", ['model.backbone="2024"']).model["backbone"] == "2024"
     with pytest.raises(ValueError, match="split is False, a boolean; expected a text"):
-        written([], data="{name: scenes, split: no}")
+        written([], data="{name: stickers, split: no}")
 
 
-@pytest.mark.parametrize("data", ["[scenes]", "scenes", "3"])
+@pytest.mark.parametrize("data", ["[stickers]", "stickers", "3"])
 def test_a_section_that_is_not_a_mapping_is_named(written, data):
     with pytest.raises(ValueError, match=r"mine.yaml: data is .*; expected lines of 'key: value'"):
         written([], data=data)
