@@ -60,15 +60,18 @@ def remember_windows(tower: nn.Module) -> None:
         windows = pixel_values[order]  # (W, side * side, pixels)
         keys = [window.tobytes() for window in windows.numpy()]
         new = {key: i for i, key in enumerate(keys) if key not in seen}
+        found = {key: seen[key] for key in keys if key in seen}
         if new:
-            if len(seen) + len(new) > MAX_WINDOWS:
-                return forward(pixel_values, grid_thw=grid_thw, **kwargs)
             grid = torch.tensor([[1, side, side]]).expand(len(new), -1)
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 output = forward(windows[list(new.values())].flatten(0, 1), grid_thw=grid, **kwargs)
-            seen.update(zip(new, output.pooler_output.unflatten(0, (len(new), -1)), strict=True))
-        states = torch.empty(len(pixel_values), *seen[keys[0]].shape[1:], dtype=seen[keys[0]].dtype)
-        states[order] = torch.stack([seen[key] for key in keys])
+            states = output.pooler_output.unflatten(0, (len(new), -1))  # (new, side * side, D)
+            found.update(zip(new, states, strict=True))
+            if len(seen) + len(new) <= MAX_WINDOWS:
+                seen.update(zip(new, states, strict=True))
+        by_window = torch.stack([found[key] for key in keys])  # (W, side * side, D)
+        states = torch.empty_like(by_window.flatten(0, 1))
+        states[order] = by_window
         return BaseModelOutputWithPooling(pooler_output=states)
 
     tower.forward = remembering
