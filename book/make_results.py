@@ -49,6 +49,8 @@ RESULTS = ROOT / "book" / "results"
 PAGES = ("README.md", "book/results.md")
 CELL_FILES = ("findings", "tiny")
 SHIPPED = {  # the bundled model of each cell in tiny.json
+    ("stickers", "MMR"): "tiny",
+    ("stickers", "no-MMR"): "tiny-no-mmr",
     ("handwriting", "MMR"): "tiny-handwriting",
 }
 
