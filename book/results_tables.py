@@ -80,7 +80,8 @@ def format_environment(result: dict[str, Any]) -> str:
         for name, value in result["environment"].items()
         if value is not None
     }
-    processor = f"{environment['processor']}, {environment['threads']} threads"
+    threads = "1 thread" if environment["threads"] == "1" else f"{environment['threads']} threads"
+    processor = f"{environment['processor']}, {threads}"
     names = ("torch", "transformers", "sentence-transformers", "peft")
     versions = ", ".join(f"{name} {environment[name]}" for name in names)
     return (

@@ -72,7 +72,8 @@ def render_costs(costs: dict[str, Any]) -> str:
 def describe_query(query: dict[str, float]) -> str:
     """Write the number of vectors of a query, and what it costs."""
     times = f"{query['encode_ms']:.1f} + {query['score_ms']:.2f} ms"
-    return f"{query['r_q']:.0f} vectors, {times}"
+    vectors = "1 vector" if query["r_q"] == 1 else f"{query['r_q']:.0f} vectors"
+    return f"{vectors}, {times}"
 
 
 def tabulate_points(findings: dict[str, Any], split: str) -> pd.DataFrame:

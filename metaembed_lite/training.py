@@ -443,6 +443,8 @@ def _run(
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         history = trainer.state.log_history
+        # The model would otherwise go on to encode in the precision of the training.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
     return list(history)
 

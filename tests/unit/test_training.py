@@ -268,6 +268,16 @@ def test_a_model_trained_without_mmr_can_be_nested_afterwards(rows, tmp_path):
     assert not torch.equal(weights(model), before)
 
 
+def test_a_model_trained_in_bf16_encodes_afterwards_as_the_saved_one_does(rows, tmp_path):
+    model = tiny()
+    train(model, rows, output=tmp_path / "model", steps=2, precision="bf16", **SETTINGS)
+    saved = load(tmp_path / "model", device="cpu")
+    query = rows["query"][0]
+    torch.testing.assert_close(
+        model.encode_query(query), saved.encode_query(query), atol=1e-6, rtol=0
+    )
+
+
 @pytest.mark.parametrize(
     "fraction", [1, 1.5, -0.1, float("nan"), float("inf"), "0.5", None, True, 0.5j], ids=str
 )
