@@ -218,7 +218,7 @@ def test_target_mode_solves_explains_and_moves_the_sliders(chapter, expected):
 
     chapter.get_by_label("Candidates in your corpus").fill("10^9")
     chapter.get_by_label("best for a size").check()
-    limit = 400  # GiB
+    limit = 2000  # GiB
     chapter.get_by_label("Index of at most").fill(str(limit))
     fits = r_c * expected.page["dim"] * 4 * 1e9 / 2**30 <= limit
     button.click()

@@ -264,7 +264,7 @@ def test_vqa_cannot_be_answered_from_its_sheet(large):
     assert score(task, [[ways[i, c] for c in candidates] for i in range(len(queries))]) < 0.09
 
 
-@pytest.mark.parametrize(("n_rows", "bound"), [(1, 0.03), (2, 0.1), (3, 0.3)])
+@pytest.mark.parametrize(("n_rows", "bound"), [(1, 0.03), (2, 0.1), (3, 0.4)])
 def test_kinds_cannot_be_told_from_some_rows_of_a_sheet(n_rows, bound, large):
     task, queries, candidates = large["classify"]
     parts = [Counter(KIND[name] for name in q["image"].names[: 5 * n_rows]) for q in queries]
