@@ -18,10 +18,11 @@ MAX_WINDOWS = 5000  # kept per model; a window of 32 x 32 pixels takes 12 KiB
 
 
 def speed_up(model: Any) -> None:
-    """Make training and encoding faster, in place, if the backbone allows it."""
+    """Make training and encoding on a CPU faster, in place, if the backbone allows it."""
     backbone = model[0].model
     tower = getattr(backbone, "visual", None)
-    if tower is None or getattr(tower, "fullatt_block_indexes", None) != []:
+    on_cpu = model.device.type == "cpu"
+    if not on_cpu or tower is None or getattr(tower, "fullatt_block_indexes", None) != []:
         return
     if any(parameter.requires_grad for parameter in tower.parameters()):
         return
