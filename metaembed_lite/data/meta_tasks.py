@@ -30,7 +30,7 @@ Every query opens with an instruction, as in MMEB, and asks one kind of question
     VQA               vqa       a board and names of places     -> what these places hold
     Visual grounding  ground    a board and the name of a place -> the crop of that place
 
-And about sheets of 5 x 5 stickers:
+And about sheets of 4 x 4 stickers:
 
     Retrieval         t2i       a text that names some things   -> a sheet that shows them
                       i2t       a sheet                         -> a text that names some of it

@@ -21,7 +21,7 @@ STEPS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 
 
 
 def sample_example(kind: str, rng: np.random.Generator, show: Show = render_sheet) -> Example:
-    """Sample one example about sheets of 5 x 5 stickers. They show drawings of training only.
+    """Sample one example about sheets of 4 x 4 stickers. They show drawings of training only.
 
     The facts of a sheet are its things, so neither the artist nor the order counts.
 
@@ -37,7 +37,7 @@ def sample_example(kind: str, rng: np.random.Generator, show: Show = render_shee
     Example:
         >>> example = sample_example("vqa", np.random.default_rng(0))
         >>> example.query["text"], example.positive, example.negative
-        ('what is above the baguette bread?', 'key', 'pushpin')
+        ('what is right of the tropical drink?', 'pushpin', 'pretzel')
     """
     if kind not in MAKERS:
         raise ValueError(f"unknown kind {kind!r}; choose from {', '.join(MAKERS)}")
@@ -145,7 +145,7 @@ def find_neighbors(place: int) -> dict[str, int]:
 
     Example:
         >>> find_neighbors(0)
-        {'right of': 1, 'below': 5}
+        {'right of': 1, 'below': 4}
     """
     row, column = divmod(place, SIDE)
     targets = {name: (row + down, column + right) for name, (down, right) in STEPS.items()}

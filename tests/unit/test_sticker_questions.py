@@ -56,11 +56,11 @@ def read(item):
 
 def neighbor(names, direction, name):
     """Look up the neighbor in a table of rows. None outside of it."""
-    row, column = divmod(names.index(name), 5)
+    row, column = divmod(names.index(name), 4)
     row += {"above": -1, "below": 1}.get(direction, 0)
     column += {"left of": -1, "right of": 1}.get(direction, 0)
-    inside = row in range(5) and column in range(5)
-    return [names[i : i + 5] for i in range(0, 25, 5)][row][column] if inside else None
+    inside = row in range(4) and column in range(4)
+    return [names[i : i + 4] for i in range(0, 16, 4)][row][column] if inside else None
 
 
 def is_answer(kind, query, candidate):
@@ -113,7 +113,7 @@ def test_relevance_equals_the_oracle_that_reads_texts_and_pixels(name, tasks, re
 def test_candidates_that_fit_by_chance_are_relevant(kind):
     task = load_task(f"stickers/{kind}", n_queries=500)
     assert (np.diag(task.relevance) == 1).all()
-    assert task.relevance.sum() > 600
+    assert task.relevance.sum() > 520
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,13 +151,13 @@ def test_the_negative_is_next_to_the_thing_in_question(kind, tasks):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sheet_shows_25_different_things_by_one_artist(name, tasks, readings):
+def test_a_sheet_shows_16_different_things_by_one_artist(name, tasks, readings):
     queries, candidates = readings[name]
     items = [*queries, *(candidates if name != "stickers/ground" else [])]
     sheets = [item["image"] if isinstance(item, dict) else item for item in items]
     sheets = [sheet for sheet in sheets if isinstance(sheet, Reading)]
     assert sheets
-    assert all(len(set(sheet.names)) == 25 for sheet in sheets)
+    assert all(len(set(sheet.names)) == 16 for sheet in sheets)
     assert {sheet.artist for sheet in sheets} == set(ARTISTS)
 
 
@@ -179,7 +179,7 @@ def test_composed_keeps_the_artist_and_the_other_places(tasks):
 def test_three_kinds_of_a_classified_sheet_occur_three_times_and_the_others_once(readings):
     for query in readings["stickers/classify"][0]:
         counts = Counter(KIND[name] for name in query["image"].names)
-        assert Counter(counts.values()) == {3: 3, 1: 16}
+        assert Counter(counts.values()) == {3: 3, 1: 7}
 
 
 def test_all_answers_are_candidates_and_differ(tasks):
@@ -208,7 +208,7 @@ def test_no_drawing_of_the_unseen_artist_test_is_shown(name, tasks, readings):
 
 
 def test_no_training_sheet_is_close_to_a_test_sheet(readings):
-    """A hard negative shares 24 of 25 things. Sheets of different splits share far fewer."""
+    """A hard negative shares 15 of 16 things. Sheets of different splits share far fewer."""
     training = []
     rng = training_rng(0, TASKS.index("stickers/t2i"))
     for _ in range(1500):
@@ -256,22 +256,25 @@ def test_composed_is_right_half_of_the_time_from_its_sheet(large):
 
 
 def test_vqa_cannot_be_answered_from_its_sheet(large):
+    """Of the 48 pairs of neighbors on a sheet, a place in the middle is the answer to four."""
     task, queries, candidates = large["vqa"]
     ways = Counter(
         (i, n) for i, q in enumerate(queries) for name in q["image"].names
         for d in ("left of", "right of", "above", "below")
         if (n := neighbor(q["image"].names, d, name))
     )  # fmt: skip
-    assert score(task, [[ways[i, c] for c in candidates] for i in range(len(queries))]) < 0.09
+    points = [[ways[i, c] for c in candidates] for i in range(len(queries))]
+    deviation = (1 / 12 * 11 / 12 / len(queries)) ** 0.5
+    assert score(task, points) == pytest.approx(4 / 48, abs=4 * deviation)
 
 
 def chance_to_find_the_kinds(n_seen, trials=20_000):
-    """P@1 of whoever sees n of 25 stickers, counts their kinds, and names the three most frequent.
+    """P@1 of whoever sees n of 16 stickers, counts their kinds, and names the three most frequent.
 
-    Three kinds are on a sheet three times and sixteen once. Ties are broken at random.
+    Three kinds are on a sheet three times and seven once. Ties are broken at random.
     """
     rng = np.random.default_rng(0)
-    sheet = np.repeat(np.arange(19), [3] * 3 + [1] * 16)
+    sheet = np.repeat(np.arange(10), [3] * 3 + [1] * 7)
     chances = []
     for _ in range(trials):
         counts = np.bincount(rng.permutation(sheet)[:n_seen], minlength=30)
@@ -282,12 +285,12 @@ def chance_to_find_the_kinds(n_seen, trials=20_000):
     return np.mean(chances)
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 4])
 def test_some_rows_of_a_sheet_tell_no_more_of_its_kinds_than_counting_does(n_rows, large):
     task, queries, candidates = large["classify"]
-    parts = [Counter(KIND[name] for name in q["image"].names[: 5 * n_rows]) for q in queries]
+    parts = [Counter(KIND[name] for name in q["image"].names[: 4 * n_rows]) for q in queries]
     points = [[sum(part[kind] for kind in c.split(", ")) for c in candidates] for part in parts]
-    chance = chance_to_find_the_kinds(5 * n_rows)
+    chance = chance_to_find_the_kinds(4 * n_rows)
     deviation = (chance * (1 - chance) / len(queries)) ** 0.5
     assert score(task, points) == pytest.approx(chance, abs=4 * deviation)
 

@@ -107,7 +107,7 @@ def test_all_stickers_of_a_sheet_are_different_things_by_one_artist(task):
     for sheet in task.candidates:
         artists, things = zip(*recognize(sheet), strict=True)
         assert len(set(artists)) == 1
-        assert len(set(things)) == 25
+        assert len(set(things)) == 16
 
 
 def test_a_hard_negative_replaces_one_named_thing_by_another_of_its_kind(task, unseen_task):
@@ -224,13 +224,13 @@ def test_positives_and_negatives_have_the_same_things_artists_and_places(triples
     negatives = np.stack([t.negative.things for t in triples])
     assert all(t.sheet.artist == t.negative.artist for t in triples)
     counts = np.stack([np.bincount(side.ravel(), minlength=300) for side in (positives, negatives)])
-    deviation = (counts[0] - counts[1]) / np.sqrt(counts.mean(axis=0) * 2 * 3.5 / 25)
+    deviation = (counts[0] - counts[1]) / np.sqrt(counts.mean(axis=0) * 2 * 3.5 / 16)
     assert np.abs(deviation).max() < 5
     changed = np.argmax(positives != negatives, axis=1)
     for places in (changed, np.concatenate([np.flatnonzero(np.isin(t.sheet.things, t.named))
                                             for t in triples])):  # fmt: skip
-        share = np.bincount(places, minlength=25) / len(places)
-        assert np.abs(share - 1 / 25).max() < 0.02
+        share = np.bincount(places, minlength=16) / len(places)
+        assert np.abs(share - 1 / 16).max() < 0.02
     twemoji = np.mean([t.sheet.artist == "twemoji" for t in triples])
     assert twemoji == pytest.approx(0.5, abs=0.05)
 
@@ -270,7 +270,7 @@ def test_the_splits_seeds_and_training_rows_differ():
 
 
 def test_no_test_sheet_and_no_hard_negative_of_one_is_in_training(triples):
-    """A hard negative shares 24 of 25 stickers. Sheets of different splits share far fewer."""
+    """A hard negative shares 15 of 16 stickers. Sheets of different splits share far fewer."""
     training_rng_0 = training_rng(0)
     training = [sample_triple(training_rng_0).sheet for _ in range(3000)]
     test_rng = split_rng(0, "test")
@@ -337,7 +337,7 @@ KEEP = {
     "map to images, then save": lambda rows, folder: save_and_load(
         rows.map(lambda row: {**row}), folder
     ),
-    "filter": lambda rows, folder: rows.filter(lambda row: row["positive"].size == (160, 160)),
+    "filter": lambda rows, folder: rows.filter(lambda row: row["positive"].size == (128, 128)),
     "select": lambda rows, folder: rows.select(range(len(rows))),
     "concatenate": lambda rows, folder: concatenate_datasets(
         [rows.select([0]), rows.select(range(1, len(rows)))]
@@ -374,7 +374,7 @@ def test_a_program_without_this_package_gets_an_error_or_the_mapped_images(tmp_p
     rows.map(lambda row: {**row}).save_to_disk(tmp_path / "images")
     folders = [str(tmp_path / "sheets"), str(tmp_path / "images")]
     output = run_python(READ_ELSEWHERE.format(folders=folders)).stdout
-    assert output.split("\n")[:2] == ["UnidentifiedImageError", "(160, 160)"]
+    assert output.split("\n")[:2] == ["UnidentifiedImageError", "(128, 128)"]
 
 
 def test_mapped_rows_are_stored_as_png():
