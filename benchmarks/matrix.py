@@ -18,7 +18,6 @@ from ideas import (
 
 from metaembed_lite import load_task
 from metaembed_lite.data.meta_tasks import HELD_OUT, TASKS
-from metaembed_lite.data.pages import COLLECTIONS
 
 SEEDS = (0, 1, 2)
 BUDGETS = [(1, 1), (2, 4), (4, 8), (8, 16)]
@@ -65,13 +64,7 @@ SUITES = {
     "stickers-64": Suite("tiny", (), ("stickers",), width=64),
     "stickers-192": Suite("tiny", (), ("stickers",), width=192),
     "handwriting": Suite("tiny-handwriting", (), ("handwriting",)),
-    "meta-tasks": Suite("tiny-handwriting", ("data.n_train=48000", "train.steps=1500"), TASKS),
-    "pages": Suite(
-        "tiny-handwriting",
-        ("data.n_train=48000", "train.steps=1500"),
-        tuple(f"pages/{kind}" for kind in COLLECTIONS),
-        measure="ndcg_at_5",
-    ),
+    "meta-tasks": Suite("tiny", (), TASKS),
     "handwriting-64": Suite("tiny-handwriting", (), ("handwriting",), width=64),
     "handwriting-192": Suite("tiny-handwriting", (), ("handwriting",), width=192),
     "codesearch": Suite(
