@@ -129,6 +129,7 @@ class ValidationCurve(TrainerCallback):
         self.model.train()
         sizes = {f"({p['r_q']:.3g}, {p['r_c']:.3g}) x {p['dim']}": p["p_at_1"] for p in points}
         self.rows.append({"step": state.global_step, **sizes})
+        print(f"\nstep {state.global_step}, validation P@1: {sizes}", flush=True)
 
 
 def build_system(recipe: recipes.Recipe, name: str, seed: int) -> Any:
@@ -167,6 +168,17 @@ def prepare_rows(rows: Any, system: System, seed: int) -> Any:
     return rows
 
 
+def settings_of(recipe: recipes.Recipe, system: System) -> dict[str, Any]:
+    """The settings of a training: the recipe's, at the budgets of the system."""
+    settings = recipe.train | {"budgets": [list(budget) for budget in system.budgets]}
+    settings |= system.train_overrides
+    if settings.get("scale_temperature") and not system.budgets:
+        del settings["scale_temperature"]
+        if not system.one_vector:  # then a score is a sum over query vectors, as in MMR
+            settings["temperature"] *= BUDGETS[-1][0]
+    return settings
+
+
 def train_system(
     model: Any,
     recipe: recipes.Recipe,
@@ -176,22 +188,23 @@ def train_system(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Any:
     """Train with the settings of recipe and system. Returns the training curve."""
-    settings = recipe.train | system.train_overrides | {"seed": seed, "callbacks": callbacks}
+    settings = settings_of(recipe, system) | {"seed": seed, "callbacks": callbacks}
     rows = prepare_rows(rows, system, seed)
     if system.budgets and len(system.dim_fractions) == 1 and system.loss is None:
-        return train(model, rows, **settings | {"budgets": system.budgets})
+        return train(model, rows, **settings)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not any(re.search(FRESH_WEIGHTS, name) for name in names):
         settings.pop("fresh_learning_rate", None)  # LoRA is all that trains
     temperature = settings.pop("temperature")
     del settings["budgets"]
     loss: Any
+    scale = {"scale_temperature": settings.pop("scale_temperature", False)}
     if system.loss is not None:
-        loss = system.loss(model, system.budgets, temperature=temperature)
+        loss = system.loss(model, system.budgets, temperature=temperature, **scale)
     elif system.budgets:
         full_dim = model.get_embedding_dimension()
         dims = [round(fraction * full_dim) for fraction in system.dim_fractions]
-        loss = NestedDimensions(model, system.budgets, temperature=temperature, dims=dims)
+        loss = NestedDimensions(model, system.budgets, temperature=temperature, **scale, dims=dims)
     elif system.pooled_sizes:
         loss = PooledTokensLoss(model, system.pooled_sizes, temperature)
     else:
@@ -277,8 +290,7 @@ def measure_cell(cell: str, overrides: Sequence[str], keep: Path | None) -> dict
     if suite.width:
         backbone = [f"model.backbone={pretrain_once(suite.recipe, suite.width)}"]
     recipe = recipes.read(suite.recipe, [*suite.overrides, *backbone, *overrides])
-    budgets = {"budgets": [list(budget) for budget in system.budgets]}
-    train_settings = recipe.train | budgets | system.train_overrides
+    train_settings = settings_of(recipe, system)
     model = build_system(recipe, name, int(seed))
     speed_up(model)
     started = time.perf_counter()

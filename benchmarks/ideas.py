@@ -1,4 +1,4 @@
-"""Ideas for training MetaEmbed: four losses, and two ways to set the meta tokens' start values.
+"""Ideas for training MetaEmbed: three losses, and two ways to set the meta tokens' start values.
 
 Each loss is MMR with one change. Until nesting starts (``full_only``), only the largest budget
 trains, as in MMR. ``start_from_rows`` and ``start_with_offsets`` change a model before training.
@@ -6,7 +6,6 @@ trains, as in MMR. ``start_from_rows`` and ``start_with_offsets`` change a model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,74 +18,13 @@ from metaembed_lite import Budget, MatryoshkaMultiVectorLoss
 from metaembed_lite.arguments import is_finite_number, whole_number
 from metaembed_lite.false_negatives import Keys
 from metaembed_lite.losses import (
-    _active_weights,
     _check_temperature,
     _prepare_batch,
-    _weighted_sum,
     losses_by_budget,
     nested_scores,
 )
 from metaembed_lite.meta_tokens import full_budget
 from metaembed_lite.scoring import at_least_float32
-
-
-class TemperatureByBudget(MatryoshkaMultiVectorLoss):
-    """MMR with a temperature per budget.
-
-        L = sum over budgets g of  w_g * InfoNCE(S_g / tau_g)
-
-    A score is at most r_q. With a single tau, the logits of (1, 1) range to 1 / tau, and those of
-    sixteen query vectors to 16 / tau. With tau_g = tau * r_q / R_q, all of them range to R_q / tau.
-
-    Args:
-        *args, **kwargs: those of ``MatryoshkaMultiVectorLoss``.
-        temperature: tau of the largest budget, from which tau_g = tau * r_q / R_q follows. Or a
-            list of tau_g, one per budget.
-
-    Attributes:
-        temperatures: tau_g, one per budget.
-
-    Raises:
-        ValueError: as ``MatryoshkaMultiVectorLoss``, or on a list whose length is not the number of
-            budgets.
-
-    Example:
-        >>> from metaembed_lite import load
-        >>> model = load("tiny", device="cpu")
-        >>> TemperatureByBudget(model, ["1x1", "4x8"], temperature=0.12).temperatures
-        [0.03, 0.12]
-    """
-
-    def __init__(self, *args: Any, temperature: float | Sequence[float], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not isinstance(temperature, list | tuple):
-            tau, largest = _check_temperature(temperature), self.budgets[-1]
-            self.temperatures = [tau * budget.r_q / largest.r_q for budget in self.budgets]
-        elif len(temperature) == len(self.budgets):
-            self.temperatures = [_check_temperature(tau) for tau in temperature]
-        else:
-            raise ValueError(
-                f"temperature={temperature!r}: give one number, or a list of {len(self.budgets)} "
-                "numbers, one per budget"
-            )
-        self.temperature = self.temperatures[-1]
-
-    def embedding_loss(
-        self, queries: Tensor, candidates: Tensor, keys: Keys | None = None
-    ) -> Tensor:
-        """The loss of a batch of embeddings, as ``MatryoshkaMultiVectorLoss`` computes it."""
-        pool, positives, left_out = _prepare_batch(self, queries, candidates, keys)
-        parts = [
-            losses_by_budget(queries, pool, positives, budget, temperature, left_out)  # (1,)
-            for budget, temperature in zip(self.budgets, self.temperatures, strict=True)
-        ]
-        losses = torch.cat(parts)  # (G,)
-        self.losses_by_budget = losses.detach()
-        return _weighted_sum(losses, _active_weights(self))
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The settings that the model card shows."""
-        return {**super().get_config_dict(), "temperature": self.temperatures}
 
 
 class OrthogonalVectors(MatryoshkaMultiVectorLoss):
@@ -155,11 +93,11 @@ def mean_squared_cosine(vectors: Tensor) -> Tensor:
 class RandomBudgets(MatryoshkaMultiVectorLoss):
     """MMR that also trains n random budgets per step, which are not nested with each other.
 
-        L = MMR + sum over n random budgets of  InfoNCE(S_g / tau)
+        L = MMR + sum over n random budgets of  InfoNCE(S_g / tau_g)
 
     MMR trains a few budgets, such as (2, 4) and (4, 8). At other pairs, such as (4, 4), more
-    vectors can rank worse than fewer. Random budgets train every pair of r_q and r_c. They are off
-    while ``full_only`` is True.
+    vectors can rank worse than fewer. Random budgets train every pair of r_q and r_c. Their tau_g
+    is interpolated in r_q. They are off while ``full_only`` is True.
 
     Args:
         *args, **kwargs: those of ``MatryoshkaMultiVectorLoss``.
@@ -199,10 +137,14 @@ class RandomBudgets(MatryoshkaMultiVectorLoss):
         self.random_budgets = [] if self.full_only else self.draw_budgets()
         pool, positives, left_out = _prepare_batch(self, queries, candidates, keys)
         parts = [
-            losses_by_budget(queries, pool, positives, budget, self.temperature, left_out)  # (1,)
-            for budget in self.random_budgets
+            losses_by_budget(queries, pool, positives, budget, [self.choose_tau(budget)], left_out)
+            for budget in self.random_budgets  # each (1,)
         ]
         return torch.cat([mmr[None], *parts]).sum()
+
+    def choose_tau(self, budget: Budget) -> float:
+        """Interpolate between the temperatures of the trained budgets."""
+        return float(np.interp(budget.r_q, [b.r_q for b in self.budgets], self.temperatures))
 
     def draw_budgets(self) -> list[Budget]:
         """The next n random budgets of the sequence."""
@@ -220,7 +162,7 @@ class RandomBudgets(MatryoshkaMultiVectorLoss):
 class DistilledBudgets(MatryoshkaMultiVectorLoss):
     """MMR in which the smaller budgets also learn from the scores of the largest one.
 
-        L = MMR + weight * sum over smaller g of  KL(softmax(S / tau_t) || softmax(S_g / tau))
+        L = MMR + weight * sum over smaller g of  KL(softmax(S / tau_t) || softmax(S_g / tau_g))
 
     S are the scores of the largest budget, without gradient. The divergence is the mean over the
     queries. False negatives are left out, as in MMR. It is off while ``full_only`` is True.
@@ -228,9 +170,8 @@ class DistilledBudgets(MatryoshkaMultiVectorLoss):
     Args:
         *args, **kwargs: those of ``MatryoshkaMultiVectorLoss``.
         weight: the weight of the divergence.
-        teacher_temperature: tau_t. Scores range to R_q, so with tau_t = tau nearly all of the
-            teacher's softmax is on one candidate. With tau_t = R_q tau, its logits range to
-            1 / tau, as those of one query vector do. Defaults to tau.
+        teacher_temperature: tau_t. Scores range to R_q, so with a small tau_t nearly all of the
+            teacher's softmax is on one candidate. Defaults to tau of the largest budget.
 
     Raises:
         ValueError: as ``MatryoshkaMultiVectorLoss``, on a weight or a teacher's temperature that is
@@ -251,9 +192,9 @@ class DistilledBudgets(MatryoshkaMultiVectorLoss):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight = _check_weight(weight)
-        self.teacher_temperature = _check_temperature(
-            self.temperature if teacher_temperature is None else teacher_temperature
-        )
+        if teacher_temperature is None:
+            teacher_temperature = self.temperatures[-1]
+        self.teacher_temperature = _check_temperature(teacher_temperature)
         if len(self.budgets) == 1:
             raise ValueError(
                 f"the only budget is {self.budgets[0]}: no smaller budget can learn from it; give "
@@ -269,7 +210,8 @@ class DistilledBudgets(MatryoshkaMultiVectorLoss):
             return mmr
         pool, _, left_out = _prepare_batch(self, queries, candidates, keys)
         *smaller, largest = nested_scores(queries, pool, self.budgets)  # each (B, N)
-        students = torch.stack(smaller) / self.temperature  # (G - 1, B, N)
+        pairs = zip(smaller, self.temperatures, strict=False)  # without that of the largest
+        students = torch.stack([scores / tau for scores, tau in pairs])  # (G - 1, B, N)
         teacher = largest.detach() / self.teacher_temperature  # (B, N)
         if left_out is not None:
             students = students.masked_fill(left_out, -torch.inf)

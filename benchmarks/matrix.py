@@ -11,7 +11,6 @@ from ideas import (
     DistilledBudgets,
     OrthogonalVectors,
     RandomBudgets,
-    TemperatureByBudget,
     start_from_rows,
     start_with_offsets,
 )
@@ -86,6 +85,7 @@ class System:
         budgets: budgets of the loss. Defaults to (), for a system without meta tokens.
         dim_fractions: fractions of D that the loss is summed over. Vectors are cut to that
             fraction and normalized again. Defaults to the full D.
+        one_vector: whether an item has a single vector. Defaults to False.
         pooled_sizes: numbers of clusters that training pools the token vectors of a candidate to.
             Defaults to (), which trains all token vectors.
         loss: a variant of MMR's loss, of ``ideas.py``. Defaults to MMR itself.
@@ -100,6 +100,7 @@ class System:
     label: str
     budgets: Sequence[tuple[int, int]] = ()
     dim_fractions: Sequence[float] = (1,)
+    one_vector: bool = False
     pooled_sizes: Sequence[int] = ()
     loss: Callable[..., Any] | None = None
     model_overrides: dict[str, Any] = field(default_factory=dict)
@@ -116,8 +117,8 @@ SYSTEMS = {
     "late-50": System("MMR after 50 % of the steps", BUDGETS, train_overrides={"nest_after": 0.5}),
     "late-75": System("MMR after 75 % of the steps", BUDGETS, train_overrides={"nest_after": 0.75}),
     "no-MMR": System("MetaEmbed without MMR", BUDGETS[-1:]),
-    "last": System("single vector, last token"),
-    "mean": System("single vector, mean of tokens"),
+    "last": System("single vector, last token", one_vector=True),
+    "mean": System("single vector, mean of tokens", one_vector=True),
     "tokens": System("all token vectors (ColBERT)"),
     "patches": System("patch vectors (ColPali)"),
     "pooled": System("token vectors, trained for pooling to 16", pooled_sizes=[16]),
@@ -144,11 +145,8 @@ SYSTEMS = {
         BUDGETS,
         loss=partial(DistilledBudgets, weight=1.0, teacher_temperature=0.4),
     ),
-    "tau-by-budget": System(
-        "MMR, temperature 0.05 r_q",
-        BUDGETS,
-        loss=TemperatureByBudget,
-        train_overrides={"temperature": [0.05 * r_q for r_q, _ in BUDGETS]},
+    "one-tau": System(
+        "MMR, one temperature", BUDGETS, train_overrides={"scale_temperature": False}
     ),
     "start-random": System(
         "MMR, meta tokens start at random values", BUDGETS, model_overrides={"init_text": None}

@@ -1,10 +1,10 @@
 """Matryoshka Multi-Vector Retrieval (MMR): one contrastive loss over nested budgets at once.
 
-    L = sum over budgets g of  w_g * InfoNCE(S_g / tau),   S_g[u, v] = MaxSim of q_u and c_v at g
+    L = sum over budgets g of  w_g * InfoNCE(S_g / tau_g),   S_g[u, v] = MaxSim of q_u and c_v at g
 
-(MetaEmbed, section 3.) ``mmr_loss`` is the loss of given embeddings. The two classes encode a batch
-for sentence-transformers' trainer and then compute this loss. One holds all activations. The other
-caches gradients and holds the activations of a mini-batch.
+(MetaEmbed, section 3, with one tau for all budgets.) ``mmr_loss`` is the loss of given embeddings.
+The two classes encode a batch for sentence-transformers' trainer and then compute this loss. One
+holds all activations. The other caches gradients and holds the activations of a mini-batch.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def mmr_loss(
     budgets: Budgets | None = None,
     weights: Sequence[float] | None = None,
     temperature: float = 0.03,
+    scale_temperature: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The MMR loss of a batch of embeddings. With a single budget it is plain InfoNCE.
 
@@ -50,9 +51,11 @@ def mmr_loss(
             (R_q, R_c).
         weights: w_g, one per budget. Defaults to 1 for all, as in the paper.
         temperature: tau. Defaults to the paper's 0.03.
+        scale_temperature: whether tau_g is tau r_q, or tau at every budget as in the paper.
+            Defaults to False.
 
     Returns:
-        The loss, a scalar: sum over g of w_g CE(S_g / tau). And its unweighted parts, (G,), in
+        The loss, a scalar: sum over g of w_g CE(S_g / tau_g). And its unweighted parts, (G,), in
         nats and without gradients.
 
     Raises:
@@ -71,11 +74,11 @@ def mmr_loss(
     full = Budget(queries.shape[1], candidates.shape[2])
     budgets = check_nested(budgets_within(full, budgets))
     weights = _check_weights(weights, len(budgets))
-    temperature = _check_temperature(temperature)
+    temperatures = _list_temperatures(temperature, budgets, scale_temperature)
     _check_used_vectors(queries, candidates, budgets[-1])
     pool = candidates.flatten(0, 1)  # (B, 1 + n_neg, R_c, D) -> (N, R_c, D)
     positives = torch.arange(len(queries), device=queries.device) * candidates.shape[1]
-    per_budget = losses_by_budget(queries, pool, positives, budgets, temperature)
+    per_budget = losses_by_budget(queries, pool, positives, budgets, temperatures)
     return _weighted_sum(per_budget, weights), per_budget.detach()
 
 
@@ -119,7 +122,7 @@ def losses_by_budget(
     candidates: Tensor,
     positives: Tensor,
     budgets: Budgets,
-    temperature: float,
+    temperatures: Sequence[float],
     false_negatives: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE at each budget: the mean over the queries, not yet weighted.
@@ -129,7 +132,7 @@ def losses_by_budget(
         candidates: (N, R_c, D), those that every query is scored against.
         positives: (B,), the index of each query's positive.
         budgets: G nested budgets within (R_q, R_c).
-        temperature: tau.
+        temperatures: tau_g, one per budget.
         false_negatives: (B, N) bool, candidates to leave out. Defaults to none.
 
     Returns:
@@ -140,25 +143,28 @@ def losses_by_budget(
 
     Example:
         >>> q, c = torch.eye(2)[:, None], torch.eye(2)[:, None]  # one vector per item
-        >>> losses_by_budget(q, c, torch.tensor([0, 1]), "1x1", temperature=1.0)
+        >>> losses_by_budget(q, c, torch.tensor([0, 1]), "1x1", [1.0])
         tensor([0.3133])
     """
     scores = nested_scores(queries, candidates, budgets)
-    logits = [s / temperature for s in scores]
+    logits = [s / tau for s, tau in zip(scores, temperatures, strict=True)]
     if false_negatives is not None:
         logits = [each.masked_fill(false_negatives, -torch.inf) for each in logits]
     losses = torch.stack([F.cross_entropy(each, positives) for each in logits])
     if not losses.isfinite().all():
-        raise ValueError(_describe_overflow(scores, losses, temperature))
+        raise ValueError(_describe_overflow(scores, losses, temperatures))
     return losses
 
 
-def _describe_overflow(scores: Sequence[Tensor], losses: Tensor, temperature: float) -> str:
+def _describe_overflow(
+    scores: Sequence[Tensor], losses: Tensor, temperatures: Sequence[float]
+) -> str:
     """Why the losses of finite embeddings are not finite."""
     text = f"the loss by budget is {losses.tolist()}, though no embedding is NaN or infinite: "
     if not all(s.isfinite().all() for s in scores):
         return text + f"their scores overflow {losses.dtype}; L2-normalize the embeddings"
-    largest = max(s.abs().max().item() for s in scores)
+    worst = int(losses.isfinite().logical_not().int().argmax())
+    largest, temperature = scores[worst].abs().max().item(), temperatures[worst]
     return (
         f"{text}scores of up to {largest:.3g} over temperature={temperature} overflow "
         f"{losses.dtype}; use a larger temperature, such as the paper's 0.03"
@@ -190,6 +196,8 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         weights: w_g, one per budget. Defaults to 1 for all, as in the paper.
         temperature: tau. A score is at most r_q, so a logit is at most r_q / tau. With tau = 0.03
             this is 33 for one query vector, and 533 for sixteen. Defaults to the paper's 0.03.
+        scale_temperature: whether tau_g is tau r_q, so that a logit is at most 1 / tau at every
+            budget. Defaults to False: tau at every budget, as in the paper.
         gather_across_devices: also score against the candidates of the other processes, with
             gradients. Every process needs the same B. Defaults to False.
 
@@ -219,13 +227,14 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         budgets: Budgets | None = None,
         weights: Sequence[float] | None = None,
         temperature: float = 0.03,
+        scale_temperature: bool = False,
         gather_across_devices: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.budgets = check_nested(choose_budgets(model, budgets))
         self.weights = _check_weights(weights, len(self.budgets))
-        self.temperature = _check_temperature(temperature)
+        self.temperatures = _list_temperatures(temperature, self.budgets, scale_temperature)
         self.gather_across_devices = gather_across_devices
         self.full_only = False
         self.losses_by_budget = torch.zeros(len(self.budgets))
@@ -256,7 +265,7 @@ class MatryoshkaMultiVectorLoss(nn.Module):
         """
         pool, positives, left_out = _prepare_batch(self, queries, candidates, keys)
         losses = losses_by_budget(
-            queries, pool, positives, self.budgets, self.temperature, left_out
+            queries, pool, positives, self.budgets, self.temperatures, left_out
         )
         self.losses_by_budget = losses.detach()
         return _weighted_sum(losses, _active_weights(self))
@@ -275,7 +284,7 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
     sentence-transformers implements the caching.
 
     Args:
-        model, budgets, weights, temperature, gather_across_devices: as in
+        model, budgets, weights, temperature, scale_temperature, gather_across_devices: as in
             ``MatryoshkaMultiVectorLoss``.
         mini_batch_size: inputs that are encoded at a time. Defaults to 32.
         score_mini_batch_size: queries that are scored at a time, against all candidates. Defaults
@@ -303,6 +312,7 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         budgets: Budgets | None = None,
         weights: Sequence[float] | None = None,
         temperature: float = 0.03,
+        scale_temperature: bool = False,
         gather_across_devices: bool = False,
         mini_batch_size: int = 32,
         score_mini_batch_size: int | None = None,
@@ -310,16 +320,16 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         mini_batch_size = whole_number(mini_batch_size, "mini_batch_size")
         if score_mini_batch_size is None:
             score_mini_batch_size = mini_batch_size
-        temperature = _check_temperature(temperature)
         nested = check_nested(choose_budgets(model, budgets))
+        temperatures = _list_temperatures(temperature, nested, scale_temperature)
         super().__init__(
             model,
-            scale=1 / temperature,
+            scale=1 / temperatures[-1],  # not used: calculate_loss is our own
             mini_batch_size=mini_batch_size,
             score_mini_batch_size=whole_number(score_mini_batch_size, "score_mini_batch_size"),
             gather_across_devices=gather_across_devices,
         )
-        self.budgets, self.temperature = nested, temperature
+        self.budgets, self.temperatures = nested, temperatures
         self.weights = _check_weights(weights, len(nested))
         self.full_only = False
         self.losses_by_budget = torch.zeros(len(nested))
@@ -352,7 +362,7 @@ class CachedMatryoshkaMultiVectorLoss(CachedMultiVectorMultipleNegativesRankingL
         total = torch.zeros(len(self.budgets), device=queries.device)
         for rows in torch.arange(len(queries)).split(self.score_mini_batch_size):
             losses = losses_by_budget(
-                queries[rows], pool, positives[rows], self.budgets, self.temperature,
+                queries[rows], pool, positives[rows], self.budgets, self.temperatures,
                 None if left_out is None else left_out[rows],
             )  # fmt: skip
             losses = losses * (len(rows) / len(queries))
@@ -376,7 +386,7 @@ def _describe_settings(loss: Any) -> dict[str, Any]:
     return {
         "budgets": [str(budget) for budget in loss.budgets],
         "weights": loss.weights,
-        "temperature": loss.temperature,
+        "temperatures": loss.temperatures,
         "gather_across_devices": loss.gather_across_devices,
     }
 
@@ -440,6 +450,12 @@ def _check_used_vectors(queries: Tensor, candidates: Tensor, largest: Budget) ->
     largest.check(queries.shape[1], candidates.shape[2])
     check_finite(queries[:, : largest.r_q], "queries")
     check_finite(candidates[:, :, : largest.r_c], "candidates")
+
+
+def _list_temperatures(temperature: Any, budgets: Sequence[Budget], scale: bool) -> list[float]:
+    """tau_g of every budget: tau, or with ``scale`` tau r_q."""
+    tau = _check_temperature(temperature)
+    return [tau * budget.r_q if scale else tau for budget in budgets]
 
 
 def _check_temperature(temperature: Any) -> float:

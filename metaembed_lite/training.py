@@ -50,6 +50,7 @@ def train(
     budgets: Budgets | None = None,
     weights: Sequence[float] | None = None,
     temperature: float | None = None,
+    scale_temperature: bool = False,
     nest_after: float = 0.0,
     loss: nn.Module | None = None,
     steps: int = 1000,
@@ -94,14 +95,16 @@ def train(
             those of the paper that the model can meet, and its full budget.
         weights: w_g, one per budget. Defaults to 1 for all.
         temperature: tau of InfoNCE. Defaults to the paper's 0.03.
+        scale_temperature: whether tau is multiplied by r_q at each budget, so that the small
+            budgets and the large ones have logits of one size. Defaults to False, as in the paper.
         nest_after: fraction of the steps during which only the largest budget is trained,
             0 <= nest_after < 1. All nested budgets are trained after that. A run that continues
             with more steps must nest after the same step: 0.5 of 1000 steps is 0.125 of 4000.
             Defaults to 0.0, which trains all budgets from the first step.
         loss: another loss in place of MMR, such as one of sentence-transformers for a model without
-            meta tokens. ``budgets``, ``weights``, ``temperature`` and ``mini_batch_size`` must then
-            be set in that loss, ``nest_after`` stays 0, and no memory is estimated. Defaults to
-            MMR.
+            meta tokens. ``budgets``, ``weights``, ``temperature``, ``scale_temperature`` and
+            ``mini_batch_size`` must then be set in that loss, ``nest_after`` stays 0, and no memory
+            is estimated. Defaults to MMR.
         steps: optimizer steps. Defaults to 1000.
         batch_size: queries per step and device. Defaults to 64.
         mini_batch_size: inputs encoded at a time, by gradient caching. It is the same training in
@@ -175,7 +178,7 @@ def train(
     datasets = check_rows(rows, batch_size * devices)
     mmr_settings = {
         "budgets": budgets, "weights": weights, "temperature": temperature,
-        "mini_batch_size": mini_batch_size,
+        "scale_temperature": scale_temperature or None, "mini_batch_size": mini_batch_size,
     }  # fmt: skip
     curve_budgets: Sequence[Budget] = ()
     own_callbacks: list[TrainerCallback] = [MarkWhole(model, devices)]
@@ -409,8 +412,8 @@ def _check_own_loss(
 ) -> None:
     if any(value is not None for value in mmr_settings.values()):
         raise ValueError(
-            "budgets, weights, temperature and mini_batch_size are settings of MMR: if you pass "
-            "your own loss, set them there"
+            "budgets, weights, temperature, scale_temperature and mini_batch_size are settings of "
+            "MMR: if you pass your own loss, set them there"
         )
     if nest_after != 0:
         raise ValueError(

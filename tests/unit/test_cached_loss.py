@@ -43,7 +43,9 @@ def check_gradients(actual, expected):
 @pytest.mark.parametrize("full_only", [False, True])
 @pytest.mark.parametrize(("encoded", "scored"), [(1, 1), (2, 4), (4, None), (64, 5)])
 def test_loss_and_gradients_are_those_of_the_whole_batch(rows, encoded, scored, full_only):
-    model, settings = tiny(), {"budgets": BUDGETS, "weights": WEIGHTS, "temperature": 0.1}
+    settings = {"budgets": BUDGETS, "weights": WEIGHTS, "temperature": 0.1}
+    settings["scale_temperature"] = True
+    model = tiny()
     whole = MatryoshkaMultiVectorLoss(model, **settings)
     cached = CachedMatryoshkaMultiVectorLoss(
         model, **settings, mini_batch_size=encoded, score_mini_batch_size=scored

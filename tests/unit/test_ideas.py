@@ -94,7 +94,6 @@ def slow_divergence(queries, candidates, budget, tau, teacher_tau, left_out, tea
 
 
 LOSSES = {
-    "temperature by budget": functools.partial(ideas.TemperatureByBudget, temperature=0.3),
     "orthogonal vectors": functools.partial(ideas.OrthogonalVectors, temperature=0.3, weight=2.0),
     "random budgets": functools.partial(ideas.RandomBudgets, temperature=0.3, n=2),
     "distilled budgets": functools.partial(ideas.DistilledBudgets, temperature=0.3, weight=2.0),
@@ -103,36 +102,6 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 with_and_without_keys = pytest.mark.parametrize(
     ("keys", "left_out"), [(None, set()), (KEYS, LEFT_OUT)], ids=["no keys", "false negatives"]
 )
-
-
-@with_and_without_keys
-@pytest.mark.parametrize(
-    ("temperature", "expected_temperatures"),
-    [(0.3, [0.1, 0.2, 0.3]), ([0.5, 0.2, 1.0], [0.5, 0.2, 1.0])],
-)
-def test_each_budget_has_its_temperature(temperature, expected_temperatures, keys, left_out):
-    queries, candidates = batch()
-    loss = ideas.TemperatureByBudget(
-        small_model(), BUDGETS, weights=[1, 0.5, 2], temperature=temperature
-    )
-    got = loss.embedding_loss(queries, candidates, keys)
-    expected = [
-        slow_loss(queries, candidates, budget, tau, left_out)
-        for budget, tau in zip(BUDGETS, expected_temperatures, strict=True)
-    ]
-    assert loss.losses_by_budget.tolist() == pytest.approx(expected)
-    assert got.item() == pytest.approx(expected[0] + 0.5 * expected[1] + 2 * expected[2])
-    assert loss.get_config_dict()["temperature"] == pytest.approx(expected_temperatures)
-
-
-def test_equal_temperatures_are_the_plain_loss():
-    queries, candidates = batch()
-    plain = MatryoshkaMultiVectorLoss(small_model(), BUDGETS, temperature=0.1)
-    equal = ideas.TemperatureByBudget(small_model(), BUDGETS, temperature=[0.1] * 3)
-    torch.testing.assert_close(
-        equal.embedding_loss(queries, candidates, KEYS),
-        plain.embedding_loss(queries, candidates, KEYS),
-    )
 
 
 @pytest.mark.parametrize("full_only", [False, True])
@@ -165,15 +134,29 @@ def test_orthogonal_vectors_and_single_vectors_have_no_overlap_and_copies_have_o
 @with_and_without_keys
 def test_random_budgets_are_trained_besides_the_nested_ones(keys, left_out):
     queries, candidates = batch()
-    loss = ideas.RandomBudgets(small_model(), BUDGETS, temperature=0.3, n=4, seed=3)
-    plain = sum(slow_loss(queries, candidates, budget, 0.3, left_out) for budget in BUDGETS)
+    loss = ideas.RandomBudgets(
+        small_model(), BUDGETS, temperature=0.1, scale_temperature=True, n=4, seed=3
+    )
+    plain = sum(
+        slow_loss(queries, candidates, budget, 0.1 * budget[0], left_out) for budget in BUDGETS
+    )
     for _ in range(3):
         got = loss.embedding_loss(queries, candidates, keys)
         pairs = [(budget.r_q, budget.r_c) for budget in loss.random_budgets]
         assert len(pairs) == 4
-        added = sum(slow_loss(queries, candidates, pair, 0.3, left_out) for pair in pairs)
+        added = sum(slow_loss(queries, candidates, pair, 0.1 * pair[0], left_out) for pair in pairs)
         assert got.item() == pytest.approx(plain + added)
         assert len(loss.losses_by_budget) == len(BUDGETS)
+
+
+def test_the_temperature_between_two_trained_budgets_is_interpolated():
+    budgets, middle = [(1, 1), (3, 5)], ideas.Budget(2, 4)
+    scaled, plain = (
+        ideas.RandomBudgets(small_model(), budgets, temperature=0.1, scale_temperature=scale, n=1)
+        for scale in (True, False)
+    )
+    assert scaled.choose_tau(middle) == pytest.approx(0.2)
+    assert plain.choose_tau(middle) == pytest.approx(0.1)
 
 
 def test_random_budgets_are_uniform_and_those_of_the_seed():
@@ -205,14 +188,17 @@ def test_a_step_continues_the_sequence_of_random_budgets():
 @pytest.mark.parametrize("teacher_temperature", [None, 0.9])
 def test_smaller_budgets_learn_from_the_scores_of_the_largest(keys, left_out, teacher_temperature):
     queries, candidates = batch()
-    plain = MatryoshkaMultiVectorLoss(small_model(), BUDGETS, temperature=0.3)
+    tau = {"temperature": 0.1, "scale_temperature": True}  # so 0.3 at the full budget
+    plain = MatryoshkaMultiVectorLoss(small_model(), BUDGETS, **tau)
     loss = ideas.DistilledBudgets(
-        small_model(), BUDGETS, temperature=0.3, weight=2.0, teacher_temperature=teacher_temperature
+        small_model(), BUDGETS, **tau, weight=2.0, teacher_temperature=teacher_temperature
     )
     got = loss.embedding_loss(queries, candidates, keys)
     added = got - plain.embedding_loss(queries, candidates, keys)
     expected = [
-        slow_divergence(queries, candidates, budget, 0.3, teacher_temperature or 0.3, left_out)
+        slow_divergence(
+            queries, candidates, budget, 0.1 * budget[0], teacher_temperature or 0.3, left_out
+        )
         for budget in BUDGETS[:-1]
     ]
     assert added.item() == pytest.approx(2 * sum(expected))
@@ -289,9 +275,6 @@ def test_a_training_step_changes_meta_tokens_and_lora(name, rows):
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (ideas.TemperatureByBudget, {"temperature": 0}, r"temperature=0: .*positive, finite"),
-        (ideas.TemperatureByBudget, {"temperature": [1, 2]}, r"temperature=\[1, 2\]: .*3 numbers"),
-        (ideas.TemperatureByBudget, {"temperature": [1, 2, -1]}, r"temperature=-1: .*positive"),
         (ideas.OrthogonalVectors, {"weight": 0}, r"weight=0: use a positive, finite number"),
         (ideas.OrthogonalVectors, {"weight": math.nan}, r"weight=nan: use a positive"),
         (ideas.RandomBudgets, {"n": 0}, r"n=0: use a whole number from 1 up"),

@@ -17,26 +17,27 @@ from metaembed_lite.losses import MatryoshkaMultiVectorLoss, mmr_loss
 BUDGETS = [(1, 1), (2, 3), (3, 5)]
 
 
-def oracle(queries, candidates, budgets, weights, temperature):
+def oracle(queries, candidates, budgets, weights, temperatures):
     """Loss and gradients in numpy float64, by hand.
 
-    dL/dS_g = w_g / (B tau) (softmax(S_g / tau) - onehot); S_g[u, v] sums q_ui . c_vj over i with
-    j = argmax, so its gradient is c_vj for q_ui and q_ui for c_vj.
+    dL/dS_g = w_g / (B tau_g) (softmax(S_g / tau_g) - onehot). S_g[u, v] sums q_ui . c_vj over i
+    with j = argmax, so its gradient is c_vj for q_ui and q_ui for c_vj.
     """
     q, c = (np.asarray(x, dtype=np.float64) for x in (queries, candidates))
     size, per_query = c.shape[:2]
     flat = c.reshape(size * per_query, *c.shape[2:])
     loss, q_grad, c_grad = 0.0, np.zeros_like(q), np.zeros_like(flat)
-    for (r_q, r_c), weight in zip(budgets, weights, strict=True):
+    temperatures = np.broadcast_to(temperatures, len(budgets))
+    for (r_q, r_c), weight, tau in zip(budgets, weights, temperatures, strict=True):
         similarities = np.einsum("uid,vjd->uvij", q[:, :r_q], flat[:, :r_c])
         winner = similarities.argmax(axis=3)
-        logits = similarities.max(axis=3).sum(axis=2) / temperature
+        logits = similarities.max(axis=3).sum(axis=2) / tau
         logits -= logits.max(axis=1, keepdims=True)
         softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         target = np.zeros_like(softmax)
         target[np.arange(size), np.arange(size) * per_query] = 1
         loss += weight * -np.log((softmax * target).sum(axis=1)).mean()
-        slope = weight * (softmax - target) / (size * temperature)
+        slope = weight * (softmax - target) / (size * tau)
         for u, v, i in np.ndindex(winner.shape):
             j = winner[u, v, i]
             q_grad[u, i] += slope[u, v] * flat[v, j]
@@ -64,13 +65,15 @@ def loss_class(*args, **kwargs):
 
 @pytest.mark.parametrize("negatives", [0, 1, 3])
 @pytest.mark.parametrize("temperature", [0.03, 1.0])
+@pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("weights", [(1, 1, 1), (0.5, 0, 2)])
-def test_loss_and_gradients_equal_the_oracle(negatives, temperature, weights):
+def test_loss_and_gradients_equal_the_oracle(negatives, temperature, scale, weights):
     queries, candidates = batch(negatives=negatives)
-    loss, _ = mmr_loss(queries, candidates, BUDGETS, weights, temperature)
+    loss, _ = mmr_loss(queries, candidates, BUDGETS, weights, temperature, scale)
     loss.backward()
+    temperatures = [temperature * r_q if scale else temperature for r_q, _ in BUDGETS]
     expected, q_grad, c_grad = oracle(
-        queries.detach(), candidates.detach(), BUDGETS, weights, temperature
+        queries.detach(), candidates.detach(), BUDGETS, weights, temperatures
     )
     assert loss.shape == ()
     np.testing.assert_allclose(loss.item(), expected, rtol=1e-6)
@@ -253,13 +256,20 @@ def test_weights_may_be_a_list_an_array_or_a_tensor(form):
 
 
 @pytest.mark.parametrize(
-    "temperature", [0, -0.1, float("nan"), float("inf"), -float("inf"), "0.03", None, True, 1j]
+    "temperature",
+    [0, -0.1, float("nan"), float("inf"), -float("inf"), "0.03", None, True, 1j],
 )
 def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature="):
         loss_class(BUDGETS, temperature=temperature)
     with pytest.raises(ValueError, match="temperature="):
         mmr_loss(*batch(), BUDGETS, temperature=temperature)
+
+
+def test_a_scaled_temperature_is_in_proportion_to_the_query_vectors():
+    loss = loss_class(BUDGETS, temperature=0.5, scale_temperature=True)
+    assert loss.temperatures == loss.get_config_dict()["temperatures"] == [0.5, 1.0, 1.5]
+    assert loss_class(BUDGETS, temperature=0.5).temperatures == [0.5] * 3
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
