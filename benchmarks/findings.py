@@ -310,7 +310,8 @@ def measure_cell(cell: str, overrides: Sequence[str], keep: Path | None) -> dict
     if keep is not None and curve is not None:
         save(model, keep)
         curve.round(4).to_csv(keep / "training_curve.csv", index=False)
-        write_recipe(keep, recipe, system, train_settings, int(seed))
+        if system.budgets:  # a recipe builds a model with meta tokens
+            write_recipe(keep, recipe, system, train_settings, int(seed))
     points = measure_suite(model, suite, system)
     if keep is not None and system.budgets and len(suite.tasks) == 1:
         task = load_task(suite.tasks[0], n_queries=suite.n_queries, n_train=0)

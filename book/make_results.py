@@ -51,6 +51,7 @@ CELL_FILES = ("findings", "tiny")
 SHIPPED = {  # the bundled model of each cell in tiny.json
     ("stickers", "MMR"): "tiny",
     ("stickers", "no-MMR"): "tiny-no-mmr",
+    ("stickers", "mean"): "tiny-single",
     ("handwriting", "MMR"): "tiny-handwriting",
 }
 
@@ -155,7 +156,7 @@ def render_shipped(tiny: dict[str, Any]) -> str:
     lines = []
     for cell in tiny["cells"].values():
         qualities = ", ".join(
-            f"{point['p_at_1']:.3f} at ({point['r_q']:d}, {point['r_c']:d})"
+            f"{point['p_at_1']:.3f} at ({point['r_q']:.0f}, {point['r_c']:.0f})"
             for point in cell["points"]
             if point["split"] == "test"
         )

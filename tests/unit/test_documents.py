@@ -177,4 +177,5 @@ def test_a_bundled_card_has_the_text_of_the_template(name):
     baseline = "This model encodes an item as vectors"
     unlike = [line for line in sentences if line.strip() not in card and baseline not in line]
     assert not unlike
-    assert "| budget (r_q, r_c) | P@1 | NDCG@5 | index bytes per candidate |" in card
+    if name != "tiny-single":
+        assert "| budget (r_q, r_c) | P@1 | NDCG@5 | index bytes per candidate |" in card
