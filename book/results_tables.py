@@ -40,7 +40,7 @@ def format_span(numbers: Iterable[float]) -> str:
     """Write the range of whole numbers: "3", or "2 to 3" if they differ."""
     numbers = list(numbers)
     least, most = min(numbers), max(numbers)
-    return f"{least:.0f}" if least == most else f"{least:.0f} to {most:.0f}"
+    return f"{least:,.0f}" if least == most else f"{least:,.0f} to {most:,.0f}"
 
 
 def format_seeds(count: Any) -> str:

@@ -144,9 +144,16 @@ def format_rivals(findings: dict[str, Any]) -> str:
     return (
         "Unseen sheets of stickers, half of them hard negatives. All systems have the same "
         f"backbone, the same rows, and {steps} steps. A vector has {dim} numbers ({4 * dim} "
-        f"bytes), so equal vectors are equal bytes.{all_tokens} Mean over the seeds, with the "
-        f"range in parentheses:\n\n{format_table(header, lines)}\n\n{explain_rivals(table)}"
+        f"bytes), so equal vectors are equal bytes.{all_tokens} {describe_seeds(table)}:\n\n"
+        f"{format_table(header, lines)}\n\n{explain_rivals(table)}"
     )
+
+
+def describe_seeds(table: pd.DataFrame) -> str:
+    """Say what a cell of the table is."""
+    if table.seed.nunique() == 1:
+        return "One run each"
+    return "Mean over the seeds, with the range in parentheses"
 
 
 def explain_rivals(table: pd.DataFrame) -> str:

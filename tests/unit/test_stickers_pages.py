@@ -104,7 +104,7 @@ def test_the_text_above_the_table_is_from_the_cells(findings):
     for point in findings["cells"]["stickers/tokens/1"]["points"]:
         point["r_c"] = 100.0 if point["r_c"] > 16 else point["r_c"]
     text = render_rivals(findings)
-    assert "and 750 to 1500 steps." in text
+    assert "and 750 to 1,500 steps." in text
     assert "All tokens are 100 to 107 vectors." in text
     assert "AMD" in text.splitlines()[-1]
 
