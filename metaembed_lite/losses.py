@@ -452,8 +452,10 @@ def _check_used_vectors(queries: Tensor, candidates: Tensor, largest: Budget) ->
     check_finite(candidates[:, :, : largest.r_c], "candidates")
 
 
-def _list_temperatures(temperature: Any, budgets: Sequence[Budget], scale: bool) -> list[float]:
+def _list_temperatures(temperature: Any, budgets: Sequence[Budget], scale: Any) -> list[float]:
     """tau_g of every budget: tau, or with ``scale`` tau r_q."""
+    if not isinstance(scale, bool):
+        raise ValueError(f"scale_temperature={scale!r}: use True or False")
     tau = _check_temperature(temperature)
     return [tau * budget.r_q if scale else tau for budget in budgets]
 

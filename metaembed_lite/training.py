@@ -178,7 +178,8 @@ def train(
     datasets = check_rows(rows, batch_size * devices)
     mmr_settings = {
         "budgets": budgets, "weights": weights, "temperature": temperature,
-        "scale_temperature": scale_temperature or None, "mini_batch_size": mini_batch_size,
+        "scale_temperature": None if scale_temperature is False else scale_temperature,
+        "mini_batch_size": mini_batch_size,
     }  # fmt: skip
     curve_budgets: Sequence[Budget] = ()
     own_callbacks: list[TrainerCallback] = [MarkWhole(model, devices)]

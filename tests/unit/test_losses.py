@@ -272,6 +272,14 @@ def test_a_scaled_temperature_is_in_proportion_to_the_query_vectors():
     assert loss_class(BUDGETS, temperature=0.5).temperatures == [0.5] * 3
 
 
+@pytest.mark.parametrize("scale", [None, 0, 1, "yes", 0.5])
+def test_a_scale_that_is_not_a_bool_is_refused(scale):
+    with pytest.raises(ValueError, match=r"scale_temperature=.*use True or False"):
+        loss_class(BUDGETS, scale_temperature=scale)
+    with pytest.raises(ValueError, match=r"scale_temperature=.*use True or False"):
+        mmr_loss(*batch(), BUDGETS, scale_temperature=scale)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_embedding_that_is_not_finite_is_named_with_its_place(bad, dtype):

@@ -238,6 +238,7 @@ def test_a_run_killed_after_its_last_step_is_finished_without_another_step(
         ({"budgets": [(1, 1), (2, 2), (2, 4)]}, r"loss: .*\(2, 2\)"),
         ({"weights": [1, 2]}, "loss: .*weights"),
         ({"temperature": 0.1}, "loss: .*temperature"),
+        ({"scale_temperature": True}, "loss: .*temperatures"),
         ({"nest_after": 0.5}, 'nest_after: null before, "3 steps" now'),
     ],
     ids=str,
