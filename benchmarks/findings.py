@@ -276,13 +276,16 @@ def measure_tokens(
     return points
 
 
-def measure_cell(cell: str, overrides: Sequence[str], keep: Path | None) -> dict[str, Any]:
+def measure_cell(
+    cell: str, overrides: Sequence[str], keep: Path | None, compile_layers: bool = False
+) -> dict[str, Any]:
     """Train and measure one cell. Returns a record that can be written as JSON.
 
     Args:
         cell: suite/system/seed.
         overrides: settings that differ from the recipe's, such as "train.steps=1500".
         keep: a folder for the trained model with its recipe, curve and card, or None.
+        compile_layers: as in ``cpu_speed.speed_up``.
     """
     suite_name, name, seed = cell.split("/")
     suite, system = SUITES[suite_name], SYSTEMS[name]
@@ -292,7 +295,7 @@ def measure_cell(cell: str, overrides: Sequence[str], keep: Path | None) -> dict
     recipe = recipes.read(suite.recipe, [*suite.overrides, *backbone, *overrides])
     train_settings = settings_of(recipe, system)
     model = build_system(recipe, name, int(seed))
-    speed_up(model)
+    speed_up(model, compile_layers)
     started = time.perf_counter()
     curve = None
     validation: list[dict[str, Any]] = []
@@ -409,6 +412,10 @@ def main(
         Path | None, typer.Option(help="Folder for the trained model. For a single cell.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the file in book/results.")] = "findings",
+    compile_layers: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the model: faster steps. Needs a C++ compiler."),
+    ] = False,
 ) -> None:
     """Measure the missing cells and add them to ``book/results/<name>.json``."""
     path = RESULTS / f"{name}.json"
@@ -424,7 +431,7 @@ def main(
         cell_path = path.with_name(f"{name}-{cell.replace('/', '-')}")
         try:
             with lock(cell_path, f"measuring {cell} for {path.name}"):
-                record = measure_cell(cell, override or [], keep)
+                record = measure_cell(cell, override or [], keep, compile_layers)
                 add_cell(name, cell, record)
         except BlockingIOError as error:
             typer.secho(f"error: {error}", err=True)

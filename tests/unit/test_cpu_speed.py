@@ -1,10 +1,12 @@
 """What makes experiments faster on a CPU must not change what they compute."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from cpu_speed import MAX_WINDOWS, remember_windows, speed_up, windows_of
+from peft.tuners.lora import Linear as LoraLinear
 
 from metaembed_lite import build
 from metaembed_lite.data.handwriting import load_handwriting
@@ -13,7 +15,19 @@ from metaembed_lite.data.stickers import load_stickers
 
 @pytest.fixture
 def build_model():
-    return lambda: build("tiny-vlm-2", r_q=2, r_c=4, lora_rank=4, device="cpu")
+    def build_model():
+        model = build("tiny-vlm-2", r_q=2, r_c=4, lora_rank=4, device="cpu")
+        generator = torch.Generator().manual_seed(1)
+        for layer in lora_layers(model):  # B starts at zero, and then LoRA does nothing
+            weight = layer.lora_B["default"].weight
+            weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
+        return model
+
+    return build_model
+
+
+def lora_layers(model):
+    return [module for module in model.modules() if isinstance(module, LoraLinear)]
 
 
 def gradients(model, candidates):
@@ -23,11 +37,21 @@ def gradients(model, candidates):
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("load_suite", [load_stickers, load_handwriting])
-def test_embeddings_and_gradients_stay_the_same(build_model, load_suite):
+NO_COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+
+
+@pytest.mark.parametrize(
+    ("load_suite", "compile_layers"),
+    [
+        (load_stickers, False),
+        (load_handwriting, False),
+        pytest.param(load_stickers, True, marks=NO_COMPILER),
+    ],
+)
+def test_embeddings_and_gradients_stay_the_same(build_model, load_suite, compile_layers):
     candidates = load_suite(n_queries=3, n_train=0).candidates[:6]
     plain, fast = build_model(), build_model()
-    speed_up(fast)
+    speed_up(fast, compile_layers)
     for _ in range(2):  # the second time, the tower remembers
         for ours, theirs in zip(
             fast.encode_document(candidates), plain.encode_document(candidates), strict=True
@@ -36,6 +60,16 @@ def test_embeddings_and_gradients_stay_the_same(build_model, load_suite):
     expected = gradients(plain, candidates)
     for name, gradient in gradients(fast, candidates).items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-3)
+
+
+def test_layers_multiply_once_unless_they_drop_some_inputs(build_model):
+    dropping = build("tiny-vlm-2", r_q=2, r_c=4, lora_rank=4, lora_dropout=0.5, device="cpu")
+    fast = build_model()
+    for model in (dropping, fast):
+        speed_up(model)
+    assert lora_layers(fast)
+    assert all("forward" in vars(layer) for layer in lora_layers(fast))
+    assert not any("forward" in vars(layer) for layer in lora_layers(dropping))
 
 
 def test_windows_follow_the_rows_of_each_image():
