@@ -57,7 +57,6 @@ SHIPPED = {  # the bundled model of each cell in tiny.json
 
 
 READS = {  # what a pretraining log measures
-    "test_digits_read": "of the digits of unseen writers",
     "test_digits": "of the digits of unseen writers",
     "unseen_sheets": "of the stickers on unseen sheets",
     "unseen_artist": "of the drawings that are not in its training data",
@@ -68,8 +67,7 @@ def render_backbones(logs: dict[str, dict[str, Any]]) -> str:
     """Describe the backbones of the results, by name."""
     lines = []
     for name, log in logs.items():
-        shares = log.get("reads", log)
-        reads = [f"{shares[key]:.1%} {text}" for key, text in READS.items() if key in shares]
+        reads = [f"{log['reads'][key]:.1%} {text}" for key, text in READS.items()]
         lines.append(
             f"- `{name}` has {log['parameters']:,} parameters and was pretrained for "
             f"{log['steps']:,} steps ({log['seconds'] / 60:.0f} minutes on a CPU). It reads "

@@ -258,7 +258,7 @@ def load_adapter(backbone: Any, folder: Path, config: dict[str, Any]) -> None:
 
     Example:
         >>> from metaembed_lite import backbones
-        >>> backbone = AdapterTransformer("tiny-vlm-2").model
+        >>> backbone = AdapterTransformer("tiny-vlm").model
         >>> folder = checkpoints.folder("tiny")
         >>> load_adapter(backbone, folder, read_config(folder))
         >>> backbones.describe_adapter(backbone)[:28]

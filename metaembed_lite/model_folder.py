@@ -284,7 +284,7 @@ def is_finished(folder: Path) -> bool:
 
     Example:
         >>> from metaembed_lite import checkpoints
-        >>> [is_finished(checkpoints.HERE / name) for name in ("tiny", "tiny-vlm-2")]
+        >>> [is_finished(checkpoints.HERE / name) for name in ("tiny", "tiny-vlm")]
         [True, False]
     """
     return (folder / MODULES).is_file()

@@ -88,9 +88,8 @@ def load_pretraining_log(folder: str | Path) -> dict[str, Any]:
 
     Returns:
         parameters, steps, batch_size, seconds, what it reads, and the loss as pairs of step and
-        value. For tiny-vlm, test_digits_read is the share of unseen writers' digits that it reads,
-        from 0 to 1. For tiny-vlm-2, reads is a dict of such shares: of stickers on unseen sheets,
-        of drawings by an unseen artist, and of digits.
+        value. What it reads is a dict of shares from 0 to 1: of the stickers on unseen sheets, of
+        drawings by an unseen artist, and of the digits of unseen writers.
 
     Raises:
         FileNotFoundError: if the folder holds no such log.
@@ -99,11 +98,10 @@ def load_pretraining_log(folder: str | Path) -> dict[str, Any]:
     Example:
         >>> from metaembed_lite import checkpoints
         >>> load_pretraining_log(checkpoints.folder("tiny-vlm"))["steps"]
-        1600
+        3000
     """
     log = load_result(Path(folder) / PRETRAINING_LOG)
-    shares = log["reads"] if "reads" in log else {"test_digits_read": log["test_digits_read"]}
-    for name, share in shares.items():
+    for name, share in log["reads"].items():
         check_quality(PRETRAINING_LOG, name, share)
     return log
 

@@ -157,7 +157,7 @@ def train(
     Example:
         >>> from metaembed_lite import build, load_task
         >>> task = load_task("stickers", n_queries=4, n_train=16, side=2)
-        >>> model = build("tiny-vlm-2", r_q=2, r_c=4, dim=32, lora_rank=4, device="cpu")
+        >>> model = build("tiny-vlm", r_q=2, r_c=4, dim=32, lora_rank=4, device="cpu")
         >>> curve = train(model, task.train, steps=2, batch_size=8, log_steps=1)
         training 44,288 of 1,812,992 parameters: LoRA 39,424, meta tokens 768, projection 4,096
         ...

@@ -51,7 +51,7 @@ def measure_costs(model: MultiVectorEncoder, encoded: EncodedTask) -> Costs:
     Example:
         >>> from metaembed_lite import build, load_task
         >>> from metaembed_lite.evaluation import encode
-        >>> model = build("tiny-vlm-2", r_q=1, r_c=2, dim=8, device="cpu")
+        >>> model = build("tiny-vlm", r_q=1, r_c=2, dim=8, device="cpu")
         >>> task = load_task("stickers", n_queries=2, n_train=0, side=2)
         >>> costs = measure_costs(model, encode(model, task))
         >>> costs["measured_candidates"], np.shape(costs["score_ms"])

@@ -81,7 +81,7 @@ class ExplorerState:
 
     Example:
         >>> from metaembed_lite import build, load_task
-        >>> model = build("tiny-vlm-2", r_q=1, r_c=2, dim=8, device="cpu")
+        >>> model = build("tiny-vlm", r_q=1, r_c=2, dim=8, device="cpu")
         >>> task = load_task("stickers", n_queries=2, n_train=0, side=2)
         >>> build_state(model, task, queries=1, candidates=[3, 0]).relevance.shape
         (1, 2)
@@ -112,7 +112,7 @@ def build_state(
 
     Example:
         >>> from metaembed_lite import build, load_task
-        >>> model = build("tiny-vlm-2", r_q=1, r_c=2, dim=8, device="cpu")
+        >>> model = build("tiny-vlm", r_q=1, r_c=2, dim=8, device="cpu")
         >>> task = load_task("stickers", n_queries=2, n_train=0, side=2)
         >>> state = build_state(model, task, queries=1, candidates=[3, 0])
         >>> state.page["trained"], state.candidates, state.query_vectors.shape

@@ -60,7 +60,7 @@ class BudgetExplorer(anywidget.AnyWidget):
 
     Example:
         >>> from metaembed_lite import build, load_task
-        >>> model = build("tiny-vlm-2", r_q=2, r_c=4, dim=8, device="cpu")
+        >>> model = build("tiny-vlm", r_q=2, r_c=4, dim=8, device="cpu")
         >>> task = load_task("stickers", n_queries=4, n_train=0, side=2)
         >>> explorer = BudgetExplorer(model, task, queries=2, candidates=5)
         >>> explorer.budget = (1, 4)

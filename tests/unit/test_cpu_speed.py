@@ -16,7 +16,7 @@ from metaembed_lite.data.stickers import load_stickers
 @pytest.fixture
 def build_model():
     def build_model():
-        model = build("tiny-vlm-2", r_q=2, r_c=4, lora_rank=4, device="cpu")
+        model = build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, device="cpu")
         generator = torch.Generator().manual_seed(1)
         for layer in lora_layers(model):  # B starts at zero, and then LoRA does nothing
             weight = layer.lora_B["default"].weight
@@ -63,7 +63,7 @@ def test_embeddings_and_gradients_stay_the_same(build_model, load_suite, compile
 
 
 def test_layers_multiply_once_unless_they_drop_some_inputs(build_model):
-    dropping = build("tiny-vlm-2", r_q=2, r_c=4, lora_rank=4, lora_dropout=0.5, device="cpu")
+    dropping = build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, lora_dropout=0.5, device="cpu")
     fast = build_model()
     for model in (dropping, fast):
         speed_up(model)
