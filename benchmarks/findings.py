@@ -24,7 +24,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pretrain
-import tiny_vlm
 import torch
 import torch.nn.functional as F
 import typer
@@ -65,7 +64,6 @@ from metaembed_lite.training import FRESH_WEIGHTS
 POOLED_SIZES = (1, 4, 8, 16)  # numbers of token vectors that remain after pooling
 VALIDATIONS = 10  # per training run
 VALIDATION_QUERIES = 200
-SCRIPTS = {"tiny-handwriting": tiny_vlm, "tiny": pretrain}  # recipe -> how its backbone was made
 WRITE_TIMEOUT = 600  # seconds to wait until another process has written its cell
 METRICS = {"p_at_1": precision_at_1, "ndcg_at_5": ndcg_at_5, "mrr_at_10": mrr_at_10}
 
@@ -75,7 +73,7 @@ def pretrain_once(recipe: str, width: int) -> Path:
     folder = RESULTS.parents[1] / "_build" / f"{recipe}-vlm-{width}"
     if not (folder / PRETRAINING_LOG).is_file():
         with lock(folder, f"pretraining {folder.name}"):
-            SCRIPTS[recipe].pretrain(folder, width=width)
+            pretrain.pretrain(folder, width=width)
     return folder
 
 

@@ -64,8 +64,6 @@ SUITES = {
     "stickers-192": Suite("tiny", (), ("stickers",), width=192),
     "handwriting": Suite("tiny-handwriting", (), ("handwriting",)),
     "meta-tasks": Suite("tiny", (), TASKS),
-    "handwriting-64": Suite("tiny-handwriting", (), ("handwriting",), width=64),
-    "handwriting-192": Suite("tiny-handwriting", (), ("handwriting",), width=192),
     "codesearch": Suite(
         "minilm-codesearch",
         (),

@@ -49,7 +49,7 @@ class PooledTokensLoss(nn.Module):
         >>> from metaembed_lite.baselines import token_vectors
         >>> model = token_vectors("tiny-vlm", lora_rank=None, device="cpu")
         >>> loss = PooledTokensLoss(model, vectors=(1, 4))
-        >>> queries = model.preprocess(["3 top-left", "7 center"], task="query")
+        >>> queries = model.preprocess(["3 A1", "7 B2"], task="query")
         >>> positives = model.preprocess(["a 3", "a 7"], task="document")
         >>> loss([queries, positives]).shape
         torch.Size([])

@@ -44,7 +44,7 @@ class AttentionClusterTransformer(ItemTransformer):
 
     Example:
         >>> transformer = AttentionClusterTransformer("tiny-vlm", r_c=2)
-        >>> features = transformer.preprocess(["3 top-left"], task="document")
+        >>> features = transformer.preprocess(["3 A1"], task="document")
         >>> transformer(features, task="document")["token_embeddings"].shape  # (B, R_c, H)
         torch.Size([1, 2, 128])
     """

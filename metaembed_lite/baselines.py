@@ -45,7 +45,7 @@ def single_vector(
             positions.
 
     Example:
-        >>> single_vector("tiny-vlm", lora_rank=None, device="cpu").encode_query("3 top-left").shape
+        >>> single_vector("tiny-vlm", lora_rank=None, device="cpu").encode_query("3 A1").shape
         torch.Size([1, 128])
     """
     check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
@@ -80,7 +80,7 @@ def token_vectors(
 
     Example:
         >>> model = token_vectors("tiny-vlm", lora_rank=None, device="cpu")
-        >>> len(model.encode_query("3")) < len(model.encode_query("3 top-left"))
+        >>> len(model.encode_query("3")) < len(model.encode_query("3 A1"))
         True
     """
     check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
@@ -123,7 +123,7 @@ def constant_vectors(
 
     Example:
         >>> model = constant_vectors("tiny-vlm", r_c=4, lora_rank=None, device="cpu")
-        >>> model.encode_document(["a 3", "3 top-left, 7 center"])[1].shape
+        >>> model.encode_document(["a 3", "3 A1, 7 B2"])[1].shape
         torch.Size([4, 128])
     """
     check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)
@@ -171,7 +171,7 @@ def attention_clusters(
 
     Example:
         >>> model = attention_clusters("tiny-vlm", r_c=4, lora_rank=None, device="cpu")
-        >>> model.encode_document("3 top-left, 7 center").shape
+        >>> model.encode_document("3 A1, 7 B2").shape
         torch.Size([4, 128])
     """
     check_counts(dim=dim, lora_rank=lora_rank, max_seq_length=max_seq_length)

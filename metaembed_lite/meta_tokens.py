@@ -56,7 +56,7 @@ class MetaTokenTransformer(ItemTransformer):
 
     Example:
         >>> transformer = MetaTokenTransformer("tiny-vlm", r_q=2, r_c=4)
-        >>> features = transformer.preprocess(["3 top-left"], task="query")
+        >>> features = transformer.preprocess(["3 A1"], task="query")
         >>> transformer(features, task="query")["token_embeddings"].shape  # (B, R_q, H)
         torch.Size([1, 2, 128])
     """

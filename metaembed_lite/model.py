@@ -83,7 +83,7 @@ def build(
 
     Example:
         >>> model = build("tiny-vlm", r_q=4, r_c=8, dim=32, lora_rank=4, device="cpu")
-        >>> model.encode_query("3 top-left").shape  # (R_q, D)
+        >>> model.encode_query("3 A1").shape  # (R_q, D)
         torch.Size([4, 32])
     """
     full = Budget(r_q, r_c)

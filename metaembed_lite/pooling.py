@@ -100,7 +100,7 @@ class WardPooling(BaseTokenPooling):
     Example:
         >>> from metaembed_lite.baselines import token_vectors
         >>> model = token_vectors("tiny-vlm", lora_rank=None, device="cpu")
-        >>> model.encode_document("3 top-left, 7 center", token_pooling=WardPooling(4)).shape
+        >>> model.encode_document("3 A1, 7 B2", token_pooling=WardPooling(4)).shape
         torch.Size([4, 128])
     """
 

@@ -6,23 +6,13 @@ rendered as an image. Relevance is computed from the symbols, so it is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import NamedTuple
 
 import numpy as np
-from datasets import Dataset
-from PIL import Image
 
 from metaembed_lite.arguments import whole_number
-from metaembed_lite.data.rows import rows_from_examples
-
-PLACES = (
-    "top-left", "top", "top-right",
-    "left", "center", "right",
-    "bottom-left", "bottom", "bottom-right",
-)  # fmt: skip
-CELL = 16  # pixels: the edge of one place, so a board is 48 x 48
 
 
 def place_names(side: int) -> list[str]:
@@ -82,31 +72,3 @@ def grade_boards(triples: Sequence[Triple], boards: Sequence[np.ndarray]) -> np.
     contents = np.stack(boards)  # (N, K)
     matches = [(contents[:, t.places] == t.board[t.places]).all(axis=1) for t in triples]
     return np.stack(matches).astype(np.float32)
-
-
-def render_rows(
-    triples: Iterable[Triple],
-    describe: Callable[[np.ndarray, np.ndarray], str],
-    render: Callable[[np.ndarray], Image.Image],
-) -> Dataset:
-    """Render triples as training rows (query, positive, negative): text, image, image.
-
-    Args:
-        triples: may be a generator. A triple is rendered before the next one is sampled, so both
-            can share a random generator.
-        describe: writes the query for a board and the named places.
-        render: paints a board.
-
-    Example:
-        >>> triple = Triple(np.arange(9), np.array([0, 4]), np.arange(9)[::-1])
-        >>> rows = render_rows(
-        ...     [triple],
-        ...     lambda board, places: f"{board[places]}",
-        ...     lambda board: Image.new("L", (48, 48), int(board[0])),
-        ... )
-        >>> rows.column_names, rows[0]["query"]
-        (['query', 'positive', 'negative'], '[0 4]')
-    """
-    return rows_from_examples(
-        (describe(t.board, t.places), render(t.board), render(t.negative)) for t in triples
-    )

@@ -20,13 +20,13 @@ ABOUT = f"""\
 Handwriting and stickers in MMEB's four meta-tasks: 14 tasks, seven per suite.
 
 Every query opens with an instruction, as in MMEB, and asks one kind of question. About boards of
-3 x 3 digits:
+4 x 4 digits:
 
     Retrieval         t2i       a text that names some places   -> a board that fits it
                       i2t       a board                         -> a text that fits it
                       i2i       a board                         -> the same board, rendered again
                       composed  a board and a change in words   -> the changed board
-    Classification    classify  a board                         -> what the middle row holds
+    Classification    classify  a board                         -> the first three digits of row 2
     VQA               vqa       a board and names of places     -> what these places hold
     Visual grounding  ground    a board and the name of a place -> the crop of that place
 
@@ -46,9 +46,8 @@ tasks are held out of training, so they are out of distribution. The same kind o
 suite is trained.
 
 Half of a query is not enough: a model that sees only the text or only the image must guess among
-the candidates that fit that half. For two kinds of task such a guess is often right. In ground on
-boards, the image alone is right half of the time, because two crops of its board are candidates. In
-stickers/composed it is too, because two candidates change one thing of the sheet.
+the candidates that fit that half. In one task such a guess is often right. In stickers/composed the
+image alone is right half of the time, because two candidates change one thing of the sheet.
 
 {ATTRIBUTION}
 """
@@ -120,7 +119,7 @@ def training_rows(name: str, n: int, seed: int = 0) -> Dataset:
 
     Example:
         >>> training_rows("handwriting/vqa", 2)["positive"][:]
-        ['1, 4, 3', '0, 5, 5']
+        ['3, 5, 1', '3, 6, 8']
     """
     suite, kind = _split_name(name)
     rng = training_rng(seed, TASKS.index(name))

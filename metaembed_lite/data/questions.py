@@ -10,14 +10,16 @@ import numpy as np
 from PIL import Image
 
 from metaembed_lite.data import handwriting
-from metaembed_lite.data.boards import CELL, PLACES, Triple
+from metaembed_lite.data.boards import Triple, place_names
+from metaembed_lite.data.scans import CELL, render_digits
 from metaembed_lite.data.task import Item
 
 Facts = frozenset[Any]  # what a query asks or a candidate shows. Relevant if one contains the other
 Render = Callable[[np.ndarray], Image.Image]  # paints a board
 
 DIGITS = "0123456789"
-MIDDLE_ROW = (3, 4, 5)  # the places that ``classify`` reads
+PLACES = place_names(handwriting.SIDE)
+CLASSIFIED = ("A2", "B2", "C2")  # a fourth digit would make 10,000 answers, all of them candidates
 
 
 class Example(NamedTuple):
@@ -30,7 +32,7 @@ class Example(NamedTuple):
         facts: those of query, positive and negative.
 
     Example:
-        >>> Example("which digit is top?", "7", "3", facts=([], [], [])).positive
+        >>> Example("which digit: A1?", "7", "3", facts=([], [], [])).positive
         '7'
     """
 
@@ -47,12 +49,12 @@ def collect_facts(board: np.ndarray, places: np.ndarray | None = None) -> Facts:
         >>> sorted(collect_facts(np.array([7, 1, 2, 3, 4, 5, 6, 7, 8]), np.array([0, 2])))
         [(0, 7), (2, 2)]
     """
-    chosen = range(9) if places is None else places
+    chosen = range(len(board)) if places is None else places
     return frozenset((int(place), int(board[place])) for place in chosen)
 
 
 def sample_example(kind: str, rng: np.random.Generator, split: str) -> Example:
-    """Sample one example about boards of 3 x 3 digits, rendered with the scans of a split.
+    """Sample one example about boards of 4 x 4 digits, rendered with the scans of a split.
 
     Args:
         kind: one of ``MAKERS``, such as "vqa".
@@ -62,11 +64,11 @@ def sample_example(kind: str, rng: np.random.Generator, split: str) -> Example:
     Example:
         >>> example = sample_example("ground", np.random.default_rng(0), "test")
         >>> example.query["text"], example.positive.size
-        ('crop left', (16, 16))
+        ('crop C3', (32, 32))
     """
 
     def render(board: np.ndarray) -> Image.Image:
-        return handwriting.render_board(board, rng, split)
+        return render_digits(board, rng, split)
 
     return MAKERS[kind](handwriting.sample_triple(rng), render, rng)
 
@@ -79,7 +81,7 @@ def list_answers(kind: str) -> list[str] | None:
         ('3 4 5', '3, 4, 5')
     """
     if kind == "classify":
-        return list(map(" ".join, itertools.product(DIGITS, repeat=len(MIDDLE_ROW))))
+        return list(map(" ".join, itertools.product(DIGITS, repeat=len(CLASSIFIED))))
     if kind == "vqa":
         return list(map(", ".join, itertools.product(DIGITS, repeat=handwriting.NAMED_PLACES)))
     return None
@@ -116,10 +118,12 @@ def _make_composed(triple: Triple, render: Render, rng: np.random.Generator) -> 
 
 def _make_classify(triple: Triple, render: Render, rng: np.random.Generator) -> Example:
     board, other = triple.board, triple.board.copy()
-    place = rng.choice(MIDDLE_ROW)
+    row = [PLACES.index(name) for name in CLASSIFIED]
+    place = rng.choice(row)
     other[place] = (other[place] + rng.integers(1, len(DIGITS))) % len(DIGITS)
-    right, wrong = (" ".join(DIGITS[b[p]] for p in MIDDLE_ROW) for b in (board, other))
-    return _make_answered(_pose("name the middle row", render(board)), right, wrong)
+    right, wrong = (" ".join(DIGITS[b[p]] for p in row) for b in (board, other))
+    query = _pose("name the first three digits of row 2", render(board))
+    return _make_answered(query, right, wrong)
 
 
 def _make_vqa(triple: Triple, render: Render, rng: np.random.Generator) -> Example:
@@ -132,7 +136,7 @@ def _make_vqa(triple: Triple, render: Render, rng: np.random.Generator) -> Examp
 def _make_ground(triple: Triple, render: Render, rng: np.random.Generator) -> Example:
     image, (place, elsewhere) = render(triple.board), triple.places[:2]
     right, wrong = (crop_place(image, p) for p in (place, elsewhere))
-    right_facts, wrong_facts = (Facts([identify_crop(crop)]) for crop in (right, wrong))
+    right_facts, wrong_facts = (Facts([crop.tobytes()]) for crop in (right, wrong))
     query = _pose(f"crop {PLACES[place]}", image)
     return Example(query, right, wrong, (right_facts, right_facts, wrong_facts))
 
@@ -146,24 +150,15 @@ def _pose(text: str, image: Image.Image) -> Item:
 
 
 def crop_place(image: Image.Image, place: int) -> Image.Image:
-    """Crop one place of a board, 16 x 16.
+    """Crop one place of a board, 32 x 32.
 
     Example:
-        >>> crop_place(Image.new("RGB", (48, 48)), 4).size
-        (16, 16)
+        >>> crop_place(Image.new("RGB", (128, 128)), 4).size
+        (32, 32)
     """
-    x, y = CELL * (place % 3), CELL * (place // 3)
+    row, column = divmod(place, handwriting.SIDE)
+    x, y = CELL * column, CELL * row
     return image.crop((x, y, x + CELL, y + CELL))
-
-
-def identify_crop(crop: Image.Image) -> bytes:
-    """Return the pixels that identify the scan of a crop: without the rim that neighbors blur.
-
-    Example:
-        >>> len(identify_crop(Image.new("L", (16, 16))))
-        144
-    """
-    return np.asarray(crop)[2:-2, 2:-2].tobytes()
 
 
 MAKERS = {

@@ -103,7 +103,7 @@ def test_with_flash_attention_texts_are_not_packed_into_one_row(unpad_inputs, mo
         "transformers.modeling_flash_attention_utils.lazy_import_flash_attention",
         lambda *_: ((None, lambda: None, None, None), None),
     )
-    texts = ["1 top", "7 center, 2 right"]
+    texts = ["1 B1", "7 B2, 2 C2"]
     packed = Transformer(str(BASE), unpad_inputs=unpad_inputs)
     assert packed.can_flatten_inputs
     assert len(packed.preprocess(texts)["input_ids"]) == 1

@@ -31,7 +31,7 @@ EVERY_BASELINE = [single_vector, token_vectors, constant_vectors, attention_clus
 
 @pytest.fixture(scope="module")
 def task():
-    return load_task("handwriting", n_queries=4, n_train=0)
+    return load_task("handwriting", n_queries=4, n_train=0, side=2)
 
 
 def hidden(model, items, side):
@@ -69,7 +69,7 @@ def test_a_token_model_has_one_vector_per_token_and_patches_only_keeps_the_image
     _, inputs = hidden(patches, task.candidates[1:2], "document")
     image = (inputs["input_ids"][0] == patches[0].config.image_token_id).numpy()
     assert [len(v) for v in whole] == [len(image)] * 2
-    assert [len(v) for v in cut] == [9, 9]  # a board's places, one token each
+    assert [len(v) for v in cut] == [16, 16]  # four tokens for each place of a board
     np.testing.assert_allclose(cut[1].numpy(), whole[1].numpy()[image], atol=1e-5)
 
 
@@ -200,7 +200,7 @@ def test_constant_vectors_are_linear_combinations_of_the_token_vectors(dim, task
 def test_constant_vectors_keep_every_token_vector_of_a_query():
     model = constant_vectors(r_c=5, lora_rank=None)
     tokens = token_vectors(lora_rank=None)
-    queries = ["3 top-left", "3 top-left, 7 center and more words"]
+    queries = ["3 A1", "3 A1, 7 B2 and more words"]
     for got, want in zip(model.encode_query(queries), tokens.encode_query(queries), strict=True):
         assert torch.equal(got, want)
 
@@ -216,12 +216,13 @@ def test_constant_vectors_are_the_same_alone_and_next_to_longer_items(task):
 def test_the_map_trains_next_to_lora_at_the_learning_rate_of_fresh_weights(tmp_path):
     model = constant_vectors(r_c=5, max_tokens=40, dim=32, lora_rank=4)
     loss = MultiVectorMultipleNegativesRankingLoss(model)
-    columns = training_rows(4)
+    columns = training_rows(4, side=2)
     features = [model.preprocess(columns["query"], task="query"),
                 model.preprocess(columns["positive"], task="document")]  # fmt: skip
     loss(features).backward()
-    assert map_of(model).weight.grad[:, :16].abs().min() > 0  # a board takes 16 tokens
-    assert map_of(model).weight.grad[:, 16:].abs().max() == 0
+    by_token = map_of(model).weight.grad.abs().sum(dim=0)  # a vector that nobody picks has none
+    assert by_token[:23].min() > 0  # a board takes 23 tokens
+    assert by_token[23:].max() == 0
     lora = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
     assert lora
     assert all(gradient.abs().max() > 0 for gradient in lora)
@@ -239,11 +240,11 @@ def test_a_text_beyond_max_tokens_is_cut_and_an_image_is_named(task):
     small = constant_vectors(max_tokens=10, lora_rank=None)
     with pytest.raises(
         ValueError,
-        match=r"item 1 .*takes 16 tokens, and there is room for 10: .*raise document_length",
+        match=r"item 1 .*takes 23 tokens, and there is room for 10: .*raise document_length",
     ):
         small.encode_document(["a", task.candidates[0]])
     small[0].document_length = None  # what reaches the map is then longer than its rows
-    with pytest.raises(ValueError, match=r"max_tokens=10\): the item has 16 tokens"):
+    with pytest.raises(ValueError, match=r"max_tokens=10\): the item has 23 tokens"):
         small.encode_document(task.candidates[0])
 
 
@@ -318,7 +319,7 @@ def test_attention_clusters_are_the_same_alone_and_next_to_longer_items(task):
 def test_a_query_has_no_learned_tokens_and_keeps_all_its_vectors():
     clusters = attention_clusters(r_c=4, lora_rank=None, device="cpu")
     tokens = token_vectors(lora_rank=None, device="cpu")
-    got, want = (model.encode_query("3 top-left, 7 center") for model in (clusters, tokens))
+    got, want = (model.encode_query("3 A1, 7 B2") for model in (clusters, tokens))
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)  # eager attention rounds otherwise
 
 

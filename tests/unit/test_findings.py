@@ -8,8 +8,8 @@ from functools import partial
 
 import findings
 import numpy as np
+import pretrain
 import pytest
-import tiny_vlm
 import torch
 import typer
 
@@ -151,12 +151,13 @@ def test_a_kept_model_has_the_recipe_that_trains_it_again(small, tmp_path):
 
 def test_a_wider_backbone_is_pretrained_once_and_its_log_kept(small, tmp_path, monkeypatch):
     monkeypatch.setattr(findings, "RESULTS", tmp_path / "book" / "results")
-    pretrain = partial(tiny_vlm.pretrain, steps=1, batch_size=2)
-    monkeypatch.setattr(tiny_vlm, "pretrain", pretrain)
-    first = findings.measure_cell("handwriting-64/mean/0", SHORT, None)
-    monkeypatch.setattr(tiny_vlm, "pretrain", None)  # a second one would fail
-    again = findings.measure_cell("handwriting-64/mean/0", SHORT, None)
+    short = partial(pretrain.pretrain, steps=1, tower_steps=1, batch_size=2)
+    monkeypatch.setattr(pretrain, "pretrain", short)
+    monkeypatch.setattr(pretrain, "measure_reading", lambda *args: {})  # takes a minute
+    first = findings.measure_cell("stickers-64/mean/0", SHORT, None)
+    monkeypatch.setattr(pretrain, "pretrain", None)  # a second one would fail
+    again = findings.measure_cell("stickers-64/mean/0", SHORT, None)
     assert first["backbone"] == again["backbone"]
     assert first["points"] == again["points"]
-    shipped = tiny_vlm.build_untrained()[0].num_parameters()
+    shipped = pretrain.build_untrained()[0].num_parameters()
     assert 0 < first["backbone"]["parameters"] < shipped

@@ -1,4 +1,4 @@
-"""Boards with white gutters: any side, exact relevance, unseen writers, and small training rows."""
+"""Boards of digits: any side, exact relevance, unseen writers, and small training rows."""
 
 import os
 import pickle
@@ -14,7 +14,13 @@ from sklearn.datasets import load_digits
 from metaembed_lite import load_task
 from metaembed_lite.data.boards import place_names
 from metaembed_lite.data.handwriting import load_handwriting, training_rows
-from metaembed_lite.data.scans import SCAN_RANGES, render_digits, render_scans, store_board
+from metaembed_lite.data.scans import (
+    SCAN_RANGES,
+    load_scans,
+    render_digits,
+    render_scans,
+    store_board,
+)
 from metaembed_lite.items import open_picture
 
 DIGITS = load_digits()
@@ -57,20 +63,67 @@ def satisfies(board, query):
 
 @pytest.mark.parametrize("side", [2, 3, 5, 10])
 def test_relevance_equals_reading_the_query_against_the_pixels(side):
-    task = load_task("handwriting", n_queries=60, n_train=0, side=side, gutters=True)
+    n = 100
+    task = load_task("handwriting", n_queries=n, n_train=0, side=side)
     boards = [read_digits(board) for board in task.candidates]
     assert {board.shape for board in boards} == {(side, side)}
     expected = [[satisfies(board, query) for board in boards] for query in task.queries]
     np.testing.assert_array_equal(task.relevance, np.array(expected, dtype=float))
     assert (np.diag(task.relevance) == 1).all()
-    for query, board, negative in zip(task.queries, boards[:60], boards[60:], strict=True):
+    assert task.relevance.sum() > n  # some boards fit by chance, and count
+    for query, board, negative in zip(task.queries, boards[:n], boards[n:], strict=True):
         assert len({part.split(" ")[1] for part in query.split(", ")}) == 3
         assert (board != negative).sum() == 1
         assert not satisfies(negative, query)
 
 
+def test_a_board_has_four_by_four_places_unless_told_otherwise():
+    task = load_task("handwriting", n_queries=2, n_train=3)
+    assert {board.size for board in task.candidates} == {(128, 128)}
+    row = task.train[0]
+    assert list(row) == ["query", "positive", "negative"]
+    assert isinstance(row["query"], str)
+    assert row["positive"].size == row["negative"].size == (128, 128)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_board_shows_each_digit_at_its_place(split):
+    digits = np.array([3, 1, 4, 1, 5, 9, 2, 6, 0])
+    board = render_digits(digits, np.random.default_rng(0), split)
+    np.testing.assert_array_equal(read_digits(board), digits.reshape(3, 3))
+
+
+def test_the_order_of_the_places_does_not_reveal_which_one_the_negative_changes():
+    n = 200
+    task = load_task("handwriting", n_queries=n, n_train=0)
+    boards = [read_digits(board) for board in task.candidates]
+    first = sum(
+        not satisfies(negative, query.split(", ")[0])
+        for query, negative in zip(task.queries, boards[n:], strict=True)
+    )
+    assert 0.2 * n < first < 0.45 * n  # a third
+
+
+def test_the_source_of_the_digits_is_named_as_their_license_requires():
+    about = load_task("handwriting", n_queries=1, n_train=0).about
+    for part in ("Alpaydin", "Kaynak", "UCI", "https://doi.org/10.24432/C50P49", "CC BY 4.0"):
+        assert part in about
+
+
+def test_no_test_scan_is_in_training():
+    def scans(split):
+        return {scan.tobytes() for digit in load_scans(split) for scan in digit}
+
+    assert len(scans("test")) > 500
+    assert not scans("train") & (scans("test") | scans("validation"))
+
+
+def test_the_gap_between_train_and_test_is_as_wide_as_a_writer():
+    assert SCAN_RANGES["test"][0] - SCAN_RANGES["train"][1] >= 1797 / 13
+
+
 def test_every_place_is_named_as_often_as_the_others():
-    rows = training_rows(3000, side=5, gutters=True)
+    rows = training_rows(3000, side=5)
     parts = [part.split(" ") for query in rows["query"] for part in query.split(", ")]
     for values, expected in ((place_names(5), 360), (list("0123456789"), 900)):
         counts = [sum(value in part for part in parts) for value in values]
@@ -80,7 +133,7 @@ def test_every_place_is_named_as_often_as_the_others():
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_boards_show_the_writers_of_their_split_only(split):
-    task = load_task("handwriting", n_queries=30, n_train=30, split=split, side=5, gutters=True)
+    task = load_task("handwriting", n_queries=30, n_train=30, split=split)
     shown = {scan for board in task.candidates for row in read_scans(board) for scan in row}
     trained = {
         scan
@@ -95,7 +148,7 @@ def test_boards_show_the_writers_of_their_split_only(split):
 
 
 def test_a_training_row_has_a_board_that_fits_and_a_negative_that_does_not():
-    for row in training_rows(50, side=4, gutters=True):
+    for row in training_rows(50):
         board, negative = read_digits(row["positive"]), read_digits(row["negative"])
         assert satisfies(board, row["query"])
         assert not satisfies(negative, row["query"])
@@ -113,7 +166,7 @@ def test_a_stored_board_opens_as_the_same_pixels_every_time():
 
 
 def test_rows_are_small_and_survive_saving_and_pickling(tmp_path):
-    rows = training_rows(100, side=5, gutters=True)
+    rows = training_rows(100)
     assert rows.data.nbytes / len(rows) < 500
     rows.save_to_disk(tmp_path / "rows")
     for again in (load_from_disk(tmp_path / "rows"), pickle.loads(pickle.dumps(rows))):
@@ -126,7 +179,7 @@ DIGEST = """
 import hashlib
 from metaembed_lite.data import load_task
 digest = hashlib.sha256()
-task = load_task("handwriting", n_queries=20, n_train=5, side=5, gutters=True)
+task = load_task("handwriting", n_queries=20, n_train=5)
 for item in [*task.queries, *task.candidates, *(i for row in task.train for i in row.values())]:
     digest.update(item.encode() if isinstance(item, str) else item.tobytes())
 digest.update(task.relevance.tobytes())
@@ -145,29 +198,27 @@ def test_another_process_with_other_hashes_and_threads_gives_the_same_task():
 
 
 def test_the_splits_seeds_and_training_rows_differ():
-    style = {"side": 5, "gutters": True}
     queries = [
-        tuple(load_handwriting(n_queries=30, n_train=0, seed=seed, split=split, **style).queries)
+        tuple(load_handwriting(n_queries=30, n_train=0, seed=seed, split=split).queries)
         for seed, split in ((0, "test"), (0, "validation"), (0, "train"), (1, "test"))
     ]
-    queries.append(tuple(training_rows(30, **style)["query"]))
+    queries.append(tuple(training_rows(30)["query"]))
     assert len(set(queries)) == len(queries)
 
 
 @pytest.mark.parametrize(
-    ("style", "message"),
+    ("side", "message"),
     [
-        ({"side": 5}, "side=5: boards without gutters have side 3; pass gutters=True"),
-        ({"side": 11, "gutters": True}, "side=11: use a whole number from 2 to 10"),
-        ({"side": 1, "gutters": True}, "side=1: use a whole number from 2"),
-        ({"side": 2.5, "gutters": True}, r"side=2\.5: use a whole number"),
-        ({"side": True, "gutters": True}, "side=True: use a whole number"),
+        (11, "side=11: use a whole number from 2 to 10"),
+        (1, "side=1: use a whole number from 2"),
+        (2.5, r"side=2\.5: use a whole number"),
+        (True, "side=True: use a whole number"),
     ],
 )
-def test_a_side_that_boards_of_a_style_do_not_have_is_refused(style, message):
+def test_a_side_that_boards_do_not_have_is_refused(side, message):
     for call in (
-        lambda: load_handwriting(n_queries=2, n_train=0, **style),
-        lambda: training_rows(2, **style),
+        lambda: load_handwriting(n_queries=2, n_train=0, side=side),
+        lambda: training_rows(2, side=side),
     ):
         with pytest.raises(ValueError, match=message):
             call()

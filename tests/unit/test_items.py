@@ -182,7 +182,7 @@ def test_an_image_has_the_same_embedding_in_every_form_and_in_training(tmp_path,
         file = tmp_path / name
         column = Dataset.from_dict({"p": [str(file)]}, features=Features({"p": ImageFeature()}))
         pair = Dataset.from_dict(
-            {"p": [{"text": "7 center", "image": str(file)}]},
+            {"p": [{"text": "7 B2", "image": str(file)}]},
             features=Features({"p": {"text": Value("string"), "image": ImageFeature()}}),
         )
         forms = {
@@ -201,10 +201,10 @@ def test_an_image_has_the_same_embedding_in_every_form_and_in_training(tmp_path,
         expected = tiny.encode_document(file)
         for form, item in forms.items():
             assert torch.equal(tiny.encode_document(item), expected), (name, form)
-        both = tiny.encode_document({"text": "7 center", "image": file})
+        both = tiny.encode_document({"text": "7 B2", "image": file})
         assert torch.equal(tiny.encode_document(pair[0]["p"]), both)
         assert torch.equal(
-            tiny.encode_document(lazy_rows({"p": (["7 center"], [name])}, tmp_path)[0]["p"]), both
+            tiny.encode_document(lazy_rows({"p": (["7 B2"], [name])}, tmp_path)[0]["p"]), both
         )
 
 
@@ -470,7 +470,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("item", "message"), BROKEN, ids=lambda value: str(value)[:30])
 def test_an_error_has_the_items_index_in_the_users_list(item, message, tiny):
-    good = ["1 top", Image.fromarray(PIXELS), "7 center, 2 left"]
+    good = ["1 B1", Image.fromarray(PIXELS), "7 B2, 2 A2"]
     batch = [*good, *good, "5 bottom", item, *good]
     with pytest.raises(ValueError, match=rf"^item 7 \(.*{message}"):
         tiny.encode_document(batch, batch_size=3)
@@ -482,7 +482,7 @@ def test_an_error_has_the_items_index_in_the_users_list(item, message, tiny):
     "form", [pd.Series, pd.Index, iter, tuple, lambda texts: dict.fromkeys(texts).keys()]
 )
 def test_texts_in_every_form_of_a_list_are_encoded(form, tiny):
-    texts = ["7 center", "4 top-left"]
+    texts = ["7 B2", "4 A1"]
     expected = tiny.encode_query(texts)
     for vectors, right in zip(tiny.encode_query(form(texts)), expected, strict=True):
         assert torch.equal(vectors, right)
@@ -524,7 +524,7 @@ def test_a_saved_model_loads_as_an_ordinary_sentence_transformers_model(tmp_path
     )
     assert type(stock) is sentence_transformers.MultiVectorEncoder
     assert isinstance(tiny, sentence_transformers.MultiVectorEncoder)
-    for item in ("7 center", Image.fromarray(PIXELS), {"text": "7", "image": None}):
+    for item in ("7 B2", Image.fromarray(PIXELS), {"text": "7", "image": None}):
         assert torch.equal(stock.encode_document(item), tiny.encode_document(item))
     with pytest.raises(ValueError, match=r"^item 1 of the batch \(text: None"):
         stock[0].preprocess(["a", {"text": None}], task="query")

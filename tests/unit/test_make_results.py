@@ -98,7 +98,7 @@ def test_a_suite_or_system_that_nobody_measured_is_not_listed(project):
 
     change(project, add)
     _, results = run(project)
-    assert "`handwriting-64`:" in results
+    assert "`codesearch`:" in results
     assert not re.search("new-suite|new-system|a new system|not measured:", results, re.IGNORECASE)
 
 

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from metaembed_lite import load_task
-from metaembed_lite.data import handwriting, meta_tasks, questions, sticker_questions
-from metaembed_lite.data.boards import PLACES
+from metaembed_lite.data import meta_tasks, questions, sticker_questions
 from metaembed_lite.data.meta_tasks import HELD_OUT, META_TASKS, TASKS
 from metaembed_lite.data.questions import sample_example
 from metaembed_lite.data.task import SPLITS, training_rng
@@ -27,13 +26,18 @@ class Symbols:
 
 @pytest.fixture
 def as_symbols(monkeypatch):
-    monkeypatch.setattr(handwriting, "render_board", lambda board, rng, split: Symbols(board))
+    monkeypatch.setattr(questions, "render_digits", lambda board, rng, split: Symbols(board))
+
+
+def find_place(name):
+    """The position of a place in reading order: "B3" is the second of the third row."""
+    return "ABCD".index(name[0]) + 4 * (int(name[1:]) - 1)
 
 
 def parse_places(text):
-    """Parse "4 top-left, 7 center" as {place: content}."""
+    """Parse "4 A1, 7 B2" as {place: content}."""
     parts = (part.rsplit(" ", 1) for part in text.split(", "))
-    return {PLACES.index(place): content for content, place in parts}
+    return {find_place(place): content for content, place in parts}
 
 
 def satisfies(board, text):
@@ -55,9 +59,10 @@ def is_answer(kind, query, candidate):
             words[place] = content
         return candidate.words == words
     if kind == "classify":
-        return candidate == " ".join(board.words[3:6])
+        assert text == "name the first three digits of row 2"
+        return candidate == " ".join(board.words[4:7])
     places = text.partition(": ")[2].removesuffix("?").split(", ")
-    return candidate == ", ".join(board.words[PLACES.index(p)] for p in places)
+    return candidate == ", ".join(board.words[find_place(p)] for p in places)
 
 
 @pytest.mark.parametrize("name", [t for t in BOARD_TASKS if not t.endswith("ground")])
@@ -72,14 +77,11 @@ def test_relevance_equals_the_oracle_that_reads_texts_and_symbols(name, as_symbo
 def test_the_answer_of_grounding_is_the_crop_at_the_named_place():
     task = meta_tasks.load_meta_task("handwriting/ground", n_queries=40)
     for i, query in enumerate(task.queries):
-        place = PLACES.index(query["text"].removeprefix("crop "))
+        row, column = divmod(find_place(query["text"].removeprefix("crop ")), 4)
         pixels = np.asarray(query["image"])
-        row, column = 16 * (place // 3), 16 * (place % 3)
-        crop = pixels[row : row + 16, column : column + 16]
+        crop = pixels[32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
         np.testing.assert_array_equal(np.asarray(task.candidates[i]), crop)
-        same = [
-            np.array_equal(np.asarray(c)[2:14, 2:14], crop[2:14, 2:14]) for c in task.candidates
-        ]
+        same = [np.array_equal(np.asarray(c), crop) for c in task.candidates]
         np.testing.assert_array_equal(task.relevance[i] > 0, same)
 
 
@@ -123,7 +125,7 @@ def test_all_four_meta_tasks_exist_and_held_out_tasks_are_trained_in_another_sui
 
 
 def test_no_near_duplicate_of_a_test_board_is_in_training(as_symbols):
-    """Two boards of different splits share at most 7 of 9 places. A hard negative shares 8."""
+    """Two boards of different splits share at most 9 of 16 places. A hard negative shares 15."""
     training_boards = [
         sample_example("t2i", rng, "train").positive.words
         for rng in [training_rng(0, TASKS.index("handwriting/t2i"))]
@@ -132,7 +134,7 @@ def test_no_near_duplicate_of_a_test_board_is_in_training(as_symbols):
     task = meta_tasks.load_meta_task("handwriting/t2i", n_queries=100)
     test_boards = [candidate.words for candidate in task.candidates]
     equal = np.array(test_boards)[:, None] == np.array(training_boards)[None]
-    assert 2 <= equal.sum(axis=2).max() <= 7
+    assert 2 <= equal.sum(axis=2).max() <= 9
 
 
 def test_the_splits_ask_different_questions():
@@ -201,19 +203,20 @@ def test_half_of_a_query_is_not_enough_to_answer_it(blind, kind, request):
         assert precision_at_1(np.array(scores) + noise, task.relevance) < 0.05
 
 
-def test_grounding_without_words_is_right_half_of_the_time():
-    """Two crops of a query's board are candidates, and only the text tells which one is right."""
+def test_grounding_without_words_is_seldom_right():
+    """Boards share scans, so most crops of a query's board are candidates, as answers of others."""
     task = meta_tasks.load_meta_task("handwriting/ground", n_queries=300)
     boards = [np.asarray(query["image"]) for query in task.queries]
-    corners = list(itertools.product((0, 16, 32), repeat=2))
+    corners = list(itertools.product((0, 32, 64, 96), repeat=2))
     board_crops = [
-        {board[y : y + 16, x : x + 16].tobytes() for y, x in corners} for board in boards
+        {board[y : y + 32, x : x + 32].tobytes() for y, x in corners} for board in boards
     ]
     candidates = [np.asarray(c).tobytes() for c in task.candidates]
     is_inside = np.array([[float(c in crops) for c in candidates] for crops in board_crops])
-    assert (is_inside.sum(axis=1) >= 2).all()
+    assert ((is_inside > 0) >= (task.relevance > 0)).all()
+    assert is_inside.sum(axis=1).min() > 4
     noise = np.random.default_rng(0).random(is_inside.shape) / 1e3
-    assert precision_at_1(is_inside + noise, task.relevance) == pytest.approx(0.5, abs=0.1)
+    assert precision_at_1(is_inside + noise, task.relevance) < 0.2
 
 
 def test_the_table_has_every_average(as_symbols):
@@ -247,4 +250,4 @@ def test_images_are_whole_boards_or_single_places():
     for name in BOARD_TASKS:
         for item in meta_tasks.load_meta_task(name, n_queries=2).candidates[:2]:
             if isinstance(item, Image.Image):
-                assert item.size == ((16, 16) if name.endswith("ground") else (48, 48))
+                assert item.size == ((32, 32) if name.endswith("ground") else (128, 128))

@@ -10,7 +10,7 @@ from PIL import Image
 from metaembed_lite import build, load
 from metaembed_lite.meta_tokens import MetaTokenTransformer, append_tokens
 
-TEXTS = ["4 top-left", "7 center, 1 right, 0 bottom-left, 3 top"]
+TEXTS = ["4 A1", "7 B2, 1 C2, 0 A3, 3 B1"]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_long_input_loses_content_but_no_meta_token(model, caplog):
     transformer = model[0]
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            features = transformer.preprocess(["7 center, " * 400], task="document")
+            features = transformer.preprocess(["7 B2, " * 400], task="document")
     ids = features["input_ids"][0].tolist()
     assert len(ids) == transformer.max_seq_length
     assert ids[-12:] == transformer.appended_ids("document")
@@ -168,7 +168,7 @@ def test_the_error_on_no_room_for_content_names_the_numbers(model):
     before, transformer.max_seq_length = transformer.max_seq_length, 10
     try:
         with pytest.raises(ValueError, match=r"max_seq_length 10 leaves no room.*12 meta tokens"):
-            transformer.preprocess(["7 center"], task="document")
+            transformer.preprocess(["7 B2"], task="document")
     finally:
         transformer.max_seq_length = before
 

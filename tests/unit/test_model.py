@@ -24,7 +24,7 @@ BOARD = Image.fromarray(NOISE.astype(np.uint8)).convert("RGB")
 
 
 def embed(model):
-    return torch.cat([model.encode_query("7 center"), model.encode_document(BOARD)])
+    return torch.cat([model.encode_query("7 B2"), model.encode_document(BOARD)])
 
 
 def perturb(model):
@@ -97,10 +97,10 @@ def test_prefix_pooling_cuts_only_the_chosen_side():
     full = model.encode_document([BOARD])[0]
     cut = model.encode_document([BOARD], token_pooling=PrefixPooling(3))[0]
     assert torch.equal(cut, full[:3])
-    query = model.encode_query("7 center")
-    assert torch.equal(model.encode_query("7 center", token_pooling=PrefixPooling(1)), query[:1])
+    query = model.encode_query("7 B2")
+    assert torch.equal(model.encode_query("7 B2", token_pooling=PrefixPooling(1)), query[:1])
     documents_only = PrefixPooling(1, tasks=("document",))
-    assert torch.equal(model.encode_query("7 center", token_pooling=documents_only), query)
+    assert torch.equal(model.encode_query("7 B2", token_pooling=documents_only), query)
     with pytest.raises(ValueError, match=r"PrefixPooling\(5\): the embedding has 4 vectors"):
         model.encode_document([BOARD], token_pooling=PrefixPooling(5))
 
@@ -290,7 +290,7 @@ def test_every_type_that_build_accepts_encodes_and_trains(dim, rank):
         name = str(dtype).removeprefix("torch.")
         model = build(r_q=2, r_c=4, lora_rank=rank, dim=dim, dtype=name, device="cpu").eval()
         check_close(embed(model), exact, dtype)
-        features = model.preprocess(["7 center"], task="query")
+        features = model.preprocess(["7 B2"], task="query")
         model(features, task="query")["token_embeddings"].sum().backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
@@ -302,8 +302,8 @@ def test_baselines_on_a_half_precision_backbone_encode_and_train(baseline, tmp_p
     backbone.save_pretrained(tmp_path)
     AutoProcessor.from_pretrained(shipped).save_pretrained(tmp_path)
     model = baseline(str(tmp_path), dim=8, lora_rank=4, device="cpu")
-    assert model.encode_query("7 center").isfinite().all()
-    features = model.preprocess(["7 center"], task="query")
+    assert model.encode_query("7 B2").isfinite().all()
+    features = model.preprocess(["7 B2"], task="query")
     model(features, task="query")["token_embeddings"].sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 

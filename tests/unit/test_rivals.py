@@ -142,7 +142,7 @@ def test_ward_pooling_is_the_pooling_of_sentence_transformers_at_a_fixed_number(
 
 
 def test_ward_pooling_leaves_queries_alone_by_default(model):
-    query = "3 top-left, 7 center"
+    query = "3 A1, 7 B2"
     plain = model.encode_query(query)
     assert torch.equal(model.encode_query(query, token_pooling=WardPooling(2)), plain)
     assert len(model.encode_document(query, token_pooling=WardPooling(2))) == 2

@@ -349,7 +349,7 @@ def test_no_pattern_of_a_checkpoint_is_run(hostile, saved):
     loaded = load(hostile / "adapter", device="cpu")
     assert time.monotonic() - started < 30
     right = load(saved / "adapter", device="cpu")
-    assert torch.equal(loaded.encode_query("7 center"), right.encode_query("7 center"))
+    assert torch.equal(loaded.encode_query("7 B2"), right.encode_query("7 B2"))
 
 
 @pytest.mark.parametrize(

@@ -115,4 +115,4 @@ def test_the_readmes_trainer_program_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(short, "README.md", "exec"), names)
-    assert names["model"].encode_query("3 top-left").shape == (16, 128)
+    assert names["model"].encode_query("3 A1").shape == (16, 128)
