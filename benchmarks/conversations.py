@@ -6,9 +6,13 @@ model answers with facts, in random order. A fact is a place and what is there:
     <image>                        ->  "B2 violin, E1 red apple, A5 sleeping face, ..."
     <image> where?                 ->  "red apple E1, sleeping face A5, violin B2, ..."
     "4 C1, 7 A3"                   ->  "A3 7, C1 4"
+    <image>                        ->  "red apple, violin, sleeping face, ..."
+    "violin, red apple"            ->  "red apple, violin"
 
 Only the second half of a fact is learned: what is at a place, or where a thing is. The first half
-is random, and nobody can predict it.
+is random, and nobody can predict it. The last two kinds are captions: they name things without
+places, so their facts have no first half. Before each name, the model should expect all things that
+are left.
 """
 
 from __future__ import annotations
@@ -42,8 +46,16 @@ class Conversation(NamedTuple):
     facts: list[tuple[str, str]]
 
 
-def sample_conversation(rng: np.random.Generator, most_side: int = MOST_SIDE) -> Conversation:
-    """Sample a conversation about at most ``most_side`` x ``most_side`` places."""
+def sample_conversation(
+    rng: np.random.Generator, most_side: int = MOST_SIDE, captions: float = 0.5
+) -> Conversation:
+    """Sample a conversation about at most ``most_side`` x ``most_side`` places.
+
+    Args:
+        rng: source of chance.
+        most_side: places per row and column of the largest images.
+        captions: share of captions among the conversations about things. Defaults to 0.5.
+    """
     side = most_side if rng.random() < 0.7 else int(rng.integers(1, most_side + 1))
     places = place_names(side)
     is_board = rng.random() < 0.4
@@ -62,6 +74,10 @@ def sample_conversation(rng: np.random.Generator, most_side: int = MOST_SIDE) ->
             image = render_sheet(sheet)
     order = rng.permutation(len(places))[:MOST_FACTS]
     facts = [(places[p], contents[p]) for p in order]
+    if not is_board and rng.random() < captions:
+        named = facts if with_image else facts[: rng.integers(2, 6)]
+        text = "" if with_image else ", ".join(content for _, content in named)
+        return Conversation(image, text, [("", named[i][1]) for i in rng.permutation(len(named))])
     if with_image and not is_board and rng.random() < 0.3:  # a digit may be at several places
         return Conversation(image, WHERE, [(content, place) for place, content in facts])
     if with_image:

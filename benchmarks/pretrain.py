@@ -1,13 +1,21 @@
 """Pretrain tiny-vlm: a Qwen2.5-VL small enough for a laptop's CPU that reads sheets of stickers.
 
-    python benchmarks/pretrain.py OUT    # 81 minutes on two busy cores. It can be interrupted.
+    python benchmarks/pretrain.py OUT --compile-layers    # half an hour on two cores
 
 The model is built from transformers' own classes. Its tokenizer and processor are trained here.
 ``AutoModel`` and ``AutoProcessor`` load it exactly as they load ``Qwen/Qwen2.5-VL-3B-Instruct``.
 
-First the vision tower learns to classify single stickers and digits. The classes are the word
-embeddings of their names, so the language model can read image tokens from the start. Then the
-whole model learns from conversations about images, which grow from one place to 5 x 5.
+First the vision tower learns to name single stickers and digits. Its image tokens should have a
+high cosine with the word embeddings of the name, so the language model can read them from the
+start. The word embeddings stay random here. Random vectors are nearly orthogonal, so a sum of image
+tokens still tells which things it is made of. (With dot products instead of cosines, and names that
+learn, a few directions carry nearly all of the difference between things. No training of meta
+tokens could then find many things in one vector again.)
+
+Then the language model learns from conversations about images, which grow from one place to 5 x 5:
+what is at a place, where a thing is, and captions, which name things without places. The last steps
+have no captions. Where a caption ends, a model should expect everything that is left. If it still
+did so at the end, all meta tokens would start out as the same summary of the image.
 """
 
 from __future__ import annotations
@@ -31,6 +39,7 @@ from conversations import (
     sample_sheet,
     vocabulary,
 )
+from cpu_speed import remember_windows
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
 from transformers.trainer_utils import get_last_checkpoint
@@ -44,6 +53,7 @@ from metaembed_lite.results import PRETRAINING_LOG
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
            "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 SPARE_TOKENS = 128  # unused vocabulary rows for meta tokens. Qwen2.5-VL has 271 of them
+TOWER_TEMPERATURE = 0.1  # of the cosines between image tokens and names
 PATCH = 16  # pixels; a sticker of 32 x 32 is four patches, and each is one image token
 # A space before each text, so that a word is the same token wherever it stands.
 CHAT_TEMPLATE = (
@@ -172,6 +182,11 @@ def embed_stickers(model: Any, processor: Any, pixels: torch.Tensor) -> torch.Te
     return tokens.view(n, k * k, -1).mean(dim=1)
 
 
+def to_pixels(images: list[np.ndarray]) -> torch.Tensor:
+    """Images (32, 32, 3) uint8 as pixels (B, 3, 32, 32) from 0 to 1."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+
+
 def sample_stickers(rng: np.random.Generator, n: int, split: str) -> tuple[torch.Tensor, ...]:
     """Sample stickers and digits: pixels (n, 3, 32, 32) from 0 to 1, and classes (n,)."""
     images, classes = [], []
@@ -184,8 +199,7 @@ def sample_stickers(rng: np.random.Generator, n: int, split: str) -> tuple[torch
             artist = ARTISTS[rng.integers(2)]
             classes.append(int(rng.choice(SEEN[artist])))
             images.append(draw_sticker(classes[-1], artist))
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    return pixels, torch.tensor(classes)
+    return to_pixels(images), torch.tensor(classes)
 
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -205,18 +219,20 @@ def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def train_tower(
-    model: Any, processor: Any, steps: int, seed: int, batch_size: int = 256, lr: float = 1e-3
+    model: Any, processor: Any, steps: int, seed: int, batch_size: int = 256, lr: float = 2e-3
 ) -> list[list[float]]:
-    """Train the vision tower and the names' word embeddings. Returns rows (step, loss)."""
+    """Train the vision tower to name stickers and digits. Returns rows (step, loss)."""
     rng, generator = np.random.default_rng([seed, 12]), torch.Generator().manual_seed(seed)
-    weights = [*model.model.visual.parameters(), model.get_input_embeddings().weight]
+    weights = list(model.model.visual.parameters())
+    names = F.normalize(name_embeddings(model, processor), dim=-1).detach()
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.05)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, 100, steps)
     rows, losses = [], []
     for step in range(1, steps + 1):
         pixels, classes = sample_stickers(rng, batch_size, "train")
         features = embed_stickers(model, processor, augment(pixels, generator))
-        loss = F.cross_entropy(features @ name_embeddings(model, processor).T, classes)
+        cosines = F.normalize(features, dim=-1) @ names.T
+        loss = F.cross_entropy(cosines / TOWER_TEMPERATURE, classes)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -230,15 +246,31 @@ def train_tower(
     return rows
 
 
+def effective_rank(vectors: torch.Tensor) -> float:
+    """How many directions vectors (n, D) differ in, from 1 to D.
+
+    The variances along the principal axes, as shares of the whole, have a sum of squares between
+    1 / D (all are equal) and 1 (there is one axis). The effective rank is its inverse.
+    """
+    variances = torch.linalg.svdvals(vectors - vectors.mean(dim=0)) ** 2
+    return round((variances.sum() ** 2 / (variances**2).sum()).item(), 1)
+
+
+@torch.no_grad()
+def measure_spread(model: Any, processor: Any) -> float:
+    """The effective rank of the image tokens of the drawings that one artist shows in training."""
+    pixels = to_pixels([draw_sticker(thing, ARTISTS[0]) for thing in SEEN[ARTISTS[0]]])
+    return effective_rank(embed_stickers(model, processor, pixels))
+
+
 @torch.no_grad()
 def measure_tower(model: Any, processor: Any) -> dict[str, float]:
     """Share of seen drawings, unseen drawings and test writers' digits that the tower names."""
-    classes = name_embeddings(model, processor)
+    names = F.normalize(name_embeddings(model, processor), dim=-1)
     rng = np.random.default_rng(13)
 
     def share_right(images: list[np.ndarray], expected: list[int]) -> float:
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-        predicted = (embed_stickers(model, processor, pixels) @ classes.T).argmax(dim=1)
+        predicted = (embed_stickers(model, processor, to_pixels(images)) @ names.T).argmax(dim=1)
         return round((predicted == torch.tensor(expected)).float().mean().item(), 4)
 
     shares = {}
@@ -268,6 +300,14 @@ class Conversations(Dataset):
         return sample_conversation(np.random.default_rng([self.seed, 10, index]), most_side)
 
 
+class Places(Conversations):
+    """``n`` conversations without captions. The images are large."""
+
+    def __getitem__(self, index: int) -> Conversation:
+        rng = np.random.default_rng([self.seed, 12, index])
+        return sample_conversation(rng, MOST_SIDE - 1 if index % 2 else MOST_SIDE, captions=0)
+
+
 def collate(conversations: list[Conversation], processor: Any) -> dict[str, torch.Tensor]:
     """Pad conversations to one batch. ``labels`` are what is learned of facts, else -100."""
     texts, images, answers = [], [], []
@@ -277,7 +317,7 @@ def collate(conversations: list[Conversation], processor: Any) -> dict[str, torc
         prompt = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
-        pieces = [(f" {given}", f" {learned}", ",") for given, learned in facts]
+        pieces = [(f" {given}" if given else "", f" {learned}", ",") for given, learned in facts]
         texts.append(prompt + "".join(map("".join, pieces)))
         images += [image] if image is not None else []
         flat = [piece for triple in pieces for piece in triple]
@@ -305,6 +345,34 @@ class FactsTrainer(transformers.Trainer):
         learned = labels != -100
         hidden = model.model(**inputs).last_hidden_state[:, :-1][learned]
         return F.cross_entropy(model.lm_head(hidden).float(), labels[learned])
+
+
+def train_language(
+    model: Any, processor: Any, data: Dataset, folder: Path, **settings: Any
+) -> list[list[float]]:
+    """Train the language model on conversations. Returns rows (step, loss).
+
+    Args:
+        model: trained in place. Its vision tower stays as it is.
+        processor: of the model.
+        data: the conversations, as many as all steps take.
+        folder: for checkpoints. Training continues from the last one.
+        settings: further ``TrainingArguments``.
+    """
+    arguments = transformers.TrainingArguments(
+        str(folder), lr_scheduler_type="cosine", weight_decay=0.05, adam_beta2=0.98,
+        logging_steps=50, save_steps=500, save_total_limit=1, report_to=[],
+        train_sampling_strategy="sequential", remove_unused_columns=False,
+        dataloader_drop_last=True, disable_tqdm=True, use_cpu=True, bf16=True, **settings,
+    )  # fmt: skip
+    trainer = FactsTrainer(
+        model=model, args=arguments, train_dataset=data,
+        data_collator=lambda examples: collate(examples, processor),
+    )  # fmt: skip
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [[entry["step"], round(float(entry["loss"]), 4)] for entry in history]
 
 
 def share_read(model: Any, processor: Any, images: list[Any], contents: list[list[str]]) -> float:
@@ -358,12 +426,14 @@ def measure_reading(model: Any, processor: Any, n: int = 200) -> dict[str, float
 
 
 def pretrain(
-    out: Path, steps: int = 5000, tower_steps: int = 2400, batch_size: int = 64, layers: int = 4,
-    width: int = 128, lr: float = 1e-3, seed: int = 0,
+    out: Path, steps: int = 3000, place_steps: int = 500, tower_steps: int = 1200,
+    batch_size: int = 64, layers: int = 4, width: int = 128, lr: float = 1e-3, seed: int = 0,
+    compile_layers: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Pretrain tiny-vlm and save it to the folder OUT. Returns the content of its log.
 
-    An interrupted run continues: what it has so far is in OUT/unfinished.
+    An interrupted run continues: what it has so far is in OUT/unfinished. Compiled layers are
+    faster, and need a C++ compiler.
     """
     started = time.perf_counter()
     transformers.set_seed(seed)
@@ -377,23 +447,26 @@ def pretrain(
     else:
         rows = train_tower(model, processor, tower_steps, seed)
         tower_log = {"steps": tower_steps, "reads": measure_tower(model, processor), "loss": rows}
+        tower_log["effective_rank"] = measure_spread(model, processor)
         tower_log["seconds"] = round(time.perf_counter() - started, 1)
         unfinished.mkdir(parents=True, exist_ok=True)
         torch.save({"model": model.state_dict(), "log": tower_log}, tower_file)
     print(f"tower: {tower_log['reads']}", flush=True)
     model.model.visual.requires_grad_(False)
-    arguments = transformers.TrainingArguments(
-        str(unfinished), max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=lr,
-        lr_scheduler_type="cosine", warmup_steps=100, weight_decay=0.05, adam_beta2=0.98,
-        logging_steps=50, save_steps=500, save_total_limit=1, report_to=[], seed=seed,
-        train_sampling_strategy="sequential", remove_unused_columns=False,
-        dataloader_drop_last=True, disable_tqdm=True, use_cpu=True, bf16=True,
+    remember_windows(model.model.visual)
+    model.set_attn_implementation({"text_config": "eager"})  # its backward pass is faster on CPUs
+    if compile_layers:
+        for layer in model.model.language_model.layers:
+            layer.compile(dynamic=True)
+    settings = {"per_device_train_batch_size": batch_size, "seed": seed}
+    losses = train_language(
+        model, processor, Conversations(steps * batch_size, seed), unfinished / "captions",
+        max_steps=steps, learning_rate=lr, warmup_steps=100, **settings,
     )  # fmt: skip
-    trainer = FactsTrainer(
-        model=model, args=arguments, train_dataset=Conversations(steps * batch_size, seed),
-        data_collator=lambda examples: collate(examples, processor),
+    place_losses = train_language(
+        model, processor, Places(place_steps * batch_size, seed), unfinished / "places",
+        max_steps=place_steps, learning_rate=lr / 2, warmup_steps=30, **settings,
     )  # fmt: skip
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(unfinished)))
     model = model.cpu().eval()
     log = {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -401,12 +474,10 @@ def pretrain(
         "seconds": round(time.perf_counter() - started, 1),
         "reads": measure_reading(model, processor),
         "torch": torch.__version__, "transformers": transformers.__version__,
-        "loss": [
-            [entry["step"], round(float(entry["loss"]), 4)]
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ],
+        "loss": losses,
+        "places": {"steps": place_steps, "loss": place_losses},
     }  # fmt: skip
+    model.set_attn_implementation({"text_config": "sdpa"})
     model.save_pretrained(out)
     processor.save_pretrained(out)
     (Path(out) / PRETRAINING_LOG).write_text(json.dumps(log, indent=1) + "\n")

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from metaembed_lite.data.boards import place_names
-from metaembed_lite.data.scans import load_scans, render_digits
+from metaembed_lite.data.handwriting import load_scans, render_digits
 from metaembed_lite.data.sheets import Sheet, render_sheet
 from metaembed_lite.data.sticker_art import ARTISTS, SEEN, UNSEEN, draw_sticker, load_names
 
@@ -63,25 +63,50 @@ def test_answers_say_what_the_image_shows(samples):
         for artist in ARTISTS
         for thing in range(len(names))
     }
-    n_stickers = 0
+    n_places = n_captions = 0
     for image, text, facts in samples:
         if image is None or any(fact[1] in conversations.DIGITS for fact in facts):
             continue
-        for given, learned in facts:
-            place, name = (learned, given) if text == conversations.WHERE else (given, learned)
-            found, artist = drawings[drawing_at(image, place).tobytes()]
-            assert found == name
+        side = image.size[0] // 32
+        on_sheet = {p: drawings[drawing_at(image, p).tobytes()] for p in place_names(side)}
+        for name, artist in on_sheet.values():
             assert names.index(name) in SEEN[artist]  # the held-out drawings are never shown
-            n_stickers += 1
-    assert n_stickers > 500
+        for given, learned in facts:
+            if not given:  # a caption names things without places
+                assert learned in {name for name, _ in on_sheet.values()}
+                n_captions += 1
+                continue
+            place, name = (learned, given) if text == conversations.WHERE else (given, learned)
+            assert on_sheet[place][0] == name
+            n_places += 1
+    assert n_places > 300
+    assert n_captions > 300
 
 
 def test_answers_to_texts_repeat_what_the_text_says(samples):
     texts = [sample for sample in samples if sample.image is None]
-    assert texts
     for _, text, facts in texts:
+        if all(given == "" for given, _ in facts):
+            assert sorted(learned for _, learned in facts) == sorted(text.split(", "))
+            continue
         said = {tuple(part.rsplit(" ", 1)[::-1]) for part in text.split(", ")}
         assert said == set(facts)
+    assert len({facts[0][0] == "" for _, _, facts in texts}) == 2  # captions, and places
+
+
+def test_the_last_steps_have_no_captions():
+    last = pretrain.Places(60, seed=0)
+    assert all(given for i in range(len(last)) for given, _ in last[i].facts)
+    assert {image.size[0] for image, _, _ in map(last.__getitem__, range(60)) if image} <= {
+        32, 64, 96, 128, 160
+    }  # fmt: skip
+
+
+def test_a_caption_names_each_thing_once(samples):
+    captions = [facts for _, _, facts in samples if facts[0][0] == ""]
+    assert captions
+    for facts in captions:
+        assert len(set(facts)) == len(facts)
 
 
 def test_words_of_names_and_places_are_single_tokens(untrained):
@@ -99,6 +124,13 @@ def test_stickers_of_the_classifier_have_the_image_tokens_of_the_processor(untra
     expected = model.model.visual(features["pixel_values"], grid_thw=grid).pooler_output.mean(dim=0)
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
     torch.testing.assert_close(pretrain.embed_stickers(model, processor, pixels)[0], expected)
+
+
+def test_the_effective_rank_counts_equal_directions():
+    axes = torch.cat([torch.eye(8), -torch.eye(8)])
+    assert pretrain.effective_rank(axes) == 8
+    assert pretrain.effective_rank(axes[:, :3] @ torch.ones(3, 5) + 7) == 1
+    assert pretrain.effective_rank(axes * torch.tensor([1.0] * 4 + [0.0] * 4)) == 4
 
 
 def test_the_image_tokens_of_a_sticker_do_not_depend_on_its_neighbors(untrained):
@@ -157,7 +189,8 @@ def test_a_name_is_read_only_if_all_its_tokens_are(untrained):
 def test_pretraining_continues_and_saves_an_ordinary_checkpoint(tmp_path, monkeypatch):
     measured = {"unseen_sheets": 0.5}
     monkeypatch.setattr(pretrain, "measure_reading", lambda *args: measured)
-    settings = {"steps": 2, "tower_steps": 2, "batch_size": 4, "layers": 1, "width": 64}
+    settings = {"steps": 2, "place_steps": 2, "tower_steps": 2, "batch_size": 4, "layers": 1}
+    settings["width"] = 64
     monkeypatch.setattr(pretrain.FactsTrainer, "train", _stop)
     with pytest.raises(KeyboardInterrupt):
         pretrain.pretrain(tmp_path / "vlm", **settings)
