@@ -16,23 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from results_tables import (
-    NESTING,
     NOT_MEASURED,
-    count_seeds,
-    explain_nesting,
     format_environment,
     format_environments,
     format_measures,
-    format_nesting,
-    format_seeds,
-    format_span,
     format_suite,
     format_table,
     held_out_points,
     join_words,
-    nesting_points,
     to_plain_text,
 )
 from stickers_aims import render_aims
@@ -41,7 +33,6 @@ from stickers_rivals import format_rivals, render_artist, render_costs, render_r
 from stickers_training import plot_training, render_curve, render_surface
 
 from metaembed_lite import checkpoints
-from metaembed_lite.plots import plot_budget_curve
 from metaembed_lite.results import load_findings, load_pretraining_log, load_result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,62 +67,16 @@ def render_backbones(logs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def render_mmr(findings: dict[str, Any]) -> str:
-    """Compare training with and without MMR, with the figure."""
-    nesting = nesting_points(findings)
-    seeds = format_seeds(format_span(count_seeds(nesting).to_numpy().ravel()))
-    cells = findings["cells"].values()
-    runs = [c for c in cells if c["suite"] == "handwriting" and c["system"] in NESTING]
-    steps = format_span(run["train"]["steps"] for run in runs)
-    return (
-        f"{seeds}, {steps} steps per run, {nesting.train_seconds.mean() / 60:.1f} minutes per run. "
-        f"Mean over the seeds, with the range in parentheses.\n\n{format_nesting(nesting)}\n\n"
-        "```{image} results/mmr.png\n:alt: P at 1 against index bytes per board, with and without "
-        f"MMR, mean of the seeds\n```\n\n{format_environment(runs[0])}"
-    )
-
-
-def render_verdicts(findings: dict[str, Any]) -> str:
-    """Compare the three targets that were set before training with what was measured."""
-    nesting = nesting_points(findings)
-    p_at_1 = nesting.groupby(["system", "r_c"]).p_at_1.mean()
-    small, large = nesting.r_c.min(), nesting.r_c.max()
-    growth = p_at_1["with MMR", large] / p_at_1["with MMR", small]
-    share = p_at_1["without MMR", small] / p_at_1["without MMR", large]
-    points_lost = 100 * (p_at_1["without MMR", large] - p_at_1["with MMR", large])
-    verdicts = [
-        ("with MMR, P@1 at the full budget divided by P@1 at (1, 1)",
-         "at least 1.5", f"{growth:.2f}", growth >= 1.5),
-        ("without MMR, P@1 at (1, 1) divided by P@1 at the full budget",
-         "below 0.1", f"{share:.3f}", share < 0.1),
-        ("points of P@1 that MMR loses at the full budget",
-         "at most 5", f"{points_lost:.1f}", points_lost <= 5),
-    ]  # fmt: skip
-    rows = [
-        [claim, target, measured, "reached" if reached else "not reached"]
-        for claim, target, measured, reached in verdicts
-    ]
-    return format_table(["claim", "target", "measured", "verdict"], rows)
-
-
 def render_picture(findings: dict[str, Any]) -> str:
-    """Refer to the README's figure. ``save_figures`` draws it."""
-    if plot_training(findings) is not None:
-        return "![Validation P@1 on stickers against training steps](book/results/curve.png)"
-    return "![P@1 against index bytes per board, with and without MMR](book/results/mmr.png)"
+    """Refer to the README's figure. ``save_figure`` draws it."""
+    if plot_training(findings) is None:
+        return NOT_MEASURED
+    return "![Validation P@1 on stickers against training steps](book/results/curve.png)"
 
 
 def render_results(findings: dict[str, Any]) -> str:
-    """Write the README's table: rivals on stickers if measured, otherwise MMR on handwriting."""
-    if find_cells(findings):
-        return format_rivals(findings)
-    nesting = nesting_points(findings)
-    seeds = format_seeds(format_span(count_seeds(nesting).to_numpy().ravel()))
-    return (
-        "Real handwriting by unseen writers, 1,000 boards, half of them hard negatives. "
-        f"Mean and range over {seeds}:\n\n{format_nesting(nesting)}\n\n"
-        f"{explain_nesting(nesting)}"
-    )
+    """Write the README's table: MetaEmbed and its rivals on stickers."""
+    return format_rivals(findings) if find_cells(findings) else NOT_MEASURED
 
 
 def render_systems(findings: dict[str, Any]) -> str:
@@ -239,8 +184,8 @@ def render_explorer(explorer: dict[str, Any]) -> str:
         f"vectors, {size['dim']} dimensions. The time from the slider's event to the painted frame "
         f"is {painted['median']:.0f} ms (median of {explorer['moves']} moves in Chromium; 95% take "
         f"at most {painted['p95']:.0f} ms). The page itself has changed after "
-        f"{explorer['changed_ms']['median']:.0f} ms. The explorer of chapter 7 adds "
-        f"{explorer['handwriting_page_bytes'] / 1000:.0f} KB to its page.\n\n"
+        f"{explorer['changed_ms']['median']:.0f} ms. An explorer of boards of handwriting "
+        f"adds {explorer['handwriting_page_bytes'] / 1000:.0f} KB to its page.\n\n"
         f"{format_environment(explorer)}"
     )
 
@@ -266,8 +211,6 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "curve": ("findings", render_curve),
     "surface": ("findings", render_surface),
     "backbones": ("backbones", render_backbones),
-    "mmr": ("findings", render_mmr),
-    "verdicts": ("findings", render_verdicts),
     "picture": ("findings", render_picture),
     "results": ("findings", render_results),
     "systems": ("findings", render_systems),
@@ -317,24 +260,16 @@ def fill(page: str, blocks: dict[str, str]) -> str:
     return page
 
 
-def plot_nesting(findings: dict[str, Any]) -> Figure:
-    """Plot quality against index bytes, with and without MMR, mean over the seeds."""
-    columns = ["p_at_1", "bytes_per_candidate"]
-    groups = nesting_points(findings).groupby(["system", "r_q", "r_c"], as_index=False)
-    return plot_budget_curve(groups[columns].mean())
-
-
-def save_figures(findings: dict[str, Any], folder: Path) -> None:
-    """Draw the figures of the pages as PNG files on white. A figure that is None is left out."""
-    figures = {"mmr": plot_nesting(findings), "curve": plot_training(findings)}
-    for name, figure in figures.items():
-        if figure is not None:
-            path = folder / f"{name}.png"
-            figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
+def save_figure(findings: dict[str, Any], folder: Path) -> None:
+    """Draw the figure of the pages as a PNG file on white, if there is a curve."""
+    figure = plot_training(findings)
+    if figure is not None:
+        path = folder / "curve.png"
+        figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
 
 
 def main() -> None:
-    """Write pages and figures. On an error, write nothing and exit with 1 and a message."""
+    """Write the pages and the figure. On an error, write nothing and exit with 1 and a message."""
     path = RESULTS / "findings.json"
     if not path.is_file():
         sys.exit(
@@ -347,7 +282,7 @@ def main() -> None:
         sys.exit(f"{error}. Nothing was written")
     except KeyError as error:
         sys.exit(f"a result file has no {error}: measure it again. Nothing was written")
-    save_figures(load_findings(path), RESULTS)
+    save_figure(load_findings(path), RESULTS)
     for name in PAGES:
         page = ROOT / name
         page.write_text(fill(page.read_text("utf-8"), blocks), encoding="utf-8")

@@ -13,7 +13,6 @@ from metaembed_lite.data.meta_tasks import TASKS, tabulate_meta_tasks
 from metaembed_lite.results import MEASURES, points_table
 
 NOT_MEASURED = "*Not measured yet.*"
-NESTING = {"MMR": "with MMR", "no-MMR": "without MMR"}  # the two systems of chapter 5
 
 
 def to_plain_text(text: Any) -> str:
@@ -28,8 +27,6 @@ def format_quality(value: float) -> str:
 
 def format_mean_and_range(summary: Any) -> str:
     """Write a mean, and the range over seeds if there is more than one seed."""
-    if not summary["count"]:
-        return ""
     mean = f"{summary['mean']:.3f}"
     if summary["count"] == 1:
         return mean
@@ -99,64 +96,6 @@ def held_out_points(findings: dict[str, Any]) -> pd.DataFrame:
     """Return the points that were measured on a test, one row per cell and point."""
     points = points_table(findings)
     return points[points.split == "test"]
-
-
-def nesting_points(findings: dict[str, Any]) -> pd.DataFrame:
-    """Return the points with and without MMR on handwriting. ``system`` is the name in tables.
-
-    Raises:
-        ValueError: if one of the two systems was not measured.
-    """
-    points = held_out_points(findings)
-    rows = points[(points.suite == "handwriting") & points.system.isin(NESTING)]
-    for system in NESTING:
-        if system not in set(rows.system):
-            raise ValueError(
-                f"findings.json has no cell of handwriting/{system}; run python "
-                f"benchmarks/findings.py 'handwriting/{system}/*'"
-            )
-    return rows.assign(system=rows.system.map(NESTING)).astype({"r_q": int, "r_c": int})
-
-
-def count_seeds(nesting: pd.DataFrame) -> pd.DataFrame:
-    """Count the seeds per budget (rows) and system (columns), 0 if there are none."""
-    counts = nesting.groupby(["r_q", "r_c", "system"]).seed.nunique()
-    return counts.unstack("system", fill_value=0).reindex(columns=list(NESTING.values()))
-
-
-def format_nesting(nesting: pd.DataFrame) -> str:
-    """Write P@1 per system and budget, mean and range over seeds."""
-    budgets = list(dict.fromkeys(zip(nesting.r_q, nesting.r_c, strict=True)))
-    seeds = count_seeds(nesting)
-    same_seeds = seeds.to_numpy().min() == seeds.to_numpy().max()
-    rows = []
-    for system in NESTING.values():
-        cells = []
-        for r_q, r_c in budgets:
-            at_budget = (nesting.r_q == r_q) & (nesting.r_c == r_c)
-            p_at_1 = nesting[(nesting.system == system) & at_budget].p_at_1
-            cells.append(format_mean_and_range(p_at_1.agg(["mean", "min", "max", "count"])))
-        note = "" if same_seeds else f" ({format_seeds(format_span(seeds[system]))})"
-        rows.append([f"{system}{note}", *cells])
-    sizes = nesting.drop_duplicates("r_c").bytes_per_candidate
-    rows.append(["bytes per board (float32)", *(f"{size:,.0f}" for size in sizes)])
-    return format_table(["P@1", *(f"({r_q}, {r_c})" for r_q, r_c in budgets)], rows)
-
-
-def explain_nesting(nesting: pd.DataFrame) -> str:
-    """Explain why training without MMR is ahead at the full budget, if it is."""
-    p_at_1 = nesting.groupby(["system", "r_q", "r_c"]).p_at_1.mean()
-    budgets = sorted(set(zip(nesting.r_q, nesting.r_c, strict=True)))
-    smaller, full = budgets[-2:]
-    nested, alone = p_at_1["with MMR"], p_at_1["without MMR"]
-    if alone[full] <= nested[full]:
-        return f"With MMR, one model serves every budget, and it is ahead at {full} too."
-    return (
-        f"At {full}, P@1 without MMR ({alone[full]:.3f}) is higher than with MMR "
-        f"({nested[full]:.3f}), because that model is trained for {full} alone. MMR trains one set "
-        f"of weights for all {len(budgets)} budgets. At {smaller}, P@1 is {nested[smaller]:.3f} "
-        f"with MMR and {alone[smaller]:.3f} without."
-    )
 
 
 def summarize_seeds(rows: pd.DataFrame, measure: str) -> pd.DataFrame:

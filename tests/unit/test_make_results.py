@@ -1,5 +1,6 @@
 """README and results page show the numbers of the measured JSON, and none is typed by hand."""
 
+import copy
 import json
 import math
 import re
@@ -26,20 +27,8 @@ def project(tmp_path, monkeypatch):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
     monkeypatch.setattr(make_results, "ROOT", tmp_path)
     monkeypatch.setattr(make_results, "RESULTS", tmp_path / "book/results")
-    monkeypatch.setattr(make_results, "save_figures", lambda findings, folder: None)
+    monkeypatch.setattr(make_results, "save_figure", lambda findings, folder: None)
     return tmp_path
-
-
-@pytest.fixture
-def before_stickers(project):
-    """The README shows handwriting as long as no cell of stickers was measured."""
-
-    def drop(result):
-        cells = result["cells"].items()
-        result["cells"] = {key: cell for key, cell in cells if cell["suite"] != "stickers"}
-
-    change(project, drop)
-    return project
 
 
 LOGS = [f"metaembed_lite/checkpoints/{name}/pretraining_log.json" for name in checkpoints.BACKBONES]
@@ -111,48 +100,59 @@ def test_the_script_writes_the_pages_as_they_are_committed(project):
     assert run(project) == [(ROOT / page).read_text() for page in PAGES]
 
 
-@pytest.mark.parametrize("missing", ["MMR/0", "MMR/1", "no-MMR/2"])
-def test_a_row_over_fewer_seeds_names_their_number(before_stickers, missing):
-    project = before_stickers
-    change(project, lambda result: result["cells"].pop(f"handwriting/{missing}"))
+def keep_first_seed(result):
+    result["cells"] = {key: cell for key, cell in result["cells"].items() if cell["seed"] == 0}
+
+
+def copy_cell(result, name, seed):
+    """Add a cell with another seed, and return its points."""
+    cell = copy.deepcopy(result["cells"][f"{name}/0"]) | {"seed": seed}
+    result["cells"][f"{name}/{seed}"] = cell
+    return cell["points"]
+
+
+def row_of(page, name, label):
+    """The first row of a system in a block."""
+    return re.search(rf"(?s)<!-- {name} -->.*?^(\| {label} \|[^\n]*)", page, re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("system", ["MMR", "no-MMR"])
+@pytest.mark.parametrize(
+    ("qualities", "expected"),
+    [([0.2, 0.6], "0.400 (0.200 to 0.600)"), ([0.2, 0.6, 0.1], "0.300 (0.100 to 0.600)")],
+)
+def test_a_row_over_more_seeds_names_their_number_and_range(project, system, qualities, expected):
+    def add(result):
+        keep_first_seed(result)
+        for seed, p_at_1 in enumerate(qualities):
+            for point in copy_cell(result, f"stickers/{system}", seed):
+                point["p_at_1"] = p_at_1
+
+    change(project, add)
     readme, results = run(project)
-    short, whole = ("with MMR", "without MMR")[:: 1 if missing.startswith("MMR") else -1]
+    labels = ["MetaEmbed with MMR", "MetaEmbed without MMR"]
+    many, one = labels if system == "MMR" else reversed(labels)
+    for page, name in ((readme, "results"), (results, "rivals"), (results, "systems")):
+        assert f"| {expected} |" in row_of(page, name, many)
+        assert row_of(page, name, many).endswith(f"| {len(qualities)} |")
+        assert " to " not in row_of(page, name, one)
+        assert row_of(page, name, one).endswith("| 1 |")
+    curve = re.search("(?s)<!-- curve -->(.*)<!-- /curve -->", results)[1]
+    assert f'"{many}" ({len(qualities)} seeds)' in curve
+    assert f'"{one}" (1 seed)' in curve
     for page in (readme, results):
-        assert f"| {short} (2 seeds) |" in page
-        assert f"| {whole} (3 seeds) |" in page
-        assert "over 3 seeds" not in page
-    assert "Mean and range over 2 to 3 seeds:" in readme
-    assert results.count("2 to 3 seeds, 500 steps per run") == 1
-    label = {"MMR": "MetaEmbed with MMR", "no-MMR": "MetaEmbed without MMR"}[missing[:-2]]
-    systems = results.partition("`handwriting`:")[2]
-    row = re.search(rf"^\| {label} \|.*$", systems, re.MULTILINE)[0]
-    assert row.endswith("| 2 |")
+        assert "One run each" not in page
+        assert page.count("Mean over the seeds, with the range in parentheses:") == 1
 
 
-def test_a_system_that_was_not_measured_at_all_is_refused(project):
-    def drop(result):
-        for seed in range(3):
-            del result["cells"][f"handwriting/no-MMR/{seed}"]
-
-    change(project, drop)
-    assert "findings.json has no cell of handwriting/no-MMR; run python" in refusal(project)
-
-
-def test_the_readme_explains_why_training_for_one_budget_is_better_at_that_budget(before_stickers):
-    project = before_stickers
-    readme, _ = run(project)
-    assert "P@1 without MMR (0.897) is higher than with MMR (0.822), because" in readme
-    assert "At (4, 8), P@1 is 0.727 with MMR and 0.196 without." in readme
-
-    def lower(result):
-        for seed in range(3):
-            for point in result["cells"][f"handwriting/no-MMR/{seed}"]["points"]:
-                point["p_at_1"] *= 0.5
-
-    change(project, lower)
-    readme, _ = run(project)
-    assert "is higher than with MMR" not in readme
-    assert "With MMR, one model serves every budget, and it is ahead at (8, 16) too." in readme
+def test_measures_on_code_search_name_the_seeds_where_their_numbers_differ(project):
+    code = "(?s)<!-- code -->(.*)<!-- /code -->"
+    change(project, keep_first_seed)
+    assert "seed" not in re.search(code, run(project)[1])[1]
+    change(project, lambda result: copy_cell(result, "codesearch/MMR", 1))
+    table = re.search(code, run(project)[1])[1]
+    assert "| MetaEmbed with MMR (2 seeds) |" in table
+    assert "| the backbone's own mean of tokens, untrained (1 seed) |" in table
 
 
 def test_measures_over_different_numbers_of_seeds_name_them():
@@ -170,14 +170,14 @@ def test_measures_over_different_numbers_of_seeds_name_them():
 )
 def test_a_quality_outside_of_0_to_1_is_refused_and_nothing_written(project, measure, bad):
     def spoil(result):
-        result["cells"]["handwriting/MMR/1"]["points"][2][measure] = bad
+        result["cells"]["stickers/MMR/0"]["points"][2][measure] = bad
 
     change(project, spoil)
     message = refusal(project)
     if isinstance(bad, float) and not math.isfinite(bad):
         assert re.search("findings.json: .*(NaN|Infinity).*finite", message)
     else:
-        place = re.escape("cell handwriting/MMR/1 at (4, 8)")
+        place = re.escape("cell stickers/MMR/0 at (4, 8)")
         assert re.match(f"{place}: {measure} is {bad!r}, expected a number from 0 to 1", message)
 
 
@@ -190,10 +190,11 @@ def test_the_quality_of_the_bundled_models_is_checked_too(project):
 
 
 def test_a_missing_measure_or_point_is_refused(project):
-    change(project, lambda r: r["cells"]["handwriting/MMR/1"]["points"][1].pop("p_at_1"))
-    assert re.match(r"cell handwriting/MMR/1 at .*: p_at_1 is None", refusal(project))
+    change(project, lambda r: r["cells"]["stickers/MMR/0"]["points"][1].pop("p_at_1"))
+    assert re.match(r"cell stickers/MMR/0 at .*: p_at_1 is None", refusal(project))
     shutil.copy(ROOT / "book/results/findings.json", project / "book/results/findings.json")
-    change(project, lambda result: result["cells"]["handwriting/MMR/1"]["points"].pop(1))
+
+    change(project, lambda result: copy_cell(result, "codesearch/MMR", 1).pop(1))
     assert re.match(r"MetaEmbed with MMR: .* has 3 points and .* has 4", refusal(project))
 
 
@@ -221,7 +222,7 @@ def test_text_from_json_is_never_markup_and_never_a_cell(project):
             cell["environment"]["processor"] = HOSTILE
             for point in cell["points"]:
                 point["task"] += HOSTILE
-        result["cells"]["new/MMR/0"] = {**result["cells"]["handwriting/MMR/0"], "suite": HOSTILE}
+        result["cells"]["new/MMR/0"] = {**result["cells"]["stickers/MMR/0"], "suite": HOSTILE}
         result["suites"][HOSTILE] = "p_at_1"
         result["systems"][HOSTILE] = HOSTILE
 

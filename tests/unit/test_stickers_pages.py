@@ -370,21 +370,21 @@ def block(page, name):
     return re.search(f"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", page, re.DOTALL)[1]
 
 
-def test_without_cells_the_readme_shows_handwriting_and_the_page_says_not_measured(project):
+def test_without_cells_both_pages_say_not_measured(project):
     readme, results = run(project)
     for name in ("rivals", "aims", "artist", "curve", "surface"):
         assert block(results, name) == NOT_MEASURED
-    assert "| with MMR |" in block(readme, "results")
-    assert "mmr.png" in block(readme, "picture")
+    assert block(readme, "results") == block(readme, "picture") == NOT_MEASURED
     assert not (project / "book/results/curve.png").exists()
     assert "`stickers`:" not in results
+    assert "`codesearch`:" in block(results, "systems")
 
 
 def test_a_cell_without_a_curve_or_a_surface_of_the_page_leaves_these_out(project):
     write_cells(project, make_findings(make_cell("attention", 0, TOKENS[:4], [0.1] * 4))["cells"])
     readme, results = run(project)
     assert block(results, "curve") == block(results, "surface") == NOT_MEASURED
-    assert "mmr.png" in block(readme, "picture")
+    assert block(readme, "picture") == NOT_MEASURED
     assert "| label of attention | 0.100 | 0.100 | 0.100 | 0.100 | 1 |" in readme
     assert "`stickers`:" in block(results, "systems")
 
