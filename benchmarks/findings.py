@@ -52,6 +52,7 @@ from metaembed_lite.baselines import (
     single_vector,
     token_vectors,
 )
+from metaembed_lite.callbacks import NestAfter
 from metaembed_lite.evaluation import encode, evaluate, mrr_at_10, ndcg_at_5, precision_at_1
 from metaembed_lite.locking import lock
 from metaembed_lite.model_card import add_to_card
@@ -170,6 +171,8 @@ def settings_of(recipe: recipes.Recipe, system: System) -> dict[str, Any]:
     """The settings of a training: the recipe's, at the budgets of the system."""
     settings = recipe.train | {"budgets": [list(budget) for budget in system.budgets]}
     settings |= system.train_overrides
+    if len(system.budgets) < 2:
+        settings.pop("nest_after", None)
     if settings.get("scale_temperature") and not system.budgets:
         del settings["scale_temperature"]
         if not system.one_vector:  # then a score is a sum over query vectors, as in MMR
@@ -195,6 +198,7 @@ def train_system(
         settings.pop("fresh_learning_rate", None)  # LoRA is all that trains
     temperature = settings.pop("temperature")
     del settings["budgets"]
+    nest_after = settings.pop("nest_after", 0.0)
     loss: Any
     scale = {"scale_temperature": settings.pop("scale_temperature", False)}
     if system.loss is not None:
@@ -207,6 +211,8 @@ def train_system(
         loss = PooledTokensLoss(model, system.pooled_sizes, temperature)
     else:
         loss = MultiVectorMultipleNegativesRankingLoss(model, scale=1 / temperature)
+    if nest_after:
+        settings["callbacks"] = [*callbacks, NestAfter(loss, nest_after)]
     return train(model, rows, **settings, loss=loss)
 
 

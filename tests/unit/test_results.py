@@ -67,9 +67,9 @@ def test_the_pretraining_log_is_the_one_next_to_the_weights(tmp_path):
     shutil.copy(folder / PRETRAINING_LOG, tmp_path)
     log = (tmp_path / PRETRAINING_LOG).read_text()
     (tmp_path / PRETRAINING_LOG).write_text(
-        log.replace('"test_digits_read": 0', '"test_digits_read": 9')
+        log.replace('"test_digits": 0', '"test_digits": 9')
     )
-    with pytest.raises(ValueError, match=r"pretraining_log.json: test_digits_read is 9"):
+    with pytest.raises(ValueError, match=r"pretraining_log.json: test_digits is 9"):
         load_pretraining_log(tmp_path)
     with pytest.raises(FileNotFoundError):
         load_pretraining_log(tmp_path / "missing")
