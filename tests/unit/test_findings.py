@@ -153,7 +153,7 @@ def test_a_wider_backbone_is_pretrained_once_and_its_log_kept(small, tmp_path, m
     monkeypatch.setattr(findings, "RESULTS", tmp_path / "book" / "results")
     short = partial(pretrain.pretrain, steps=1, tower_steps=1, batch_size=2)
     monkeypatch.setattr(pretrain, "pretrain", short)
-    monkeypatch.setattr(pretrain, "measure_reading", lambda *args: {})  # takes a minute
+    monkeypatch.setattr(pretrain, "measure_reading", lambda *args: {})
     first = findings.measure_cell("stickers-64/mean/0", SHORT, None)
     monkeypatch.setattr(pretrain, "pretrain", None)  # a second one would fail
     again = findings.measure_cell("stickers-64/mean/0", SHORT, None)
