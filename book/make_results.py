@@ -62,7 +62,8 @@ def render_backbones(logs: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"- `{name}` has {log['parameters']:,} parameters and was pretrained for "
             f"{log['steps']:,} steps ({log['seconds'] / 60:.0f} minutes on a CPU). It reads "
-            f"{join_words(reads)}."
+            f"{join_words(reads)}. The image tokens of things have an effective rank of "
+            f"{log['tower']['effective_rank']:.0f}."
         )
     return "\n".join(lines)
 

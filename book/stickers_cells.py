@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 SUITE = "stickers"
-METAEMBED = ("MMR", "late-0", "late-25", "late-75", "one-tau", "no-MMR")
+METAEMBED = ("MMR", "one-tau", "late-25", "late-50", "late-75", "no-MMR")
 COMPARED = (  # in the order of the rows
     "last", "mean", *METAEMBED,
     "tokens", "patches", "pooled", "pooled-nested", "constant", "attention",
 )  # fmt: skip
-CURVES = ("mean", "MMR", "late-0", "no-MMR", "tokens", "pooled", "constant")
-SURFACES = ("MMR", "late-0")
+CURVES = ("mean", "MMR", "one-tau", "no-MMR", "tokens", "pooled", "constant")
+SURFACES = ("MMR", "late-50")
 
 
 def find_cells(findings: dict[str, Any], systems: Iterable[str] = COMPARED) -> dict[str, Any]:

@@ -66,9 +66,7 @@ def test_the_pretraining_log_is_the_one_next_to_the_weights(tmp_path):
     assert load_pretraining_log(folder) == json.loads((folder / PRETRAINING_LOG).read_text())
     shutil.copy(folder / PRETRAINING_LOG, tmp_path)
     log = (tmp_path / PRETRAINING_LOG).read_text()
-    (tmp_path / PRETRAINING_LOG).write_text(
-        log.replace('"test_digits": 0', '"test_digits": 9')
-    )
+    (tmp_path / PRETRAINING_LOG).write_text(log.replace('"test_digits": 0', '"test_digits": 9'))
     with pytest.raises(ValueError, match=r"pretraining_log.json: test_digits is 9"):
         load_pretraining_log(tmp_path)
     with pytest.raises(FileNotFoundError):

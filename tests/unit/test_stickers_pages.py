@@ -207,7 +207,7 @@ def test_the_surface_is_the_mean_over_the_seeds_and_its_losses_are_counted():
 
 def test_a_loss_over_two_steps_is_the_largest():
     grid = [[0.9, 0.9], [0.8, 0.9], [0.7, 0.9]]
-    text = render_surface(make_findings(*make_surfaces("late-0", grid)))
+    text = render_surface(make_findings(*make_surfaces("late-50", grid)))
     assert "The largest loss is 20.0 points, from (1, 1) to (4, 1)." in text
 
 
