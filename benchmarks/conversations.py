@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaembed_lite.data.boards import place_names
-from metaembed_lite.data.handwriting import render_digits
+from metaembed_lite.data.scans import render_digits
 from metaembed_lite.data.sheets import Sheet, render_sheet
 from metaembed_lite.data.sticker_art import ARTISTS, SEEN, load_names
 

@@ -45,7 +45,7 @@ from torch.utils.data import Dataset
 from transformers.trainer_utils import get_last_checkpoint
 
 from metaembed_lite.data.boards import place_names
-from metaembed_lite.data.handwriting import render_digits
+from metaembed_lite.data.scans import render_digits
 from metaembed_lite.data.sheets import Sheet, render_sheet
 from metaembed_lite.data.sticker_art import ARTISTS, SEEN, SIZE, UNSEEN, draw_sticker, load_names
 from metaembed_lite.results import PRETRAINING_LOG

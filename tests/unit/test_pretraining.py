@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from metaembed_lite.data.boards import place_names
-from metaembed_lite.data.handwriting import load_scans, render_digits
+from metaembed_lite.data.scans import load_scans, render_digits
 from metaembed_lite.data.sheets import Sheet, render_sheet
 from metaembed_lite.data.sticker_art import ARTISTS, SEEN, UNSEEN, draw_sticker, load_names
 
