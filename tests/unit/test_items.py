@@ -35,7 +35,7 @@ ALPHA = RNG.integers(0, 256, (24, 48), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load("tiny-handwriting", device="cpu")  # its template adds no space
+    return load("tiny-handwriting", device="cpu")
 
 
 def on_white(colors, alpha):
@@ -335,7 +335,7 @@ def test_a_str_is_text_and_nothing_is_downloaded_or_opened(server, tmp_path, tin
     for text in texts:
         features = transformer.preprocess([text], task="query")
         assert "pixel_values" not in features
-        by_hand = f"<|im_start|>user\n{text}<|im_end|>\n"
+        by_hand = f"<|im_start|>user\n {text}<|im_end|>\n"
         assert content_ids(transformer, features) == transformer.tokenizer(by_hand)["input_ids"]
         vectors = tiny.encode_query(text)
         assert torch.equal(vectors, tiny.encode_query({"text": text}))

@@ -84,10 +84,10 @@ def test_the_same_seed_builds_the_same_model_and_another_seed_does_not():
 
 def test_meta_tokens_start_at_the_given_words():
     model = build(
-        r_q=2, r_c=3, lora_rank=None, device="cpu", init_text=(" first second", " top left")
+        r_q=2, r_c=3, lora_rank=None, device="cpu", init_text=(" red apple", " video game")
     )
     rows = model[0].model.get_input_embeddings().weight
-    words = model[0].tokenizer.convert_tokens_to_ids(["Ġfirst", "Ġsecond", "Ġtop", "Ġleft"])
+    words = model[0].tokenizer.convert_tokens_to_ids(["Ġred", "Ġapple", "Ġvideo", "Ġgame"])
     assert torch.equal(rows[model[0].meta_ids["query"]], rows[words[:2]])
     assert torch.equal(rows[model[0].meta_ids["document"]], rows[[words[2], words[3], words[2]]])
 
