@@ -315,7 +315,7 @@ def test_long_texts_are_cut_and_images_become_thumbnails(model, task, encoded):
     assert len(text["image"]) < 10_000
     assert picture["text"] == ""
     assert page["attention"]["grids"][0] is None  # only items that are just an image have a map
-    assert page["attention"]["grids"][1] == [0, 6, 6]  # tiny-vlm reads 96 x 96 pixels at most
+    assert page["attention"]["grids"][1] == [0, 8, 8]  # a token for 16 x 16 pixels
 
 
 def test_the_error_on_a_large_page_says_how_many_candidates_fit(model, task):
