@@ -58,10 +58,11 @@ def render_backbones(logs: dict[str, dict[str, Any]]) -> str:
     """Describe the backbones of the results, by name."""
     lines = []
     for name, log in logs.items():
+        steps = log["steps"] + log.get("places", {"steps": 0})["steps"]
         reads = [f"{log['reads'][key]:.1%} {text}" for key, text in READS.items()]
         lines.append(
             f"- `{name}` has {log['parameters']:,} parameters and was pretrained for "
-            f"{log['steps']:,} steps ({log['seconds'] / 60:.0f} minutes on a CPU). It reads "
+            f"{steps:,} steps ({log['seconds'] / 60:.0f} minutes on a CPU). It reads "
             f"{join_words(reads)}. The image tokens of things have an effective rank of "
             f"{log['tower']['effective_rank']:.0f}."
         )
