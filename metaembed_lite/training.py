@@ -314,7 +314,7 @@ def describe_trained(model: MultiVectorEncoder) -> str:
     Example:
         >>> from metaembed_lite import build
         >>> describe_trained(build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, device="cpu"))
-        'training 38,144 of 1,424,448 parameters: LoRA 37,376, meta tokens 768'
+        'training 40,192 of 1,808,896 parameters: LoRA 39,424, meta tokens 768'
     """
     kinds = dict.fromkeys(["LoRA", "meta tokens", "projection", "backbone", "rest"], 0)
     frozen_adapter = False

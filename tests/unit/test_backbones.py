@@ -133,18 +133,22 @@ def bert(folder):
 
 
 def qwen(folder, kind, text=None, vision=None):
-    """Another model with the tokenizer and the image processor of tiny-vlm."""
+    """Another model with the tokenizer of tiny-vlm, whose tower merges 2 x 2 patches."""
     import transformers
 
     shipped = transformers.AutoProcessor.from_pretrained(checkpoints.folder("tiny-vlm"))
+    patches = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 1}
+    pixels = {"shortest_edge": 16 * 16, "longest_edge": 96 * 96}
+    images = transformers.Qwen2VLImageProcessor(**patches, size=pixels)
+    videos = transformers.Qwen2VLVideoProcessor(**patches, size=pixels)
     processor = "Qwen3VLProcessor" if kind.startswith("Qwen3") else f"{kind}Processor"
     processor = getattr(transformers, processor)(
-        shipped.image_processor, shipped.tokenizer, shipped.video_processor,
-        chat_template=shipped.chat_template,
+        images, shipped.tokenizer, videos, chat_template=shipped.chat_template,
     )  # fmt: skip
     config = getattr(transformers, f"{kind}Config")(
         text_config={
-            **TEXT_MODEL, "num_hidden_layers": 2, "vocab_size": 749, "pad_token_id": 0,
+            **TEXT_MODEL, "num_hidden_layers": 2, "pad_token_id": 0,
+            "vocab_size": len(shipped.tokenizer) + 128,
             "rope_parameters": {
                 "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
             },
