@@ -413,9 +413,9 @@ def test_a_model_without_meta_tokens_and_a_bad_seed_are_named(name):
 
 
 def test_a_vocabulary_with_too_few_words_is_named():
-    model = build("tiny-vlm", r_q=400, r_c=400, layout="separate", lora_rank=None, device="cpu")
+    model = build("tiny-vlm", r_q=600, r_c=600, layout="separate", lora_rank=None, device="cpu")
     n_words = len(vocabulary())
-    with pytest.raises(ValueError, match=f"has {n_words} words, and each of the 800 meta tokens"):
+    with pytest.raises(ValueError, match=f"has {n_words} words, and each of the 1200 meta tokens"):
         ideas.start_from_rows(model)
 
 
