@@ -229,12 +229,12 @@ def test_nesting_starts_exactly_after_the_fraction_of_the_steps(
 def test_late_nesting_with_gradient_caching_trains_the_same_model(rows):
     trained = []
     for mini_batch_size in (None, 2):
-        model = tiny()
+        model = tiny().double()  # Adam makes rounding of a gradient near 0 as large as a step
         train(
             model, rows, steps=4, nest_after=0.5, mini_batch_size=mini_batch_size, **SETTINGS
         )  # fmt: skip
         trained.append(weights(model))
-    torch.testing.assert_close(trained[1], trained[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(trained[1], trained[0], atol=1e-8, rtol=0)
 
 
 def test_late_nesting_by_hand_trains_the_same_model_as_train(rows, tmp_path):
