@@ -111,7 +111,7 @@ class System:
 SYSTEMS = {
     "untrained": System("the backbone's own mean of tokens, untrained"),
     "MMR": System("MetaEmbed with MMR", BUDGETS),
-    "late-25": System("MMR after 25 % of the steps", BUDGETS, train_overrides={"nest_after": 0.25}),
+    "late-0": System("MMR from the first step", BUDGETS, train_overrides={"nest_after": 0.0}),
     "late-50": System("MMR after 50 % of the steps", BUDGETS, train_overrides={"nest_after": 0.5}),
     "late-75": System("MMR after 75 % of the steps", BUDGETS, train_overrides={"nest_after": 0.75}),
     "no-MMR": System("MetaEmbed without MMR", BUDGETS[-1:]),

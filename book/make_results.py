@@ -29,7 +29,13 @@ from results_tables import (
 )
 from stickers_aims import render_aims
 from stickers_cells import find_cells
-from stickers_rivals import format_rivals, render_artist, render_costs, render_rivals
+from stickers_rivals import (
+    format_rivals,
+    render_artist,
+    render_costs,
+    render_ideas,
+    render_rivals,
+)
 from stickers_training import plot_training, render_curve, render_surface
 
 from metaembed_lite import checkpoints
@@ -210,6 +216,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "artist": ("findings", render_artist),
     "aims": ("findings", render_aims),
     "costs": ("index_costs", render_costs),
+    "ideas": ("findings", render_ideas),
     "curve": ("findings", render_curve),
     "surface": ("findings", render_surface),
     "backbones": ("backbones", render_backbones),

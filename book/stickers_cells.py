@@ -8,13 +8,18 @@ from typing import Any
 import pandas as pd
 
 SUITE = "stickers"
-METAEMBED = ("MMR", "one-tau", "late-25", "late-50", "late-75", "no-MMR")
+METAEMBED = ("MMR", "late-0", "no-MMR")
 COMPARED = (  # in the order of the rows
     "last", "mean", *METAEMBED,
     "tokens", "patches", "pooled", "pooled-nested", "constant", "attention",
 )  # fmt: skip
-CURVES = ("mean", "MMR", "one-tau", "no-MMR", "tokens", "pooled", "constant")
-SURFACES = ("MMR", "late-50")
+IDEAS = (  # MMR, and trainings that differ from it in one setting
+    "MMR", "late-0", "late-50", "late-75", "one-tau", "tau-0.03", "tau-0.3", "w-large",
+    "orthogonal", "random-budgets", "distilled", "start-random", "start-rows", "start-offsets",
+    "fixed-1x1", "fixed-2x4", "fixed-4x8",
+)  # fmt: skip
+CURVES = ("mean", "MMR", "late-0", "no-MMR", "tokens", "pooled", "constant")
+SURFACES = ("MMR", "late-0")
 
 
 def find_cells(findings: dict[str, Any], systems: Iterable[str] = COMPARED) -> dict[str, Any]:

@@ -17,7 +17,16 @@ from results_tables import (
     quote_labels,
     to_plain_text,
 )
-from stickers_cells import METAEMBED, SUITE, check_seeds, find_cells, name_command, read_field
+from stickers_cells import (
+    COMPARED,
+    IDEAS,
+    METAEMBED,
+    SUITE,
+    check_seeds,
+    find_cells,
+    name_command,
+    read_field,
+)
 
 SIZES = (1, 4, 8, 16)  # vectors per candidate
 ALL_TOKENS = "all tokens"
@@ -31,6 +40,15 @@ def render_rivals(findings: dict[str, Any]) -> str:
     if not cells:
         return NOT_MEASURED
     return f"{format_rivals(findings)}\n\n{format_environments(cells.values())}"
+
+
+def render_ideas(findings: dict[str, Any]) -> str:
+    """Compare MMR with trainings that differ from it in one setting."""
+    cells = find_cells(findings, IDEAS)
+    if not cells:
+        return NOT_MEASURED
+    table = tabulate_points(findings, "test", IDEAS)
+    return f"{format_sizes(table)}\n\n{format_environments(cells.values())}"
 
 
 def render_artist(findings: dict[str, Any]) -> str:
@@ -76,7 +94,9 @@ def describe_query(query: dict[str, float]) -> str:
     return f"{vectors}, {times}"
 
 
-def tabulate_points(findings: dict[str, Any], split: str) -> pd.DataFrame:
+def tabulate_points(
+    findings: dict[str, Any], split: str, systems: Sequence[str] = COMPARED
+) -> pd.DataFrame:
     """Return the points of a split: system, label, seed, size, r_c, dim and p_at_1.
 
     ``size`` is the number of vectors per candidate, or "all tokens" above 16.
@@ -86,7 +106,7 @@ def tabulate_points(findings: dict[str, Any], split: str) -> pd.DataFrame:
             or if systems differ in D, because equal vectors are then not equal bytes.
     """
     rows = []
-    for name, cell in find_cells(findings).items():
+    for name, cell in find_cells(findings, systems).items():
         points = [p for p in cell["points"] if read_field(name, p, "split") == split]
         if not points:
             raise ValueError(f"cell {name} has no split {split!r}; {name_command(name)}")
@@ -125,16 +145,6 @@ def list_sizes(table: pd.DataFrame) -> list[int | str]:
 def format_rivals(findings: dict[str, Any]) -> str:
     """Compare MetaEmbed with its rivals: what was measured, a table, and what it shows."""
     table = tabulate_points(findings, "test")
-    summary, sizes = summarize(table), list_sizes(table)
-    lines = []
-    for system, rows in table.groupby("system", sort=False):
-        by_size = summary.loc[system]
-        cells = [
-            format_mean_and_range(by_size.loc[size]) if size in by_size.index else ""
-            for size in sizes
-        ]
-        lines.append([to_plain_text(rows.label.iloc[0]), *cells, str(rows.seed.nunique())])
-    header = ["P@1 at vectors per candidate", *map(str, sizes), "seeds"]
     cells = find_cells(findings).items()
     settings = {name: read_field(name, cell, "train") for name, cell in cells}
     steps = format_span(read_field(name, train, "steps") for name, train in settings.items())
@@ -145,8 +155,23 @@ def format_rivals(findings: dict[str, Any]) -> str:
         "Unseen sheets of stickers, half of them hard negatives. All systems have the same "
         f"backbone, the same rows, and {steps} steps. A vector has {dim} numbers ({4 * dim} "
         f"bytes), so equal vectors are equal bytes.{all_tokens} {describe_seeds(table)}:\n\n"
-        f"{format_table(header, lines)}\n\n{explain_rivals(table)}"
+        f"{format_sizes(table)}\n\n{explain_rivals(table)}"
     )
+
+
+def format_sizes(table: pd.DataFrame) -> str:
+    """Write P@1 of each system at each size, with the number of seeds."""
+    summary, sizes = summarize(table), list_sizes(table)
+    lines = []
+    for system, rows in table.groupby("system", sort=False):
+        by_size = summary.loc[system]
+        cells = [
+            format_mean_and_range(by_size.loc[size]) if size in by_size.index else ""
+            for size in sizes
+        ]
+        lines.append([to_plain_text(rows.label.iloc[0]), *cells, str(rows.seed.nunique())])
+    header = ["P@1 at vectors per candidate", *map(str, sizes), "seeds"]
+    return format_table(header, lines)
 
 
 def describe_seeds(table: pd.DataFrame) -> str:
@@ -157,7 +182,7 @@ def describe_seeds(table: pd.DataFrame) -> str:
 
 
 def explain_rivals(table: pd.DataFrame) -> str:
-    """Say which system is best at each size, and how far MetaEmbed is from the other systems."""
+    """Say which system is best at each size, and how far MMR is from the best rival."""
     p_at_1 = summarize(table)["mean"].round(3)  # as in the table, so that both agree
     wins: dict[str, list[int | str]] = {}
     gaps = []
@@ -165,16 +190,17 @@ def explain_rivals(table: pd.DataFrame) -> str:
         of_size = p_at_1.xs(size, level="size")
         for system in of_size.index[of_size == of_size.max()]:
             wins.setdefault(system, []).append(size)
-        is_metaembed = of_size.index.isin(METAEMBED)
-        if 0 < is_metaembed.sum() < len(of_size):
-            gap = of_size[is_metaembed].max() - of_size[~is_metaembed].max()
+        rivals = of_size[~of_size.index.isin(METAEMBED)]
+        if "MMR" in of_size.index and not rivals.empty:
+            gap = of_size["MMR"] - rivals.max()
             gaps.append(f"{describe_gap(100 * gap)} {describe_sizes([size])}")
     names = quote_labels(table)
     winners = [f"{names[system]} {describe_sizes(sizes)}" for system, sizes in wins.items()]
     sentences = [f"P@1 is highest for {join_words(winners)}."]
     if gaps:
         sentences.append(
-            f"Compared with the best other system, the best MetaEmbed is {join_words(gaps)}."
+            f"Compared with the best system without meta tokens, {names['MMR']} is "
+            f"{join_words(gaps)}."
         )
     return " ".join(sentences)
 

@@ -305,7 +305,7 @@ def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
         >>> from metaembed_lite import load
         >>> record = describe_model(load("tiny", device="cpu"))
         >>> record["backbone"], record["r_q"], record["r_c"]
-        ('metaembed_lite/tiny-vlm-2', 8, 16)
+        ('metaembed_lite/tiny-vlm', 8, 16)
     """
     parameters = [
         f"{name} {tuple(p.shape)} {p.dtype} {p.requires_grad}"

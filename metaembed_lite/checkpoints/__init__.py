@@ -12,7 +12,7 @@ from pathlib import Path
 
 from metaembed_lite.model_folder import sha256
 
-BACKBONES = ("tiny-vlm", "tiny-vlm-2")  # for build()
+BACKBONES = ("tiny-vlm",)  # for build()
 MODELS = ("tiny", "tiny-no-mmr", "tiny-single", "tiny-handwriting")  # for load()
 PREFIX = "metaembed_lite/"  # before the name of a bundled backbone in an adapter, not a path
 HERE = Path(__file__).parent

@@ -82,7 +82,7 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Example:
         >>> recipe = read("tiny", ["train.steps=3"])
         >>> recipe.model["backbone"], recipe.train["steps"]
-        ('tiny-vlm-2', 3)
+        ('tiny-vlm', 3)
     """
     file = FOLDER / f"{name_or_path}.yaml"
     if not file.is_file():

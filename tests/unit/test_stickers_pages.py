@@ -6,12 +6,19 @@ import shutil
 from pathlib import Path
 from statistics import mean
 
+import findings as findings_script
 import make_results
 import pytest
 from results_tables import NOT_MEASURED
 from stickers_aims import render_aims
-from stickers_cells import COMPARED
-from stickers_rivals import format_rivals, render_artist, render_costs, render_rivals
+from stickers_cells import COMPARED, CURVES, IDEAS, SURFACES
+from stickers_rivals import (
+    format_rivals,
+    render_artist,
+    render_costs,
+    render_ideas,
+    render_rivals,
+)
 from stickers_training import plot_training, render_curve, render_surface
 
 from metaembed_lite import checkpoints
@@ -114,12 +121,13 @@ def test_a_sentence_names_the_winner_at_each_size_also_when_metaembed_loses(find
     assert format_rivals(findings).splitlines()[-1] == (
         'P@1 is highest for "label of mean" (1 seed) at 1 vector, "label of MMR" (3 seeds) at 4, '
         '8, and 16 vectors, and "label of tokens" (2 seeds) at 16 vectors and with all tokens. '
-        "Compared with the best other system, the best MetaEmbed is 8.2 points behind at 1 vector, "
-        "38.0 points ahead at 4 vectors, 3.0 points ahead at 8 vectors, and level at 16 vectors."
+        'Compared with the best system without meta tokens, "label of MMR" (3 seeds) is 8.2 points '
+        "behind at 1 vector, 38.0 points ahead at 4 vectors, 3.0 points ahead at 8 vectors, and "
+        "level at 16 vectors."
     )
 
 
-def test_the_best_of_several_metaembed_models_is_compared():
+def test_one_model_with_mmr_is_compared_with_the_best_rival_of_each_size():
     cells = [
         make_cell("MMR", 0, BUDGETS, [0.1, 0.2, 0.3, 0.4]),
         make_cell("no-MMR", 0, BUDGETS, [0.0, 0.1, 0.35, 0.5]),
@@ -128,12 +136,26 @@ def test_the_best_of_several_metaembed_models_is_compared():
     ]
     text = format_rivals(make_findings(*cells))
     assert text.endswith(
-        "the best MetaEmbed is 5.0 points ahead at 1 vector, 5.0 points behind at 4 vectors, "
-        "5.0 points ahead at 8 vectors, and 9.0 points ahead at 16 vectors."
+        '"label of MMR" (1 seed) is 5.0 points ahead at 1 vector, 5.0 points behind at 4 vectors, '
+        "level at 8 vectors, and 1.0 points behind at 16 vectors."
     )
     assert '"label of no-MMR" (1 seed) at 8 and 16 vectors.' in text
     alone = format_rivals(make_findings(cells[0]))
     assert alone.endswith('P@1 is highest for "label of MMR" (1 seed) at 1, 4, 8, and 16 vectors.')
+
+
+def test_ideas_are_compared_with_mmr_and_rivals_are_not_among_them(findings):
+    cell = make_cell("fixed-2x4", 0, BUDGETS[:2], [0.4, 0.76])
+    findings["cells"]["stickers/fixed-2x4/0"] = cell
+    header, *rows = rows_of(render_ideas(findings))
+    assert header == ["P@1 at vectors per candidate", "1", "4", "8", "16", "seeds"]
+    assert [row[0] for row in rows] == ["label of MMR", "label of fixed-2x4"]
+    assert rows[1][1:] == ["0.400", "0.760", "", "", "1"]
+    assert render_ideas(make_findings()) == NOT_MEASURED
+
+
+def test_every_system_of_the_pages_can_be_measured():
+    assert {*COMPARED, *IDEAS, *CURVES, *SURFACES} <= set(findings_script.SYSTEMS)
 
 
 def test_the_unseen_artist_is_shown_at_each_systems_largest_size(findings):
@@ -207,7 +229,7 @@ def test_the_surface_is_the_mean_over_the_seeds_and_its_losses_are_counted():
 
 def test_a_loss_over_two_steps_is_the_largest():
     grid = [[0.9, 0.9], [0.8, 0.9], [0.7, 0.9]]
-    text = render_surface(make_findings(*make_surfaces("late-50", grid)))
+    text = render_surface(make_findings(*make_surfaces("late-0", grid)))
     assert "The largest loss is 20.0 points, from (1, 1) to (4, 1)." in text
 
 
