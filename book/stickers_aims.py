@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from results_tables import NOT_MEASURED, format_table, held_out_points
-from stickers_cells import SUITE
+from stickers_cells import SINGLE, SUITE
 
-SINGLE = ("last", "mean", "fixed-1x1")  # systems with one vector
 ALONE = {4: "fixed-2x4", 8: "fixed-4x8"}  # vectors per candidate -> trained for them alone
 FULL = 16  # vectors per candidate
 Aim = tuple[str, str, str, bool]  # claim, aim, measured, whether it was reached

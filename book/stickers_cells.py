@@ -13,6 +13,7 @@ COMPARED = (  # in the order of the rows
     "last", "mean", *METAEMBED,
     "tokens", "patches", "pooled", "pooled-nested", "constant", "attention",
 )  # fmt: skip
+SINGLE = ("last", "mean", "fixed-1x1")  # systems with one vector
 IDEAS = (  # MMR, and trainings that differ from it in one setting
     "MMR", "late-0", "late-50", "late-75", "one-tau", "tau-0.03", "tau-0.3", "w-large",
     "orthogonal", "random-budgets", "distilled", "start-random", "start-rows", "start-offsets",

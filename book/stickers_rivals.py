@@ -21,6 +21,7 @@ from stickers_cells import (
     COMPARED,
     IDEAS,
     METAEMBED,
+    SINGLE,
     SUITE,
     check_seeds,
     find_cells,
@@ -196,13 +197,25 @@ def explain_rivals(table: pd.DataFrame) -> str:
             gaps.append(f"{describe_gap(100 * gap)} {describe_sizes([size])}")
     names = quote_labels(table)
     winners = [f"{names[system]} {describe_sizes(sizes)}" for system, sizes in wins.items()]
-    sentences = [f"P@1 is highest for {join_words(winners)}."]
+    sentences = [describe_growth(p_at_1, names), f"P@1 is highest for {join_words(winners)}."]
     if gaps:
         sentences.append(
             f"Compared with the best system without meta tokens, {names['MMR']} is "
             f"{join_words(gaps)}."
         )
-    return " ".join(sentences)
+    return " ".join(filter(None, sentences))
+
+
+def describe_growth(p_at_1: pd.Series, names: dict[str, str]) -> str:
+    """Say what one model with MMR gives at both ends, next to the best single vector."""
+    single = [p_at_1[system, 1] for system in SINGLE if (system, 1) in p_at_1.index]
+    if not single or ("MMR", 1) not in p_at_1.index or ("MMR", SIZES[-1]) not in p_at_1.index:
+        return ""
+    return (
+        f"{names['MMR']} is one model for all sizes: P@1 goes from {p_at_1['MMR', 1]:.3f} with 1 "
+        f"vector to {p_at_1['MMR', SIZES[-1]]:.3f} with {SIZES[-1]}. The best single vector has "
+        f"{max(single):.3f}, and it cannot grow."
+    )
 
 
 def describe_gap(points: float) -> str:
