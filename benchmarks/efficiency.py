@@ -183,13 +183,14 @@ def main(
 ) -> None:
     """Measure one shape, print its table and write book/results/efficiency_SHAPE.json.
 
-    IMAGE_TOKENS defaults to 9 for tiny and to 1,024 for the large shapes.
+    IMAGE_TOKENS defaults to 64 for tiny, the number of a sheet of stickers, and to 1,024 for the
+    large shapes.
     """
     if shape not in ("tiny", *SHAPES):
         raise typer.BadParameter(f"--shape {shape}: choose tiny, {', '.join(SHAPES)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_backbone(shape, device).eval()
-    image_tokens = image_tokens or (9 if shape == "tiny" else 1024)
+    image_tokens = image_tokens or (64 if shape == "tiny" else 1024)
     dim = model.config.get_text_config().hidden_size
     torch.manual_seed(0)
     encode_ms, encode_tflop = measure_encoding(model, image_tokens, device, repeats)
