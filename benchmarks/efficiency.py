@@ -183,7 +183,7 @@ def main(
 ) -> None:
     """Measure one shape, print its table and write book/results/efficiency_SHAPE.json.
 
-    IMAGE_TOKENS defaults to 64 for tiny, the number of a sheet of stickers, and to 1,024 for the
+    IMAGE_TOKENS defaults to 64 for tiny, as many as a sheet of stickers has, and to 1,024 for the
     large shapes.
     """
     if shape not in ("tiny", *SHAPES):

@@ -9,8 +9,8 @@ First the vision tower learns to name single stickers and digits. Its image toke
 high cosine with the word embeddings of the name, so the language model can read them from the
 start. The word embeddings stay random here. Random vectors are nearly orthogonal, so a sum of image
 tokens still tells which things it is made of. With dot products instead of cosines, and names that
-learn, a few directions would carry nearly all of the difference between things. Then one vector
-could hardly tell what many things it is made of.
+learn, a few directions would carry nearly all of the difference between things. Then the things of
+a sheet could hardly be recovered from one vector.
 
 Then the language model learns from conversations about images, which grow from one place to 5 x 5:
 what is at a place, where a thing is, and captions, which name things without places. The last steps
