@@ -22,7 +22,7 @@ LAYERS = [
     "losses model loading saving interpretability",
     "baselines evaluation training_run memory",
     "callbacks mteb_bridge plots",
-    "training explorer",
+    "training explorer drawings",
     "recipes",
     "cli",
 ]
