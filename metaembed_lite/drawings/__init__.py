@@ -1,7 +1,7 @@
 """The drawings of the ideas in the book. Each carries one idea.
 
-``canvas.py`` has the boxes, arrows and labels that they share. ``game.py`` draws what is searched,
-``vectors.py`` how vectors are compared and stored, and ``network.py`` what happens in the model.
+``game.py`` draws what is searched, ``network.py`` what happens in the model, and ``vectors.py`` how
+vectors are compared and stored. They share the boxes, arrows and labels of ``canvas``.
 Queries are blue, candidates are orange, and what is right is green in every drawing.
 """
 

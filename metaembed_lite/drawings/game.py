@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
 from metaembed_lite.arguments import whole_number
-from metaembed_lite.drawings.canvas import (
+from metaembed_lite.canvas import (
     CANDIDATE,
-    QUERY,
     RIGHT,
-    draw_box,
     draw_label,
+    draw_query,
     mark_area,
     new_canvas,
+    query_height,
     show_image,
 )
 
@@ -69,12 +68,9 @@ def draw_game(
             f"replaced={replaced!r} is not one of the named cells {cells}: the hard negative "
             "differs in a cell that the query names"
         )
-    lines = textwrap.wrap(f"query: {query}", 56)
-    box = 0.24 + 0.22 * len(lines)
-    figure, ax = new_canvas(WIDTH, 0.08 + EDGE + TOP + 0.1 + box + 0.05)
-    y = 0.08 + EDGE + TOP + 0.1
-    draw_box(ax, (MARGIN, y), WIDTH - 2 * MARGIN, box, color=QUERY, filled=False, lw=1.8)
-    draw_label(ax, WIDTH / 2, y + box / 2, "\n".join(lines), QUERY, 12)
+    width, y = WIDTH - 2 * MARGIN, 0.08 + EDGE + TOP + 0.1
+    figure, ax = new_canvas(WIDTH, y + query_height(query, width) + 0.05)
+    draw_query(ax, query, (MARGIN, y), width)
     _draw_image(ax, MARGIN, right, cells, columns)
     _draw_image(ax, WIDTH - MARGIN - EDGE, negative, cells, columns, replaced)
     return figure

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from metaembed_lite.arguments import check_counts, whole_number
-from metaembed_lite.drawings.canvas import (
+from metaembed_lite.canvas import (
     CANDIDATE,
+    INK,
     OTHER,
     QUERY,
     Point,
@@ -22,7 +23,6 @@ from metaembed_lite.drawings.canvas import (
     new_canvas,
     spread,
 )
-from metaembed_lite.plots import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

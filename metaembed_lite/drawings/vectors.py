@@ -12,16 +12,18 @@ from matplotlib.patheffects import withStroke
 
 from metaembed_lite.arguments import whole_number
 from metaembed_lite.budget import Budgets, check_nested, rings
-from metaembed_lite.drawings.canvas import (
+from metaembed_lite.canvas import (
     CANDIDATE,
+    COLORS,
+    INK,
     OTHER,
     QUERY,
     draw_arrow,
     draw_label,
     new_canvas,
     spread,
+    use_style,
 )
-from metaembed_lite.plots import COLORS, INK, use_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 MINUS = "\N{MINUS SIGN}"
 
 
-def draw_sum(n_facts: int = 5, seed: int = 0) -> Figure:
+def draw_sum(n_facts: int = 5, seed: int = 122) -> Figure:
     """Draw facts that are added into one vector, and the sum's projection on the first fact.
 
     The facts are vectors of length 1. The first one points right, and the others point anywhere.
@@ -39,7 +41,7 @@ def draw_sum(n_facts: int = 5, seed: int = 0) -> Figure:
 
     Args:
         n_facts: number of facts. Defaults to 5.
-        seed: of the random directions. Defaults to 0.
+        seed: of the random directions. Defaults to 122, whose arrows do not overlap.
 
     Raises:
         ValueError: if there are fewer than 2 facts.
@@ -50,16 +52,17 @@ def draw_sum(n_facts: int = 5, seed: int = 0) -> Figure:
         'the first fact'
     """
     n_facts = whole_number(n_facts, "n_facts", least=2)
-    facts = np.random.default_rng(seed).uniform(-1, 1, (n_facts, 2))
-    facts[0] = (1, 0)
-    facts /= np.linalg.norm(facts, axis=1, keepdims=True)
+    angles = np.random.default_rng(seed).uniform(0, 2 * np.pi, n_facts - 1)
+    angles = np.concatenate([[0.0], angles])  # the first fact points right
+    facts = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (n_facts, 2)
     tips = np.vstack([np.zeros(2), facts.cumsum(axis=0)])  # (n_facts + 1, 2)
     noise = float(tips[-1, 0]) - 1.0
     span = np.ptp(tips, axis=0)
     scale = min(3.5 / span[0], 2.4 / max(span[1], 1e-9), 1.2)  # inches per unit
     points = (tips - tips.min(axis=0)) * scale + (0.3, 1.2)
     top = max(points[:, 1].max(), 2.1)
-    figure, ax = new_canvas(6.5, top + 0.2)
+    text_left = max(points[:, 0].max() + 0.4, 2.4)
+    figure, ax = new_canvas(text_left + 2.1, top + 0.2)
     for point in points[[0, 1, -1]]:
         ax.plot([point[0]] * 2, [0.6, point[1]], color=INK, lw=1, ls=(0, (2, 3)), zorder=0)
     for i in range(n_facts):
@@ -79,7 +82,7 @@ def draw_sum(n_facts: int = 5, seed: int = 0) -> Figure:
         (0.6, f"noise: {sign}{abs(noise):.2f}", OTHER),
         (0.22, f"sum · first fact = {score}", INK),
     ):
-        draw_label(ax, 4.2, y, text, color, 12, ha="left")
+        draw_label(ax, text_left, y, text, color, 12, ha="left")
     return figure
 
 
@@ -171,7 +174,8 @@ def draw_corners(similarities: ArrayLike, budgets: Budgets) -> Figure:
         )
     corners = [budget.check(*values.shape) for budget in check_nested(budgets)]
     (r_q, r_c), n = values.shape, len(corners)
-    width, height = min(0.6, 4.5 / r_c), min(0.42, 3.0 / r_q)  # of a cell, inches
+    width = min(0.6, 4.5 / r_c)  # of a cell, in inches
+    height = max(min(0.42, 3.0 / r_q), 1.1 / r_q)
     left, bottom = 1.3, 0.5
     top, right = bottom + height * r_q, left + width * r_c
     figure, ax = new_canvas(max(right + 0.75, 5.2), top + 0.45)
@@ -181,13 +185,12 @@ def draw_corners(similarities: ArrayLike, budgets: Budgets) -> Figure:
     ax.imshow(strip, extent=(right + 0.15, right + 0.28, bottom, top), **shown)
     heights = -spread([-(top - height * corner.r_q) for corner in corners], 0.21)
     for i, (corner, y) in enumerate(zip(corners, heights, strict=True)):
-        grown = 0.036 * i + 0.018  # the corners share an edge, so larger ones start further out
-        x, end = left - grown, (left + width * corner.r_c, top - height * corner.r_q)
-        color, size = COLORS[i % len(COLORS)], (end[0] - x, top + grown - end[1])
-        halo = [withStroke(linewidth=4.2, foreground="white")]
-        ax.add_patch(Rectangle((x, end[1]), *size, fill=False, ec=color, lw=2.6,
+        color, edge = COLORS[i % len(COLORS)], top - height * corner.r_q
+        halo = [withStroke(linewidth=4.2, foreground="white")]  # between a line and dark cells
+        size = (width * corner.r_c, height * corner.r_q)
+        ax.add_patch(Rectangle((left, edge), *size, fill=False, ec=color, lw=2.8,
                                zorder=3 + n - i, path_effects=halo))  # fmt: skip
-        ax.plot([left - 0.3, x], [y, end[1]], color=color, lw=1.4)
+        ax.plot([left - 0.3, left - 0.03], [y, edge], color=color, lw=1.6)
         draw_label(ax, left - 0.34, y, str(corner), color, 11, ha="right")
     used = values[: corners[-1].r_q, : corners[-1].r_c]
     rows, columns = np.arange(len(used)), used.argmax(axis=1)
@@ -204,7 +207,7 @@ def draw_corners(similarities: ArrayLike, budgets: Budgets) -> Figure:
     draw_label(ax, 0.35, 0.2, f"largest of each row inside {corners[-1]}: MaxSim adds these",
                size=10, ha="left")  # fmt: skip
     draw_label(ax, (left + right) / 2, top + 0.3, "candidate vectors", size=11)
-    draw_label(ax, 0.22, (top + bottom) / 2, "query vectors", size=11, rotation=90)
+    draw_label(ax, 0.22, (top + bottom) / 2, "query vectors", size=11, rotation=90, va="center")
     for y, value, va in ((bottom, values.min(), "bottom"), (top, values.max(), "top")):
         draw_label(ax, right + 0.34, y, f"{value.round(1) + 0.0:.1f}", size=10, ha="left", va=va)
     return figure

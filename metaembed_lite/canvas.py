@@ -1,25 +1,59 @@
-"""A canvas measured in inches, and the boxes, arrows and labels that are drawn on it.
+"""The look of the book's figures: colors, and a canvas in inches with boxes, arrows and labels.
 
-Text is gray or in one of the four colors of ``plots``, which are readable on white and on black.
-Text inside a filled box is white.
+Text is gray or in one of four colors, all readable on white and on black. Text inside a filled box
+is white. In the drawings, queries are blue, candidates are orange, and what is right is green.
 """
 
 from __future__ import annotations
 
+import textwrap
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
-from metaembed_lite.plots import COLORS, INK, use_style
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+INK = "#7a7a7a"  # contrast 4.3 on white, 4.4 on black pages (#121212): one gray for both
+COLORS = ("#1b7fbd", "#c85800", "#008561", "#b0639b")  # hues of Okabe and Ito, contrast of INK
 QUERY, CANDIDATE, RIGHT, OTHER = COLORS
+STYLE: dict[str, Any] = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+    "figure.dpi": 130,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.prop_cycle": f"cycler(color={list(COLORS)})",
+    "grid.alpha": 0.25,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor",
+         "xtick.color", "ytick.color", "grid.color"), INK,
+    ),
+}  # fmt: skip
 
 Point = tuple[float, float]
+
+
+def use_style() -> AbstractContextManager[None]:
+    """Give a figure the look of the book.
+
+    Example:
+        >>> with use_style():
+        ...     fig, ax = plt.subplots()
+        >>> ax.spines["top"].get_visible()
+        False
+        >>> plt.close(fig)
+    """
+    return plt.rc_context(STYLE)
 
 
 def new_canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -92,6 +126,42 @@ def draw_box(
     if text:
         middle = (corner[0] + width / 2, corner[1] + height / 2)
         draw_label(ax, *middle, text, "white" if filled else color, size)
+
+
+def draw_query(ax: Axes, query: str, corner: Point, width: float) -> None:
+    """Draw the text of a query in a blue box. A long text is wrapped.
+
+    Args:
+        ax: axes of ``new_canvas``.
+        query: the text.
+        corner: (x, y) of the lower left corner.
+        width: in inches. The height is ``query_height``.
+
+    Example:
+        >>> figure, ax = new_canvas(3, 1)
+        >>> draw_query(ax, "a red apple", (0.1, 0.1), 2.8)
+        >>> ax.texts[0].get_text()
+        'query: a red apple'
+    """
+    lines = _wrap_query(query, width)
+    height = query_height(query, width)
+    draw_box(ax, corner, width, height, color=QUERY, filled=False, lw=1.8)
+    middle = (corner[0] + width / 2, corner[1] + height / 2)
+    draw_label(ax, *middle, "\n".join(lines), QUERY, 12)
+
+
+def query_height(query: str, width: float) -> float:
+    """The height of the box of a query, in inches.
+
+    Example:
+        >>> query_height("a red apple", 6.0)
+        0.46
+    """
+    return round(0.24 + 0.22 * len(_wrap_query(query, width)), 2)
+
+
+def _wrap_query(query: str, width: float) -> list[str]:
+    return textwrap.wrap(f"query: {query}", int(9 * width))
 
 
 def draw_arrow(
@@ -168,7 +238,7 @@ def mark_area(
 
 
 def show_image(ax: Axes, image: Any, corner: Point, edge: float) -> None:
-    """Show an image in a square, with sharp pixels.
+    """Show an image in a square, with sharp pixels. Its shape is kept.
 
     Args:
         ax: axes of ``new_canvas``.
@@ -182,10 +252,13 @@ def show_image(ax: Axes, image: Any, corner: Point, edge: float) -> None:
         >>> len(ax.images)
         1
     """
-    (x, y), pixels = corner, np.asarray(image)
-    extent = (x, x + edge, y, y + edge)
+    pixels = np.asarray(image)
+    scale = edge / max(pixels.shape[:2])
+    height, width = (n * scale for n in pixels.shape[:2])
+    x, y = corner[0] + (edge - width) / 2, corner[1] + (edge - height) / 2
+    extent = (x, x + width, y, y + height)
     ax.imshow(pixels, cmap="gray", extent=extent, aspect="auto", interpolation="nearest")
-    ax.add_patch(Rectangle(corner, edge, edge, fill=False, ec=INK, lw=1))
+    ax.add_patch(Rectangle((x, y), width, height, fill=False, ec=INK, lw=1))
 
 
 def spread(positions: Any, gap: float) -> np.ndarray:
