@@ -80,7 +80,7 @@ def outlines(figure, dashed):
         for patch in figure.axes[0].patches
         if isinstance(patch, Rectangle)
         and patch.get_linewidth() == 3
-        and (patch.get_linestyle() != "solid") == dashed
+        and (patch.get_linestyle() not in ("-", "solid")) == dashed
     ]
 
 
