@@ -59,7 +59,8 @@ def use_style() -> AbstractContextManager[None]:
 def new_canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """A transparent figure whose axes are measured in inches, from the lower left corner.
 
-    It is not opened in pyplot, so a notebook shows it once.
+    It is closed in pyplot, so a notebook shows it once. It is made by pyplot, because a notebook
+    shows no figure before pyplot has made one.
 
     Example:
         >>> figure, ax = new_canvas(6.5, 2.0)
@@ -67,10 +68,11 @@ def new_canvas(width: float, height: float) -> tuple[Figure, Axes]:
         (np.float64(0.0), np.float64(6.5))
     """
     with use_style():
-        figure = Figure(figsize=(width, height))
+        figure = plt.figure(figsize=(width, height))
         ax = figure.add_axes((0, 0, 1, 1))
         ax.set(xlim=(0, width), ylim=(0, height))
         ax.axis("off")
+    plt.close(figure)
     return figure, ax
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -121,15 +122,18 @@ def draw_scores(scores: Mapping[str, ArrayLike]) -> Figure:
     width = 5.6 / len(tables)  # inches of a panel
     height = max(width * table.shape[0] / table.shape[1] for table in tables.values())
     with use_style():
-        figure = Figure(figsize=(6.8, min(height, 3.4) + 0.9), layout="constrained")
-        axes = figure.subplots(1, len(tables), squeeze=False)[0]
-        for i, (ax, (title, table)) in enumerate(zip(axes, tables.items(), strict=True)):
+        size = (6.8, min(height, 3.4) + 0.9)
+        figure, grid = plt.subplots(
+            1, len(tables), squeeze=False, layout="constrained", figsize=size
+        )
+        plt.close(figure)
+        for i, (ax, (title, table)) in enumerate(zip(grid[0], tables.items(), strict=True)):
             shades = ax.imshow(table, cmap="cividis", vmin=low, vmax=high)
             _outline_right_pairs(ax, table, width)
             ax.set_title(title, fontsize=11)
             if i == 0:
                 ax.set_ylabel("queries", fontsize=11)
-        bar = figure.colorbar(shades, ax=list(axes), label="score", shrink=0.8, aspect=14)
+        bar = figure.colorbar(shades, ax=list(grid[0]), label="score", shrink=0.8, aspect=14)
         ends = sorted({low, high})
         bar.set_ticks(ends, labels=[f"{end:.1f}".replace("-", MINUS) for end in ends])
         bar.outline.set_visible(False)

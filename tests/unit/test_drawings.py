@@ -58,8 +58,10 @@ DRAWINGS = {
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_a_drawing_is_readable_and_not_left_open(name):
-    assert_readable(DRAWINGS[name]())
+    figure = DRAWINGS[name]()
     assert plt.get_fignums() == []
+    assert figure.canvas.manager is not None, "a notebook shows only figures that pyplot has made"
+    assert_readable(figure)
 
 
 def test_the_measures_of_a_figure_find_what_is_wrong():
