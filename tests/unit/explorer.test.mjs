@@ -162,6 +162,7 @@ test("the tour goes from the smallest budget to the full one, and to where more 
 test("the tour promises no fall where there is none, and omits what a model cannot do", () => {
   const quality = { ndcg_at_5: [[0.3], [0.4]] };
   const rising = { r_q: 2, r_c: 1, dim: 8, trained: [[1, 1]], quality };
+  assert.equal(tourSteps(rising)[1].title, "More query vectors");
   assert.match(tourSteps(rising)[1].text, /rises from 0\.300 at \(1,\u00a01\) to 0\.400\.$/);
   const single = { ...rising, r_q: 1, quality: { ndcg_at_5: [[0.3]] } };
   assert.deepEqual(tourSteps(single).map(({ budget }) => budget), [[1, 1]]);

@@ -62,4 +62,3 @@ def test_a_query_that_is_no_place_on_the_board_means_no_cells(query):
 def test_other_tasks_have_no_cells():
     pets = RetrievalTask("pets", ["meow", "woof"], ["cat", "dog"], np.eye(2))
     assert cells_to_json(pets, [0], [0, 1]) is None
-    assert cells_to_json(load_task("codesearch", n_queries=2, n_train=0), [0], [0, 1]) is None

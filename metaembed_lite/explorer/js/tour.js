@@ -39,7 +39,7 @@ function offDiagonal(page) {
   const [before, after] = [worst.budget, worst.longer].map((at) => three(quality(page, at)));
   const verb = after < before ? "falls" : after > before ? "rises" : "goes";
   return {
-    title: "Too many query vectors",
+    title: verb === "falls" ? "Too many query vectors" : "More query vectors",
     text: `NDCG@5 ${verb} from ${before} at ${spaced(worst.budget)} to ${after}` +
       (verb === "falls" ? ": more can hurt." : "."),
     budget: worst.longer,
