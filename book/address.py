@@ -86,14 +86,14 @@ def site_config(config: dict) -> dict:
     sphinx_config = sphinx.get("config") or {}
     options |= sphinx_config.get("html_theme_options") or {}
     sphinx = sphinx | {"config": sphinx_config | {"html_theme_options": options}}
-    repository = address._asdict() | {"path_to_book": ""}
+    repository = {"url": address.url, "branch": address.branch, "path_to_book": ""}
     return config | {"repository": repository, "sphinx": sphinx}
 
 
 def install_cell(address: Address) -> dict:
     """The cell that fetches the book and installs the package if the notebook runs in Colab."""
     name = address.url.rpartition("/")[2]
-    lines = CELL.format(name=name, **address._asdict()).splitlines(keepends=True)
+    lines = CELL.format(name=name, url=address.url, branch=address.branch).splitlines(keepends=True)
     return {
         "cell_type": "code",
         "execution_count": None,

@@ -1,7 +1,6 @@
 """The student copies of the book's own notebooks: they run up to their first blank."""
 
 import json
-import os
 import re
 
 import make_student
@@ -56,8 +55,8 @@ def test_a_copy_runs_up_to_its_first_blank(name, tmp_path, monkeypatch):
     codes = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     first = next(i for i in codes if BLANK in notebook.cells[i].source)
     notebook.cells = notebook.cells[:first]
-    monkeypatch.setitem(os.environ, "METAEMBED_PROFILE", "smoke")
-    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("METAEMBED_PROFILE", "smoke")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
 
 
