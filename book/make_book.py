@@ -26,6 +26,7 @@ from pathlib import Path
 
 import yaml
 from address import check_install_cells, read_config, site_config
+from mend_pages import mend_pages
 
 from metaembed_lite.locking import lock, write_whole
 from metaembed_lite.model_folder import sha256
@@ -170,6 +171,20 @@ def drop_widget_state(notebook: Path) -> None:
         write_whole(notebook, json.dumps(content, indent=1))
 
 
+def copy_explorer(tree: Path) -> None:
+    """Write the explorer of an executed notebook to `book/explorer.html`, for the landing page.
+
+    Its cell has the tag `explorer`. Without one there is no file, and Sphinx names it as missing.
+    """
+    for name in notebooks():
+        notebook = (tree / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        for cell in json.loads(notebook)["cells"]:
+            if "explorer" in cell["metadata"].get("tags", []):
+                for output in cell["outputs"]:
+                    if html := output.get("data", {}).get("text/html"):
+                        write_whole(tree / "book" / "explorer.html", "".join(html))
+
+
 def build_site(profile: str) -> Path:
     """Build the site from the executed notebooks and return its folder. Warnings are errors.
 
@@ -192,6 +207,7 @@ def _build_site(profile: str) -> Path:
         return html
     print("   site: building", flush=True)
     stamp.unlink(missing_ok=True)
+    copy_explorer(tree)
     # A second build over a failed one would give no warnings and pass, so start from scratch.
     shutil.rmtree(tree / "_build", ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
@@ -203,6 +219,7 @@ def _build_site(profile: str) -> Path:
     if run.returncode or not (html / "index.html").exists():
         print(run.stdout, flush=True)
         raise RuntimeError("the site was not built: each warning above counts as an error")
+    mend_pages(html)
     write_whole(stamp, sources_digest)
     return html
 

@@ -8,6 +8,7 @@ site (solutions, quizzes) is open.
 
 import functools
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -72,9 +73,13 @@ def join_article(soup: BeautifulSoup, page: str, pages: list[str]) -> Tag:
     if article is None:
         raise ValueError(f"{page}.html has no <article>, so it is no page of the book")
     article.attrs = {"class": "bd-article chapter", "id": anchor(page)}
+    scripts = [
+        s for s in article.find_all("script") if s.string and "json" not in s.get("type", "")
+    ]
     for element in article.find_all(id=True):
-        if not element.find_parent(class_="cell_output"):  # a widget's script looks for its ids
-            element["id"] = anchor(page, element["id"])
+        old, element["id"] = element["id"], anchor(page, element["id"])
+        for script in scripts:  # of a widget, which looks for its elements
+            script.string = script.string.replace(json.dumps(old), json.dumps(element["id"]))
     for link in article.find_all("a", href=True):
         target, name = urldefrag(urljoin(f"/{page}.html", link["href"]))
         target = target.removeprefix("/").removesuffix(".html")

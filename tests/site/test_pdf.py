@@ -53,8 +53,8 @@ def test_the_pages_stand_in_order_after_a_cover(site):
 
 def test_ids_are_unique_and_links_between_pages_lead_to_them(site):
     page = joined(site)
-    outside = [e["id"] for e in page.find_all(id=True) if not e.find_parent(class_="cell_output")]
-    assert len(outside) == len(set(outside))
+    ids = [element["id"] for element in page.find_all(id=True)]
+    assert len(ids) == len(set(ids))
     chapter = page.find(id="notebooks-01_one")
     two, here, start, download, left_out, elsewhere = chapter.find_all("a")
     assert two["href"] == "#notebooks-02_two--exercises"
@@ -71,6 +71,11 @@ def test_styles_and_formulas_are_set_up_once_and_other_scripts_are_left_out(site
     assert [link["href"] for link in head.find_all("link")] == ["/_static/site.css"]
     scripts = [script.get("src") or script.get_text() for script in head.find_all("script")]
     assert scripts == ["window.MathJax = {}", "/_static/mathjax/tex.js"]
+
+
+def test_a_widget_still_finds_its_element(site, page):
+    page.set_content(join_site(site, PAGES, "A book", "Somebody"))
+    assert page.locator(".cell_output > div").all_inner_texts() == ["alive"] * 3
 
 
 def test_images_load_at_once_and_what_unfolds_is_open(site):

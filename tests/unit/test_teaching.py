@@ -123,17 +123,17 @@ def test_the_sections_that_the_plans_name_exist():
     assert sorted(missing) == []
 
 
-def test_students_get_neither_of_the_two_pages():
-    """Without the part "For instructors" in `_toc.yml` nothing links to these pages."""
+def test_a_site_for_students_needs_the_three_changes_that_the_page_names():
+    """Nothing else links to the pages, and only the first page of the book to the first of them."""
     assert instructor_pages(make_book.ROOT) == PART
-    others = [page for page in make_book.pages() if page not in PART]
-    for page in others:
+    for page in set(make_book.pages()) - set(PART):
         path = make_book.ROOT / page
         path = path.with_suffix(".md") if page.startswith("book/") else path.with_suffix(".ipynb")
         text = path.read_text(encoding="utf-8")
         assert "exam_answers" not in text, page
-        assert "teaching.md" not in text, page
+        assert "teaching.md" not in text or page == "book/intro", page
     assert "exam_answers.md" in TEACHING
+    assert "\n## For instructors\n" in (BOOK / "llms.txt").read_text(encoding="utf-8")
 
 
 def test_pages_that_are_not_listed_are_not_built():
