@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
+from address import check_install_cells, read_config, site_config
 from mend_pages import mend_pages
 
 from metaembed_lite.locking import lock, write_whole
@@ -73,8 +74,9 @@ def stage(profile: str) -> Path:
     tree = EXECUTED / profile
     for folder in ("notebooks", "stamps"):
         (tree / folder).mkdir(parents=True, exist_ok=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copyfile(ROOT / name, tree / name)
+    shutil.copyfile(ROOT / "_toc.yml", tree / "_toc.yml")
+    config = site_config(read_config(ROOT))
+    write_whole(tree / "_config.yml", yaml.safe_dump(config, sort_keys=False))
     shutil.rmtree(tree / "book", ignore_errors=True)
     shutil.copytree(
         ROOT / "book", tree / "book", ignore=shutil.ignore_patterns("__pycache__", "*.py")
@@ -224,6 +226,11 @@ def _build_site(profile: str) -> Path:
 
 def build_book(profile: str) -> int:
     """Execute all notebooks, build the site and publish it in `_build/html`. Returns 0 or 1."""
+    try:
+        check_install_cells(ROOT)
+    except ValueError as error:
+        print(f"== no site: {error}", file=sys.stderr)
+        return 1
     print(f"== {len(notebooks())} notebooks, profile {profile}", flush=True)
     failures = []
     for name in notebooks():
