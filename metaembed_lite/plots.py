@@ -1,4 +1,4 @@
-"""The figures that the notebooks share: boards, alignments, curves, and quality per byte.
+"""The figures that the notebooks share: images, rankings, alignments, curves, and bars.
 
 Every function returns a Figure with a transparent background. Its gray text is readable on white
 and on black, and a color-blind reader can tell its lines apart. No function opens a window or
@@ -7,8 +7,8 @@ leaves a figure open. So a notebook shows the figure that its cell returns exact
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -18,46 +18,27 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from metaembed_lite.arguments import is_finite_number, whole_number
+from metaembed_lite.canvas import (
+    COLORS,
+    INK,
+    RIGHT,
+    draw_label,
+    draw_query,
+    mark_area,
+    new_canvas,
+    query_height,
+    show_image,
+    use_style,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-INK = "#7a7a7a"  # contrast 4.3 on white, 4.4 on black pages (#121212): one gray for both
-COLORS = ("#1b7fbd", "#c85800", "#008561", "#b0639b")  # hues of Okabe and Ito, contrast of INK
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
-STYLE: dict[str, Any] = {
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-    "figure.dpi": 130,
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.prop_cycle": f"cycler(color={list(COLORS)})",
-    "grid.alpha": 0.25,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor",
-         "xtick.color", "ytick.color", "grid.color"), INK,
-    ),
-}  # fmt: skip
-
-
-def use_style() -> AbstractContextManager[None]:
-    """Give a figure the look of the book.
-
-    Example:
-        >>> with use_style():
-        ...     fig, ax = plt.subplots()
-        >>> ax.spines["top"].get_visible()
-        False
-        >>> plt.close(fig)
-    """
-    return plt.rc_context(STYLE)
 
 
 def show_boards(
@@ -109,6 +90,88 @@ def show_boards(
     return _close(fig)
 
 
+def show_rankings(
+    images: Sequence[Any],
+    relevance: ArrayLike,
+    rankings: Mapping[str, ArrayLike],
+    k: int = 5,
+    query: str = "",
+) -> Figure:
+    """Show the best k images of one query, one row per ranking. Right images are outlined.
+
+    Each row starts with its name and the rank of its first right image. Among equal scores, wrong
+    images come first, as in ``p_at_1``.
+
+    Args:
+        images: N PIL images, or arrays (H, W) or (H, W, 3).
+        relevance: (N,) grades. An image above 0 is right.
+        rankings: name -> scores (N,), such as ``{"budget (1, 1)": scores}``.
+        k: number of images per row. Defaults to 5.
+        query: text above the rows. Defaults to none.
+
+    Raises:
+        ValueError: if k is below 1, there is nothing to show, the lengths differ, or a score is
+            not a number.
+
+    Example:
+        >>> images, scores = [np.zeros((8, 8))] * 3, {"before": [3, 2, 1], "after": [1, 9, 1]}
+        >>> figure = show_rankings(images, [0, 1, 0], scores, k=2)
+        >>> [text.get_text() for text in figure.axes[0].texts if "rank" in text.get_text()]
+        ['first right: rank 2', 'first right: rank 1']
+    """
+    k = min(whole_number(k, "k"), max(len(images), 1))
+    is_right = np.asarray(relevance) > 0
+    if not len(images) or not rankings:
+        raise ValueError("nothing to show: give at least one image and one ranking")
+    scores = {name: np.asarray(row, dtype=float) for name, row in rankings.items()}
+    for name, row in {"relevance": is_right, **scores}.items():
+        if row.shape != (len(images),):
+            raise ValueError(
+                f"{name!r} has shape {row.shape} for {len(images)} images: give one value per image"
+            )
+        if np.isnan(row).any():
+            raise ValueError(f"{name!r} has a score that is not a number: look for a NaN before")
+    left, width = 1.6, 6.7
+    edge = min(1.15, (width - left) / k - 0.1)
+    lines = max(len(_wrap_name(name)) for name in scores)
+    row_height = max(edge + 0.42, edge / 2 + 0.2 * lines + 0.4)
+    top = 0.05 + row_height * len(scores)
+    head = query_height(query, width - 0.2) + 0.15 if query else 0.0
+    figure, ax = new_canvas(width, top + head)
+    if query:
+        draw_query(ax, query, (0.1, top + 0.1), width - 0.2)
+    for i, (name, row) in enumerate(scores.items()):
+        order = np.lexsort((is_right, -row))  # by score, and wrong images first among equal ones
+        y = top - row_height * (i + 1) + 0.3
+        _label_ranking(ax, name, is_right[order], y + edge / 2)
+        for rank, j in enumerate(order[:k], start=1):
+            x = left + (rank - 1) * (edge + 0.1)
+            show_image(ax, images[j], (x, y), edge)
+            if is_right[j]:
+                mark_area(ax, (x, y), edge, edge, is_right=True)
+            color = RIGHT if is_right[j] else INK
+            draw_label(ax, x + edge / 2, y - 0.13, str(rank), color, 10)
+    return figure
+
+
+def _label_ranking(ax: Axes, name: str, is_right: np.ndarray, y: float) -> None:
+    """Write the name of a ranking, and the rank of its first right image."""
+    ranks = np.flatnonzero(is_right) + 1
+    text = f"first right: rank {ranks[0]:,}" if len(ranks) else "none is right"
+    draw_label(
+        ax,
+        0.05,
+        y + 0.04,
+        "\n".join(_wrap_name(name)),
+        INK,
+        11,
+        ha="left",
+        va="bottom",
+        weight="bold",
+    )
+    draw_label(ax, 0.05, y - 0.04, text, RIGHT if is_right[0] else INK, 10, ha="left", va="top")
+
+
 def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
     """Show one copy of the image per meta token, overlaid with that token's attention.
 
@@ -142,6 +205,10 @@ def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
         ax.imshow(tint, extent=extent, interpolation="nearest")
     return fig
+
+
+def _wrap_name(name: str) -> list[str]:
+    return textwrap.wrap(name, 16) or [""]
 
 
 def plot_alignment(
@@ -322,6 +389,58 @@ def plot_budget_curve(
         for x, height, label in zip(part.bytes_per_candidate, part[y], part.label, strict=True):
             ax.annotate(label, (x, height), offset, textcoords="offset points", ha=side,
                         fontsize=8, color=COLORS[i % len(COLORS)])  # fmt: skip
+    return _close(fig)
+
+
+def plot_stacked_bars(bars: Mapping[str, Mapping[str, float]], unit: str) -> Figure:
+    """Plot one horizontal bar per entry, stacked from its parts, with the total at its end.
+
+    Args:
+        bars: name of the bar -> name of the part -> value from 0 up. A part has one color in all
+            bars.
+        unit: of the values, such as "GiB".
+
+    Raises:
+        ValueError: if there are no bars or no parts, or a value is negative or not finite.
+
+    Example:
+        >>> figure = plot_stacked_bars({"LoRA": {"weights": 6.0, "activations": 1.5}}, "GiB")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['6', '1.5', '7.5 GiB']
+    """
+    parts = list(dict.fromkeys(part for values in bars.values() for part in values))
+    if not parts:
+        raise ValueError("no parts: give at least one bar, such as {'LoRA': {'weights': 6.0}}")
+    for name, values in bars.items():
+        for part, value in values.items():
+            if not is_finite_number(value) or value < 0:
+                raise ValueError(f"{part!r} of {name!r} is {value!r}: use a number from 0 up")
+    longest = max(sum(values.values()) for values in bars.values()) or 1.0
+    with use_style():
+        # As many columns as fit into 80 letters, each with a patch as wide as 7 letters.
+        columns = max(1, min(len(parts), 80 // (max(map(len, parts)) + 7)))
+        height = 0.4 + 0.5 * len(bars) + 0.25 * -(-len(parts) // columns)
+        fig, ax = plt.subplots(layout="constrained", figsize=(6.8, height))
+        ax.grid(False)
+        ends = np.zeros(len(bars))
+        for i, part in enumerate(parts):
+            sizes = np.array([values.get(part, 0.0) for values in bars.values()], dtype=float)
+            ax.barh(list(bars), sizes, 0.62, ends, label=part, color=(*COLORS, INK)[i % 5],
+                    ec="white", lw=0.6, hatch=("", "//", "..")[i // 5 % 3])  # fmt: skip
+            for y, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+                if size > 0.09 * longest:  # else its text is wider than it
+                    ax.text(end + size / 2, y, f"{size:.3g}", color="white", fontsize=10,
+                            ha="center", va="center_baseline")  # fmt: skip
+            ends += sizes
+        for y, end in enumerate(ends):
+            ax.text(end + 0.015 * longest, y, f"{end:.3g} {unit}", color=INK, fontsize=11,
+                    va="center_baseline")  # fmt: skip
+        ax.set_xlim(0, longest * (1.1 + 0.022 * len(unit)))
+        ax.invert_yaxis()
+        ax.tick_params(axis="y", length=0, labelsize=11)
+        ax.set_xticks([])
+        ax.spines[["bottom", "left"]].set_visible(False)
+        fig.legend(loc="outside upper center", ncols=columns, fontsize=10)
     return _close(fig)
 
 

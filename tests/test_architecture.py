@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "metaembed_lite"
 
 # From bottom to top. A module may import from the layers below its own and from no other.
 LAYERS = [
-    "arguments timing locking results exercises",
+    "arguments timing locking results exercises canvas",
     "budget items backbones model_folder",
     "scoring plain_text checkpoints settings hub",
     "data adapter clustering",
@@ -22,7 +22,7 @@ LAYERS = [
     "losses model loading saving interpretability",
     "baselines evaluation training_run memory",
     "callbacks mteb_bridge plots",
-    "training explorer",
+    "training explorer drawings",
     "recipes",
     "cli",
 ]

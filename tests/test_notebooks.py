@@ -18,6 +18,7 @@ LONGEST_CELL = 30  # lines
 # Cells tagged skip-execution or raises-exception: (notebook, cell id) -> why.
 NOT_EXECUTED: dict[tuple[str, str], str] = {}
 
+DRAWING_MODULES = {"metaembed_lite.plots", "metaembed_lite.drawings"}
 DRAWING_OBJECTS = {"plt", "plots", "ax", "axes", "fig"}
 DRAWING_METHODS = {"plot", "imshow", "bar", "barh", "scatter", "hist", "boxplot", "matshow"}
 PICTURES = {"image/png", "text/html", "application/vnd.jupyter.widget-view+json"}
@@ -39,10 +40,15 @@ def alt(cell: dict) -> str:
     return cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
 
 
+def parse(code: str) -> ast.Module:
+    """The syntax tree of a cell, without its magic lines."""
+    lines = [line for line in code.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    return ast.parse("\n".join(lines))
+
+
 def draws(code: str, shared_figures: set[str]) -> bool:
     """Whether running the cell draws: a call outside of any function that it only defines."""
-    lines = [line for line in code.splitlines() if not line.lstrip().startswith(("%", "!"))]
-    todo: list[ast.AST] = [ast.parse("\n".join(lines))]
+    todo: list[ast.AST] = [parse(code)]
     while todo:
         node = todo.pop()
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda):
@@ -60,13 +66,12 @@ def draws(code: str, shared_figures: set[str]) -> bool:
 
 
 def names_from_plots(notebook: dict) -> set[str]:
-    """What the notebook imports from `metaembed_lite.plots`."""
+    """What the notebook imports from the modules that draw."""
     names = set()
     for cell in code_cells(notebook):
-        for line in source(cell).splitlines():
-            if line.startswith("from metaembed_lite.plots import "):
-                (statement,) = ast.parse(line).body
-                names |= {alias.asname or alias.name for alias in statement.names}
+        for node in ast.walk(parse(source(cell))):
+            if isinstance(node, ast.ImportFrom) and node.module in DRAWING_MODULES:
+                names |= {alias.asname or alias.name for alias in node.names}
     return names
 
 

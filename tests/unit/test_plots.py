@@ -1,10 +1,25 @@
 """The figures that the notebooks share."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from figures import assert_readable, words
 
-from metaembed_lite.plots import plot_alignment, plot_budget_curve, plot_curves, show_boards
+from metaembed_lite.plots import (
+    plot_alignment,
+    plot_budget_curve,
+    plot_curves,
+    plot_stacked_bars,
+    show_boards,
+    show_rankings,
+)
+
+IMAGES = [np.full((4, 4 + i), i) for i in range(8)]
+MEMORY = {
+    "full training": {"weights": 6.0, "gradients": 6.0, "optimizer": 24.0, "activations": 3.0},
+    "LoRA, rank 32": {"weights": 6.0, "gradients": 0.2, "activations": 3.0},
+}
 
 
 def line_styles(figure):
@@ -52,6 +67,8 @@ def test_six_systems_in_the_budget_figure_are_distinguishable():
 def test_no_figure_stays_open():
     plot_curves({"a": ([0, 1], [0, 1])}, "x", "y", guides={"best": 1.0}, log_x=False)
     show_boards([[[0, 1], [1, 0]]], cells=1)
+    plot_stacked_bars(MEMORY, "GiB")
+    show_rankings(IMAGES, [1] * 8, {"a": range(8)})
     assert plt.get_fignums() == []
 
 
@@ -60,3 +77,59 @@ def test_errors_name_the_shape_and_the_missing_column():
         plot_alignment([[1.0, 2.0]], ["q1"], ["c1"])
     with pytest.raises(ValueError, match=r"no columns \['r_q'\]: pass the table of sweep"):
         plot_budget_curve(pd.DataFrame({"r_c": [1], "bytes_per_candidate": [4], "p_at_1": [1.0]}))
+
+
+def test_rankings_show_the_best_images_and_the_rank_of_the_first_right_one():
+    scores = {"first": [9, 0, 0, 0, 0, 0, 0, 5], "fourth": [1, 7, 6, 5, 4, 0, 0, 0]}
+    figure = show_rankings(IMAGES, [1, 0, 0, 0, 0, 0, 0, 1], scores, k=3, query="an owl")
+    assert_readable(figure)
+    shown = words(figure)
+    assert "query: an owl" in shown
+    assert [text for text in shown if "right" in text] == [
+        "first right: rank 1",
+        "first right: rank 5",
+    ]
+    images = [int(image.get_array()[0, 0]) for image in figure.axes[0].images]
+    assert images == [0, 7, 1, 1, 2, 3]
+    assert len([p for p in figure.axes[0].patches if p.get_linewidth() == 3]) == 2
+
+
+def test_a_tie_with_a_wrong_image_counts_against_the_ranking():
+    assert "first right: rank 8" in words(show_rankings(IMAGES, [1] + [0] * 7, {"a": [0.5] * 8}))
+    assert "none is right" in words(show_rankings(IMAGES, [0] * 8, {"a": range(8)}))
+
+
+@pytest.mark.parametrize("k", [1, 5, 8, 99])
+def test_rankings_of_any_length_are_readable(k):
+    names = ["budget (1, 1)", "a much longer name of a ranking, in words"]
+    rows = {name: np.arange(8.0) for name in names}
+    assert_readable(show_rankings(IMAGES, [0, 1] * 4, rows, k=k, query="an owl and a key, " * 8))
+
+
+def test_stacked_bars_show_parts_and_totals():
+    figure = plot_stacked_bars(MEMORY, "GiB")
+    assert_readable(figure)
+    shown = words(figure)
+    assert {"39 GiB", "9.2 GiB", "24", *MEMORY, *MEMORY["full training"]} <= set(shown)
+    assert "0.2" not in shown  # wider than its part
+    bars = figure.axes[0].patches
+    ends = sorted(round(bar.get_x() + bar.get_width(), 6) for bar in bars)
+    assert ends[-1] == 39
+    assert_readable(plot_stacked_bars({"a": {f"part {i}": i for i in range(12)}}, "MB"))
+
+
+def test_errors_of_rankings_and_bars_name_value_and_remedy():
+    with pytest.raises(ValueError, match=r"k=0: use a whole number from 1 up"):
+        show_rankings(IMAGES, [1] * 8, {"a": range(8)}, k=0)
+    with pytest.raises(ValueError, match=r"nothing to show: give at least one image and one rank"):
+        show_rankings(IMAGES, [1] * 8, {})
+    with pytest.raises(ValueError, match=r"'a' has shape \(2,\) for 8 images: give one value per"):
+        show_rankings(IMAGES, [1] * 8, {"a": [1, 2]})
+    with pytest.raises(ValueError, match=r"'relevance' has shape \(1,\) for 8 images"):
+        show_rankings(IMAGES, [1], {"a": range(8)})
+    with pytest.raises(ValueError, match=r"'a' has a score that is not a number"):
+        show_rankings(IMAGES, [1] * 8, {"a": [np.nan] * 8})
+    with pytest.raises(ValueError, match=r"no parts: give at least one bar"):
+        plot_stacked_bars({}, "GiB")
+    with pytest.raises(ValueError, match=r"'x' of 'a' is -1: use a number from 0 up"):
+        plot_stacked_bars({"a": {"x": -1}}, "GiB")
