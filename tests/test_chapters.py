@@ -53,7 +53,7 @@ def quiz(notebook):
     section = markdown(notebook).partition("## Check yourself\n")[2]
     section = re.split(r"^## ", section, flags=re.M)[0]
     questions = re.split(r"^\*\*\d+\. .+\*\*$", section, flags=re.M)[1:]
-    pattern = r'<details class="choice( right)?"><summary>(.+)</summary>\n\n(.+?)\n</details>'
+    pattern = r'<details class="choice( right)?"><summary>(.+?)</summary>\n\n(.+?)\n</details>'
     choices = [re.findall(pattern, question, flags=re.S) for question in questions]
     assert section.count("<details") == sum(map(len, choices)), "a choice is written differently"
     return [[(bool(c[0]), c[1], c[2].strip()) for c in question] for question in choices]
