@@ -329,7 +329,8 @@ def plot_histograms(
                         color=COLORS[i % len(COLORS)],
                         histtype="step" if i else "stepfilled")  # fmt: skip
             ax.set(title=title, xlabel=x_label, ylabel="density (area 1)")
-        axes[0, 0].legend()
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        fig.legend(handles, names, loc="outside upper center", ncols=len(names))
     return _close(fig)
 
 
