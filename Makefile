@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env book test browser lab lock clean
+.PHONY: help env book student slides pdf address test browser lab lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,13 +16,17 @@ READY := $(VENV)/ready
 UV := $(BIN)/uv
 
 help:
-	@echo "make book   execute every notebook and build the site into _build/html"
-	@echo "            (PROFILE=smoke for a quick look, cpu by default, gpu on a machine with a GPU)"
-	@echo "make test   run every test: unit, packaging, lint and types, notebooks, site in a real browser"
-	@echo "make lab    open JupyterLab in notebooks/"
-	@echo "make env    create the environment in $(VENV) (PYTHON=python3.12 to choose the interpreter)"
-	@echo "make lock   resolve requirements.lock again from pyproject.toml (UPGRADE=--upgrade for newer pins)"
-	@echo "make clean  remove $(VENV) and everything that was built"
+	@echo "make book     execute every notebook and build the site into _build/html"
+	@echo "              (PROFILE=smoke for a quick look, cpu by default, gpu on a machine with a GPU)"
+	@echo "make student  copy the notebooks without solutions, with blanks, into _build/student"
+	@echo "make slides   build a deck from the book's figures, one file that works offline (PROFILE as above)"
+	@echo "make pdf      print the built site into _build/metaembed-lite.pdf (needs make book, and Chromium)"
+	@echo "make address  write the repository's address of _config.yml into the notebooks, for Colab"
+	@echo "make test     run every test: unit, packaging, lint and types, notebooks, site in a real browser"
+	@echo "make lab      open JupyterLab in notebooks/"
+	@echo "make env      create the environment in $(VENV) (PYTHON=python3.12 to choose the interpreter)"
+	@echo "make lock     resolve requirements.lock again from pyproject.toml (UPGRADE=--upgrade for newer pins)"
+	@echo "make clean    remove $(VENV) and everything that was built"
 
 env: $(READY)
 
@@ -45,13 +49,25 @@ $(READY): requirements.lock pyproject.toml
 book: $(READY)
 	@$(BIN)/python book/make_book.py --profile $(PROFILE)
 
+student: $(READY)
+	@$(BIN)/python book/make_student.py
+
+slides: $(READY)
+	@$(BIN)/python book/make_slides.py --profile $(PROFILE)
+
+pdf: $(READY)
+	@$(BIN)/python book/make_pdf.py
+
+address: $(READY)
+	@$(BIN)/python book/address.py
+
 test: $(READY) browser
 	@$(BIN)/python -m pytest
 
 # The site is tested in Chromium. As root on a Debian-like machine, this installs it. Elsewhere it prints how to install
 # it: the other tests still run, and the site's tests fail with the same advice.
 browser: $(READY)
-	@if ! $(BIN)/python tests/site/browser.py; then \
+	@if ! $(BIN)/python book/browser.py; then \
 	  if [ -z "$${CHROME:-}" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "== installing chromium with apt-get"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \

@@ -25,6 +25,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
+from address import check_install_cells, read_config, site_config
+from mend_pages import mend_pages
 
 from metaembed_lite.locking import lock, write_whole
 from metaembed_lite.model_folder import sha256
@@ -72,8 +74,9 @@ def stage(profile: str) -> Path:
     tree = EXECUTED / profile
     for folder in ("notebooks", "stamps"):
         (tree / folder).mkdir(parents=True, exist_ok=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copyfile(ROOT / name, tree / name)
+    shutil.copyfile(ROOT / "_toc.yml", tree / "_toc.yml")
+    config = site_config(read_config(ROOT))
+    write_whole(tree / "_config.yml", yaml.safe_dump(config, sort_keys=False))
     shutil.rmtree(tree / "book", ignore_errors=True)
     shutil.copytree(
         ROOT / "book", tree / "book", ignore=shutil.ignore_patterns("__pycache__", "*.py")
@@ -168,6 +171,20 @@ def drop_widget_state(notebook: Path) -> None:
         write_whole(notebook, json.dumps(content, indent=1))
 
 
+def copy_explorer(tree: Path) -> None:
+    """Write the explorer of an executed notebook to `book/explorer.html`, for the landing page.
+
+    Its cell has the tag `explorer`. Without one there is no file, and Sphinx names it as missing.
+    """
+    for name in notebooks():
+        notebook = (tree / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        for cell in json.loads(notebook)["cells"]:
+            if "explorer" in cell["metadata"].get("tags", []):
+                for output in cell["outputs"]:
+                    if html := output.get("data", {}).get("text/html"):
+                        write_whole(tree / "book" / "explorer.html", "".join(html))
+
+
 def build_site(profile: str) -> Path:
     """Build the site from the executed notebooks and return its folder. Warnings are errors.
 
@@ -190,6 +207,7 @@ def _build_site(profile: str) -> Path:
         return html
     print("   site: building", flush=True)
     stamp.unlink(missing_ok=True)
+    copy_explorer(tree)
     # A second build over a failed one would give no warnings and pass, so start from scratch.
     shutil.rmtree(tree / "_build", ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
@@ -201,12 +219,18 @@ def _build_site(profile: str) -> Path:
     if run.returncode or not (html / "index.html").exists():
         print(run.stdout, flush=True)
         raise RuntimeError("the site was not built: each warning above counts as an error")
+    mend_pages(html)
     write_whole(stamp, sources_digest)
     return html
 
 
 def build_book(profile: str) -> int:
     """Execute all notebooks, build the site and publish it in `_build/html`. Returns 0 or 1."""
+    try:
+        check_install_cells(ROOT)
+    except ValueError as error:
+        print(f"== no site: {error}", file=sys.stderr)
+        return 1
     print(f"== {len(notebooks())} notebooks, profile {profile}", flush=True)
     failures = []
     for name in notebooks():

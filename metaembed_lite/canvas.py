@@ -59,7 +59,8 @@ def use_style() -> AbstractContextManager[None]:
 def new_canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """A transparent figure whose axes are measured in inches, from the lower left corner.
 
-    It is not opened in pyplot, so a notebook shows it once.
+    It is closed in pyplot, so a notebook shows it once. It is made by pyplot, because a notebook
+    shows no figure before pyplot has made one.
 
     Example:
         >>> figure, ax = new_canvas(6.5, 2.0)
@@ -67,10 +68,11 @@ def new_canvas(width: float, height: float) -> tuple[Figure, Axes]:
         (np.float64(0.0), np.float64(6.5))
     """
     with use_style():
-        figure = Figure(figsize=(width, height))
+        figure = plt.figure(figsize=(width, height))
         ax = figure.add_axes((0, 0, 1, 1))
         ax.set(xlim=(0, width), ylim=(0, height))
         ax.axis("off")
+    plt.close(figure)
     return figure, ax
 
 
@@ -220,8 +222,8 @@ def mark_area(
     Example:
         >>> figure, ax = new_canvas(3, 1)
         >>> mark_area(ax, (0.5, 0.2), 0.6, 0.6, is_right=True)
-        >>> ax.patches[0].get_linestyle()
-        'solid'
+        >>> len(ax.patches)  # the outline, its white border and the mark
+        3
     """
     color, dash = (RIGHT, "-") if is_right else (CANDIDATE, (0, (2.2, 1.2)))
     for edge, line, style in ((color, 3, dash), ("white", 5.5, "-")):  # white, below, on any image
@@ -261,18 +263,23 @@ def show_image(ax: Axes, image: Any, corner: Point, edge: float) -> None:
     ax.add_patch(Rectangle((x, y), width, height, fill=False, ec=INK, lw=1))
 
 
-def spread(positions: Any, gap: float) -> np.ndarray:
+def spread(positions: Any, gap: float, end: float = np.inf) -> np.ndarray:
     """Move labels apart: at least ``gap`` between neighbors. The order stays.
 
     Args:
         positions: (n,) in ascending order.
         gap: the smallest distance.
+        end: the largest position. Defaults to no limit.
 
     Example:
         >>> spread([0.0, 0.1, 2.0], 0.5).tolist()
         [0.0, 0.5, 2.0]
+        >>> spread([0.0, 1.9, 2.0], 0.5, end=2.0).tolist()
+        [0.0, 1.5, 2.0]
     """
     places = np.array(positions, dtype=float)
     for i in range(1, len(places)):
         places[i] = max(places[i], places[i - 1] + gap)
+    for i in reversed(range(len(places))):  # back from the end
+        places[i] = min(places[i], end - gap * (len(places) - 1 - i))
     return places

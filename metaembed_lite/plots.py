@@ -133,7 +133,8 @@ def show_rankings(
             raise ValueError(f"{name!r} has a score that is not a number: look for a NaN before")
     left, width = 1.6, 6.7
     edge = min(1.15, (width - left) / k - 0.1)
-    row_height = max(edge + 0.42, 0.9)
+    lines = max(len(_wrap_name(name)) for name in scores)
+    row_height = max(edge + 0.42, edge / 2 + 0.2 * lines + 0.4)
     top = 0.05 + row_height * len(scores)
     head = query_height(query, width - 0.2) + 0.15 if query else 0.0
     figure, ax = new_canvas(width, top + head)
@@ -155,10 +156,19 @@ def show_rankings(
 
 def _label_ranking(ax: Axes, name: str, is_right: np.ndarray, y: float) -> None:
     """Write the name of a ranking, and the rank of its first right image."""
-    lines = textwrap.wrap(name, 16) or [""]
     ranks = np.flatnonzero(is_right) + 1
     text = f"first right: rank {ranks[0]:,}" if len(ranks) else "none is right"
-    draw_label(ax, 0.05, y + 0.04, "\n".join(lines), INK, 11, ha="left", va="bottom", weight="bold")
+    draw_label(
+        ax,
+        0.05,
+        y + 0.04,
+        "\n".join(_wrap_name(name)),
+        INK,
+        11,
+        ha="left",
+        va="bottom",
+        weight="bold",
+    )
     draw_label(ax, 0.05, y - 0.04, text, RIGHT if is_right[0] else INK, 10, ha="left", va="top")
 
 
@@ -195,6 +205,10 @@ def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
         ax.imshow(tint, extent=extent, interpolation="nearest")
     return fig
+
+
+def _wrap_name(name: str) -> list[str]:
+    return textwrap.wrap(name, 16) or [""]
 
 
 def plot_alignment(
@@ -315,7 +329,8 @@ def plot_histograms(
                         color=COLORS[i % len(COLORS)],
                         histtype="step" if i else "stepfilled")  # fmt: skip
             ax.set(title=title, xlabel=x_label, ylabel="density (area 1)")
-        axes[0, 0].legend()
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        fig.legend(handles, names, loc="outside upper center", ncols=len(names))
     return _close(fig)
 
 

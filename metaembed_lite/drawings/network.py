@@ -114,7 +114,7 @@ def draw_sequence(n_content: int = 6, r_q: int = 2, r_c: int = 4, kept: str = "d
     top = 0.42 + cell[1] * len(kinds)  # of the mask
     figure, ax = new_canvas(max(edges[-1] + 0.3, 5.0), top + 2.15)
     _draw_mask(ax, kinds, keep, cell, top)
-    middles = spread((edges[:-1] + edges[1:]) / 2, 0.5)
+    middles = spread((edges[:-1] + edges[1:]) / 2, 0.5, edges[-1])
     for kind, middle in enumerate(middles):
         draw_label(ax, middle, top + 0.22, KIND_NAMES[kind], COLOR_OF_KIND[kind], 11)
         # Many positions are drawn as one box per kind, with their number.
@@ -159,7 +159,8 @@ def _label_outputs(
     draw_label(ax, x, y + (0.55 if fits else 0.78), text, COLOR_OF_KIND[keep], 11, weight="bold")
     for start, end in ((0, keep), (keep + 1, 3)):
         if start < end:
-            draw_label(ax, (edges[start] + edges[end]) / 2, y + 0.55, "thrown away", size=11)
+            x = min((edges[start] + edges[end]) / 2, ax.get_xlim()[1] - 0.55)
+            draw_label(ax, x, y + 0.55, "thrown away", size=11)
 
 
 def _draw_mask(
@@ -178,7 +179,7 @@ def _draw_mask(
         ax.plot([MASK_LEFT, end], [top - k * row] * 2, color=INK, lw=0.6)
         ax.plot([MASK_LEFT + k * step] * 2, [bottom, top], color=INK, lw=0.6)
     rows = [np.flatnonzero(kinds == kind).mean() + 0.5 for kind in range(3)]
-    for kind, depth in enumerate(spread(row * np.array(rows), 0.21)):
+    for kind, depth in enumerate(spread(row * np.array(rows), 0.21, n * row - 0.1)):
         color = COLOR_OF_KIND[kind]
         draw_label(ax, MASK_LEFT - 0.12, top - depth, KIND_NAMES[kind], color, 11, ha="right")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -48,8 +49,8 @@ def draw_sum(n_facts: int = 5, seed: int = 122) -> Figure:
 
     Example:
         >>> figure = draw_sum(n_facts=3)
-        >>> figure.axes[0].texts[0].get_text()
-        'the first fact'
+        >>> [text.get_text() for text in figure.axes[0].texts if text.get_text()][:2]
+        ['the first fact', '2 other facts']
     """
     n_facts = whole_number(n_facts, "n_facts", least=2)
     angles = np.random.default_rng(seed).uniform(0, 2 * np.pi, n_facts - 1)
@@ -113,21 +114,28 @@ def draw_scores(scores: Mapping[str, ArrayLike]) -> Figure:
             raise ValueError(f"scores {title!r} have shape {table.shape}: expected (B, B) or "
                              "(B, 2B), one row per query")  # fmt: skip
         if not np.isfinite(table).all():
-            raise ValueError(f"scores {title!r} have a value that is not finite: mask nothing")
+            raise ValueError(
+                f"scores {title!r} have a value that is not finite: pass the scores before any mask"
+            )
     low = min(table.min() for table in tables.values())
     high = max(table.max() for table in tables.values())
     width = 5.6 / len(tables)  # inches of a panel
     height = max(width * table.shape[0] / table.shape[1] for table in tables.values())
     with use_style():
-        figure = Figure(figsize=(6.8, min(height, 3.4) + 0.9), layout="constrained")
-        axes = figure.subplots(1, len(tables), squeeze=False)[0]
-        for i, (ax, (title, table)) in enumerate(zip(axes, tables.items(), strict=True)):
+        size = (6.8, min(height, 3.4) + 0.9)
+        figure, grid = plt.subplots(
+            1, len(tables), squeeze=False, layout="constrained", figsize=size
+        )
+        plt.close(figure)
+        for i, (ax, (title, table)) in enumerate(zip(grid[0], tables.items(), strict=True)):
             shades = ax.imshow(table, cmap="cividis", vmin=low, vmax=high)
             _outline_right_pairs(ax, table, width)
             ax.set_title(title, fontsize=11)
             if i == 0:
                 ax.set_ylabel("queries", fontsize=11)
-        bar = figure.colorbar(shades, ax=list(axes), label="score", shrink=0.8, aspect=14)
+        bar = figure.colorbar(shades, ax=list(grid[0]), label="score", shrink=0.8, aspect=14)
+        ends = sorted({low, high})
+        bar.set_ticks(ends, labels=[f"{end:.1f}".replace("-", MINUS) for end in ends])
         bar.outline.set_visible(False)
     return figure
 
@@ -228,19 +236,19 @@ def draw_rings(budgets: Budgets, dim: int, dtype: str = "float32") -> Figure:
 
     Example:
         >>> figure = draw_rings([(1, 1), (2, 4)], dim=128)
-        >>> [text.get_text() for text in figure.axes[0].texts if "bytes" in text.get_text()]
+        >>> [text.get_text() for text in figure.axes[0].texts if text.get_text()[:5] == "reads"]
         ['reads 512 bytes', 'reads 2,048 bytes']
     """
     nested, slices = check_nested(budgets), rings(budgets)
     costs = [budget.bytes_per_candidate(dim, dtype) for budget in nested]
-    step = min(0.3, 3.5 / nested[-1].r_c)  # inches per vector
-    left, rows_top = 1.25, 0.35 + 0.34 * len(nested)
+    step = min(0.3, 3.3 / nested[-1].r_c)  # inches per vector
+    left, rows_top = 1.5, 0.35 + 0.34 * len(nested)
     end = left + step * nested[-1].r_c
     figure, ax = new_canvas(max(end + 1.75, 5.0), rows_top + 1.72)
     ring_colors = [(*COLORS, INK)[i % 5] for i in range(len(slices))]
     filled = [(part, color) for part, color in zip(slices, ring_colors, strict=True)
               if part.start < part.stop]  # fmt: skip
-    middles = spread([left + step * (part.start + part.stop) / 2 for part, _ in filled], 0.5)
+    middles = spread([left + step * (part.start + part.stop) / 2 for part, _ in filled], 0.58)
     draw_label(ax, left - 0.15, rows_top + 1.5, "vectors", size=11, ha="right")
     for x, (part, color) in zip(middles, filled, strict=True):
         first, last = part.start + 1, part.stop

@@ -96,11 +96,17 @@ def item_to_json(item: Item, index: int) -> dict[str, Any]:
     text, picture = parts.get("text", ""), parts.get("image")
     if len(text) > MAX_TEXT_CHARS:
         text = text[:MAX_TEXT_CHARS].rstrip() + " …"
-    image = None if picture is None else _to_data_url(picture)
+    image = None if picture is None else image_to_data_url(picture)
     return {"id": index, "text": text, "image": image}
 
 
-def _to_data_url(picture: Image.Image) -> str:
+def image_to_data_url(picture: Image.Image) -> str:
+    """An image as a thumbnail of at most ``THUMBNAIL_PX``, which a page can contain.
+
+    Example:
+        >>> image_to_data_url(Image.new("RGB", (8, 8)))[:23]
+        'data:image/webp;base64,'
+    """
     thumbnail = picture.copy()  # thumbnail() works in place
     thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     file = io.BytesIO()

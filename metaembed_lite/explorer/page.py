@@ -1,4 +1,4 @@
-"""The explorer as a part of an HTML page: its ES modules in one script, its state, and a table."""
+"""An instrument as a part of an HTML page: its ES modules in one script, its state, and a table."""
 
 from __future__ import annotations
 
@@ -16,23 +16,31 @@ if TYPE_CHECKING:
     from metaembed_lite.explorer.state import PageState
 
 JS = Path(__file__).parent / "js"
-MODULES = (  # each one after those that it imports
-    "style", "dom", "vectors", "choices", "slider", "targets", "curve", "ranking", "alignment",
-    "explorer",
-)  # fmt: skip
+# Instrument -> its modules, each after those that it imports. The last one starts it.
+MODULES = {
+    "explorer": (
+        "style", "dom", "theme", "mount", "vectors", "choices", "slider", "targets", "labels",
+        "curve", "cells", "frames", "ranking", "alignment", "tour", "explorer",
+    ),
+    "stepper": ("style", "dom", "theme", "mount", "frames", "scan", "stepper"),
+}  # fmt: skip
 PAGE_LIMIT = 2_000_000  # bytes of the explorer on a page
 
 
 @cache
-def bundle_js() -> str:
-    """The ES modules and the style sheet of ``js/`` as one module that needs no other file.
+def bundle_js(instrument: str = "explorer") -> str:
+    """The ES modules and the style sheets of an instrument as one module that needs no other file.
+
+    Args:
+        instrument: one of ``MODULES``. Defaults to "explorer".
 
     Example:
-        >>> "function start(" in bundle_js(), "import " in bundle_js()
+        >>> "function render(" in bundle_js("stepper"), "import " in bundle_js("stepper")
         (True, False)
     """
-    sources = {name: (JS / f"{name}.js").read_text("utf-8") for name in MODULES}
-    css = (JS / "explorer.css").read_text("utf-8")
+    sources = {name: (JS / f"{name}.js").read_text("utf-8") for name in MODULES[instrument]}
+    sheets = ("instrument", instrument)
+    css = "".join((JS / f"{name}.css").read_text("utf-8") for name in sheets)
     sources["style"] = f"export const STYLE = {json.dumps(css)};\n"
     return join_modules(sources)
 
@@ -101,13 +109,17 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def render_html(key: str, state: Mapping[str, Any], fallback: str) -> str:
-    """A ``<div>`` with the explorer, its state, and the script that starts it.
+def render_html(
+    key: str, state: Mapping[str, Any], fallback: str, instrument: str = "explorer"
+) -> str:
+    """A ``<div>`` with an instrument, its state, and the script that starts it.
 
     Args:
         key: id of the ``<div>``, unique on the page.
-        state: ``page`` (a ``PageState``), ``budget`` as [r_q, r_c], ``query`` and ``selection``.
+        state: the traits that the instrument shares with Python. For the explorer ``page`` (a
+            ``PageState``), ``budget`` as [r_q, r_c], ``query`` and ``selection``.
         fallback: HTML to show without JavaScript.
+        instrument: one of ``MODULES``. Defaults to "explorer".
 
     Example:
         >>> render_html("explorer-1", {}, "<p>needs JavaScript</p>").splitlines()[0]
@@ -116,7 +128,7 @@ def render_html(key: str, state: Mapping[str, Any], fallback: str) -> str:
     return (
         f'<div id="{key}"><noscript>{fallback}</noscript></div>\n'
         f'<script type="application/json" id="{key}-state">{script_json(state)}</script>\n'
-        f'<script type="module">\n{bundle_js()}\n'
+        f'<script type="module">\n{bundle_js(instrument)}\n'
         f'start(document.getElementById("{key}"), '
         f'JSON.parse(document.getElementById("{key}-state").textContent));\n</script>'
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from metaembed_lite.budget import Budgets
 from metaembed_lite.data.task import RetrievalTask
 from metaembed_lite.evaluation import EncodedTask, encode, evaluate_all
+from metaembed_lite.explorer.cells import cells_to_json
 from metaembed_lite.explorer.costs import Costs, measure_costs
 from metaembed_lite.explorer.display import (
     attention_to_json,
@@ -44,6 +45,7 @@ class PageState(TypedDict):
         notes: per query, from ``explain_gaps``.
         vectors: base64 of int8 values and float32 scales, see ``Int8Vectors``.
         attention: from ``attention_to_json``.
+        cells: from ``cells_to_json``, or None.
         quality: ``p_at_1`` and ``ndcg_at_5`` as R_q rows of R_c values.
         cost: from ``measure_costs``.
     """
@@ -61,6 +63,7 @@ class PageState(TypedDict):
     notes: list[str]
     vectors: dict[str, str]
     attention: dict[str, Any] | None
+    cells: dict[str, Any] | None
     quality: dict[str, list[list[float]]]
     cost: Costs
 
@@ -156,6 +159,7 @@ def build_state(
             "candidate_scales": to_base64(candidate_vectors.scales),
         },
         "attention": attention_to_json(model, items),
+        "cells": cells_to_json(task, query_ids, candidate_ids),
         "quality": {name: to_grid(quality, name) for name in ("p_at_1", "ndcg_at_5")},
         "cost": measure_costs(model, encoded),
     }

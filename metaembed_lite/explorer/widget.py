@@ -46,7 +46,8 @@ class BudgetExplorer(anywidget.AnyWidget):
             snaps to them. Defaults to the paper's that fit the model, and the full budget.
 
     Attributes:
-        budget: a ``Budget``. A pair or a text such as "4x8" can be assigned. Shared with the page.
+        budget: a ``Budget``. A pair or a text such as "4x8" can be assigned. It starts at the
+            smallest trained budget. Shared with the page.
         query: index of the displayed query in the task. Shared with the page.
         selection: index of the candidate whose match is displayed, or None for the best one.
             Shared with the page.
@@ -95,9 +96,8 @@ class BudgetExplorer(anywidget.AnyWidget):
         check_size(state.page)
         self._state = state
         self.quality = state.quality
-        trained = [Budget(*pair) for pair in state.page["trained"]]
-        middle = trained[len(trained) // 2]
-        super().__init__(page=state.page, budget=middle, query=state.queries[0])
+        smallest = Budget(*state.page["trained"][0])
+        super().__init__(page=state.page, budget=smallest, query=state.queries[0])
 
     @traitlets.validate("budget")
     def _check_budget(self, proposal: Any) -> Budget:

@@ -95,18 +95,50 @@ class Expected:
         return f"{self.page['quality']['ndcg_at_5'][budget[0] - 1][budget[1] - 1]:.3f}"
 
 
-def find_barriers(page: Page) -> list[str]:
-    """Accessibility violations that axe-core finds in the explorer."""
-    host = page.locator(".explorer").first.evaluate("e => (e.getRootNode().host.dataset.axe = 1)")
+def read_first_right(page: Page) -> str:
+    return page.locator(".first strong").inner_text()
+
+
+def find_crossed_labels(page: Page) -> list[str]:
+    """Labels of the quality curve that a line, another label or the edge of the chart crosses."""
+    return page.locator(".curve").evaluate(
+        """chart => {
+        const inside = ([x, y], box, slack = 0) => x > box.left - slack && y > box.top - slack &&
+          x < box.right + slack && y < box.bottom + slack;
+        const matrix = chart.getScreenCTM();
+        const points = Array.from(chart.querySelectorAll(".nested, .between")).flatMap((path) =>
+          Array.from({ length: 2001 }, (_, i) => {
+            const at = path.getPointAtLength((i / 2000) * path.getTotalLength());
+            const { x, y } = at.matrixTransform(matrix);
+            return [x, y];
+          }));
+        const labels = Array.from(chart.querySelectorAll(".label"));
+        const boxes = labels.map((label) => label.getBoundingClientRect());
+        const edge = chart.getBoundingClientRect();
+        return labels.filter((label, i) => {
+          const { left, right, top, bottom } = boxes[i];
+          const box = { left, right, top: top + 2, bottom: bottom - 2 };  // the letters
+          const corners = [[left, top], [right, top], [left, bottom], [right, bottom]];
+          return points.some((point) => inside(point, box)) ||
+            boxes.some((other, j) => j !== i && corners.some((corner) => inside(corner, other))) ||
+            corners.some((corner) => !inside(corner, edge, 2));
+        }).map((label) => label.textContent);
+        }"""
+    )
+
+
+def find_barriers(page: Page, instrument: str = ".explorer") -> list[str]:
+    """Accessibility violations that axe-core finds in an instrument."""
+    host = page.locator(instrument).first.evaluate("e => (e.getRootNode().host.dataset.axe = 1)")
     assert host == 1
     scope, options = {"include": [["[data-axe]"]]}, {"preload": False}  # preload fetches CSS files
     violations = Axe().run(page, context=scope, options=options).response["violations"]
     return [f"{v['id']}: {v['help']}: {v['nodes'][0]['target']}" for v in violations]
 
 
-def find_overflow(page: Page) -> list[str]:
-    """Parts of the explorer that extend beyond it, or beyond their card or tile."""
-    return page.locator(".explorer").first.evaluate(
+def find_overflow(page: Page, instrument: str = ".explorer") -> list[str]:
+    """Parts of an instrument that extend beyond it, or beyond their card or tile."""
+    return page.locator(instrument).first.evaluate(
         """root => {
         const parts = Array.from(root.querySelectorAll("*:not(.scroll *):not(.spoken)"));
         return parts.filter((part) => {

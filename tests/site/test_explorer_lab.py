@@ -1,4 +1,4 @@
-"""The explorer with a kernel: in a real JupyterLab, operated by mouse and from Python."""
+"""The explorer and the stepper with a kernel, in a real JupyterLab, by mouse, keys and Python."""
 
 import json
 import os
@@ -59,9 +59,16 @@ def answer(change):
     if change["new"] == 5:  # the page asked for query 5: Python answers with a budget
         explorer.budget = "3x2"
 
+stepper.observe(lambda change: Path("step.txt").write_text(str(change["new"])), "step")
 explorer.observe(write, ["budget", "query", "selection"])
 explorer.observe(answer, "query")
 write()
+"""
+STEPPER = """
+from metaembed_lite.explorer import MaxSimStepper
+
+stepper = MaxSimStepper([[0.9, 0.1], [0.2, 0.55]], ["q1", "q2"], ["c1", "c2"])
+stepper
 """
 
 
@@ -70,7 +77,7 @@ def lab(tmp_path_factory):
     """JupyterLab on a free port, with its settings and its notebook in a temporary folder."""
     folder = tmp_path_factory.mktemp("lab")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    cells = [new_code_cell(BUILD), new_code_cell(REACT)]
+    cells = [new_code_cell(source) for source in (BUILD, STEPPER, REACT)]
     nbformat.write(new_notebook(cells=cells, metadata=kernel), folder / "small.ipynb")
     settings = folder / ".lab_settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
@@ -220,4 +227,27 @@ def test_no_accessibility_violations_and_no_overflow(opened, theme):
     assert find_barriers(page) == []
     assert find_overflow(page) == []
     assert heat_map_is_sharp(page)
+    assert errors == []
+
+
+def test_keys_step_through_maxsim_and_python_follows(opened):
+    page, folder, errors = opened
+    page.emulate_media(reduced_motion="reduce")
+    stepper = page.locator(".stepper")
+    stepper.scroll_into_view_if_needed()
+    stepper.focus()
+    for key, step, total in (
+        ("ArrowRight", 1, "0.90"), ("ArrowRight", 2, "1.45"), ("ArrowLeft", 1, "0.90"),
+        ("Home", 0, "0.00"), ("Space", 1, "0.90"),
+    ):  # fmt: skip
+        page.keyboard.press(key)
+        expect(page.locator(".total strong")).to_have_text(total)
+        for _ in range(50):
+            if (folder / "step.txt").exists() and (folder / "step.txt").read_text() == str(step):
+                break
+            page.wait_for_timeout(100)
+        assert (folder / "step.txt").read_text() == str(step)
+    expect(stepper).to_be_focused()  # JupyterLab did not take the keys
+    assert find_barriers(page, ".stepper") == []
+    assert find_overflow(page, ".stepper") == []
     assert errors == []

@@ -12,10 +12,12 @@ from explorer_page_object import (
     Expected,
     drag_slider,
     find_barriers,
+    find_crossed_labels,
     find_overflow,
     find_slider,
     heat_map_is_sharp,
     read_figure,
+    read_first_right,
     read_ranking,
     read_state,
     wait_for_announcement,
@@ -118,6 +120,7 @@ def test_keys_move_a_slider_and_the_ranking_follows(chapter, expected, query, si
 def test_the_mouse_moves_a_slider_and_the_ranking_follows(chapter, expected, query, side):
     side_index = list(SLIDERS).index(side)
     most = expected.page[side]
+    chapter.get_by_role("button", name="(4, 8)", exact=True).click()
     before = read_ranking(chapter)
     for fraction in (1.0, 0.4, 0.0):
         drag_slider(chapter, side, fraction)
@@ -135,6 +138,142 @@ def test_presets_set_trained_budgets(chapter, expected, query):
         assert read_ranking(chapter).budget == tuple(budget)
         expect(button).to_have_attribute("aria-pressed", "true")
         expected.check(read_ranking(chapter), query)
+
+
+def test_it_opens_at_the_smallest_budget_and_the_tour_moves_the_sliders(chapter, expected, query):
+    trained = expected.page["trained"]
+    assert read_ranking(chapter).budget == tuple(trained[0]) == (1, 1)
+    steps = chapter.get_by_role("group", name="Try this").get_by_role("button")
+    budgets = []
+    for step in steps.all():
+        step.click()
+        ranking = read_ranking(chapter)
+        expected.check(ranking, query)
+        expect(step).to_have_attribute("aria-pressed", "true")
+        budgets.append(list(ranking.budget))
+    assert budgets[:3] == [trained[0], trained[1], trained[-1]]
+    r_q, r_c = budgets[3]
+    assert r_q > r_c
+    text = steps.nth(3).inner_text()
+    before = next(budget for budget in trained if budget[1] == r_c)
+    for budget in (before, budgets[3]):
+        assert expected.quality(budget) in text
+    assert ("falls" in text) == (expected.quality(budgets[3]) < expected.quality(before))
+
+
+def test_the_place_of_the_first_right_item_is_the_largest_number(chapter, expected):
+    for index, query in enumerate(expected.page["queries"]):
+        chapter.get_by_label("Query", exact=True).select_option(index=index)
+        for preset in ("(1, 1)", "(8, 16)"):
+            chapter.get_by_role("button", name=preset, exact=True).click()
+            order = np.argsort(-expected.scores(read_ranking(chapter).budget)[index], kind="stable")
+            right = np.isin(order, expected.page["relevant"][index])
+            assert read_first_right(chapter) == str(1 + int(right.argmax())), query
+    sizes = chapter.locator(".explorer").evaluate(
+        """root => Array.from(root.querySelectorAll("*"), (node) =>
+          [parseFloat(getComputedStyle(node).fontSize), node.className]).sort((a, b) => b[0] - a[0])
+        """
+    )
+    assert (
+        chapter.locator(".first strong").evaluate(
+            "node => parseFloat(getComputedStyle(node).fontSize)"
+        )
+        == sizes[0][0]
+        > sizes[1][0]
+    )
+
+
+def test_cards_frame_what_the_query_names(chapter, expected):
+    """Green where the candidate has it, dashed where it should be, and missing ones in words."""
+    cells = expected.page["cells"]
+    ids = [candidate["id"] for candidate in expected.page["candidates"]]
+    for index in range(len(expected.page["queries"])):
+        chapter.get_by_label("Query", exact=True).select_option(index=index)
+        for card in chapter.locator(".cards li").all():
+            candidate = ids.index(int(card.get_attribute("data-candidate")))
+            shown = cells["contents"][candidate]
+            named = {fact["name"]: fact["content"] for fact in cells["named"][index]}
+            frames = card.locator(".frames .has").evaluate_all(
+                "frames => frames.map(({ style }) => [style.left, style.top].map(parseFloat))"
+            )
+            places = {shown.index(content) for content in named.values() if content in shown}
+            assert {round(x / 25) + 4 * round(y / 25) for x, y in frames} == places
+            missing = [f"no {name}" for name, content in named.items() if content not in shown]
+            assert card.locator(".missing span").all_inner_texts() == missing
+            is_relevant = candidate in expected.page["relevant"][index]
+            assert is_relevant == (not missing)
+            for text in missing:
+                assert f"misses {', '.join(m.removeprefix('no ') for m in missing)}" in (
+                    card.locator("button").get_attribute("aria-label")
+                ), text
+    colors = {
+        kind: chapter.locator(f".frames .{kind}").first.evaluate(
+            "frame => [getComputedStyle(frame).borderColor, getComputedStyle(frame).borderStyle]"
+        )
+        for kind in ("has", "misses")
+        if chapter.locator(f".frames .{kind}").count()
+    }
+    assert colors["has"] == ["rgb(0, 117, 79)", "solid"]
+    assert colors.get("misses", ["", "dashed"])[1] == "dashed"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_sliders_place_and_curve_stay_in_view_next_to_the_ranking(chapter, width, height):
+    chapter.set_viewport_size({"width": width, "height": height})
+    for part in (".sliders", ".cards li", ".picks"):
+        chapter.locator(part).first.evaluate("node => node.scrollIntoView({ block: 'end' })")
+        chapter.wait_for_timeout(100)
+        for seen in (".sliders input >> nth=0", ".sliders input >> nth=1", ".first", ".curve"):
+            box = chapter.locator(seen).bounding_box()
+            assert box["y"] > 0
+            assert box["y"] + box["height"] <= height / 2 + 40 or part == ".sliders"
+    find_slider(chapter, "r_c").focus()
+    chapter.keyboard.press("End")
+    chapter.locator(".cards li").first.evaluate("node => node.scrollIntoView({ block: 'end' })")
+    take_screenshot(chapter, f"sticky-{width}")
+    card = chapter.locator(".cards button").first
+    chapter.locator(".cards button").nth(3).focus()
+    chapter.keyboard.press("Shift+Tab")
+    chapter.keyboard.press("Shift+Tab")
+    chapter.keyboard.press("Shift+Tab")
+    expect(card).to_be_focused()
+    panel = chapter.locator(".panel").bounding_box()
+    assert card.bounding_box()["y"] >= panel["y"] + panel["height"] - 1
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_line_crosses_a_label_of_the_curve(chapter, expected, width):
+    chapter.set_viewport_size({"width": width, "height": 900})
+    chapter.wait_for_timeout(100)
+    for r_q in range(expected.page["r_q"]):
+        find_slider(chapter, "r_q").fill(str(r_q + 1))
+        for r_c in (1, 2, 7, 16):
+            find_slider(chapter, "r_c").fill(str(r_c))
+            assert find_crossed_labels(chapter) == [], read_ranking(chapter).budget
+
+
+def test_the_only_cell_of_the_smallest_budget_is_not_dark(chapter):
+    chapter.get_by_role("button", name="(1, 1)", exact=True).click()
+    legend = chapter.locator("canvas + .note").inner_text()
+    dark, bright = (float(part.split()[0].strip(",.")) for part in legend.split(" is ")[1:3])
+    assert dark < bright
+    red, green, blue = chapter.locator("canvas").evaluate(
+        """map => Array.from(map.getContext("2d").getImageData(
+          map.width / 2, map.height * 0.7, 1, 1).data).slice(0, 3)"""
+    )
+    assert red + green > blue + 120  # darkest is (0, 34, 78)
+
+
+def test_no_light_frame_surrounds_it_in_dark_mode(chapter):
+    chapter.set_viewport_size({"width": 390, "height": 844})
+    chapter.evaluate("document.documentElement.dataset.theme = 'dark'")
+    frame = chapter.locator("div[id^=explorer-]").evaluate(
+        """host => {
+        const { backgroundColor, padding } = getComputedStyle(host.parentElement);
+        return [backgroundColor, padding];
+        }"""
+    )
+    assert frame == ["rgba(0, 0, 0, 0)", "0px"]
 
 
 def test_arrows_show_how_many_places_a_candidate_moved(chapter):
@@ -276,9 +415,10 @@ def test_the_keyboard_reaches_everything_in_order(chapter):
         )
         chapter.keyboard.press("Tab")
     order = [
-        "Query", "Previous query", "Next query", *SLIDERS.values(), "(1, 1)", "(8, 16)", "Place 1,",
-        "Place 10,", "All similarities as a table", "Candidates in your corpus",
-        "cheapest for a quality", "NDCG@5 of at least", "trained budgets only", "Set the sliders",
+        "Query", "Previous query", "Next query", "Start small", "All vectors", *SLIDERS.values(),
+        "(1, 1)", "(8, 16)", "Place 1,", "Place 10,", "All similarities as a table",
+        "Candidates in your corpus", "cheapest for a quality", "NDCG@5 of at least",
+        "trained budgets only", "Set the sliders",
     ]  # fmt: skip
     places = [next(i for i, name in enumerate(labels) if name.startswith(n)) for n in order]
     assert places == sorted(places)
@@ -397,7 +537,7 @@ def test_a_query_with_nothing_to_rank_has_a_note_and_the_rest_works(open_gaps):
     expect(page.locator(".gap")).to_contain_text("Nothing to rank: this query has a candidate pool")
     expect(page.locator(".cards li")).to_have_count(0)
     expect(page.get_by_role("heading", name="Who matched whom")).to_be_hidden()
-    expect(page.get_by_role("heading", name="Quality and cost")).to_be_visible()
+    expect(page.get_by_role("heading", name="Cost for your corpus")).to_be_visible()
     wait_for_announcement(page, "Nothing to rank: .* NDCG@5")
     before = read_figure(page, "per candidate")
     find_slider(page, "r_c").focus()

@@ -1,12 +1,16 @@
 """The built site, page by page, in a real browser."""
 
+import re
 from pathlib import Path
 
 import make_book
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from justhtml import JustHTML
 from page_errors import record_errors
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
+PAGE_LIMIT = 2_000_000  # bytes, with images
 SCREENSHOTS = make_book.BUILD / "screenshots"
 
 pytestmark = pytest.mark.timeout(0)  # the first test waits until the notebooks have run
@@ -52,6 +56,37 @@ def check_links(page: Page, address: str, site: Path) -> list[str]:
     return [f"broken link: {path}" for path in sorted(paths) if not (site / path).exists()]
 
 
+def check_anchors(page: Page) -> list[str]:
+    """Links to a place on the same page lead to an element."""
+    return page.evaluate("""() => [...document.querySelectorAll("a[href^='#']")]
+        .map(link => decodeURIComponent(link.getAttribute("href").slice(1)))
+        .filter(id => id && !document.getElementById(id)).map(id => `no element #${id}`)""")
+
+
+def find_clipped(page: Page) -> list[str]:
+    """Code, printed text and images that are wider than their box, and a page that is too wide.
+
+    Wide tables and formulas scroll in boxes of their own. The explorer has its own tests.
+    """
+    return page.evaluate("""() => {
+        const kinds = ["pre", "p", "img", "li"].map((kind) => `article ${kind}`).join();
+        const boxes = [...document.querySelectorAll(kinds)]
+          .filter((box) => !box.closest(".explorer, table") && box.clientWidth
+                           && box.scrollWidth > box.clientWidth + 1);
+        const page = document.documentElement;
+        return [
+          ...boxes.map((box) => `clipped: ${box.tagName} ${box.textContent.trim().slice(0, 60)}`),
+          ...(page.scrollWidth > innerWidth ? [`the page is ${page.scrollWidth} px wide`] : []),
+        ];
+      }""")
+
+
+def find_barriers(page: Page) -> list[str]:
+    """Accessibility violations that axe-core finds on the page."""
+    violations = Axe().run(page, options={"preload": False}).response["violations"]
+    return [f"{v['id']}: {v['help']}: {v['nodes'][0]['target']}" for v in violations]
+
+
 def test_the_first_page_leads_to_the_book(page, address):
     page.goto(f"{address}/index.html")
     page.wait_for_url(f"**/{make_book.pages()[0]}.html")
@@ -68,7 +103,50 @@ def test_page(name, page, address, site):
         *check_text(page),
         *check_formulas(page),
         *check_links(page, address, site),
+        *check_anchors(page),
+        *find_clipped(page),
     ]
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name.replace('/', '-')}.png", full_page=True)
     assert errors + problems == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", make_book.pages())
+def test_everybody_can_read_a_page(name, scheme, chromium: Browser, address):
+    page = chromium.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    try:
+        page.goto(f"{address}/{name}.html", wait_until="networkidle")
+        assert find_barriers(page) == []
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("name", make_book.pages())
+def test_a_page_fits_a_phone(name, chromium: Browser, address):
+    page = chromium.new_page(viewport={"width": 390, "height": 844})
+    try:
+        page.goto(f"{address}/{name}.html", wait_until="networkidle")
+        assert find_clipped(page) == []
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("name", make_book.pages())
+def test_a_page_is_strict_html_below_two_megabytes(name, site):
+    html = (site / f"{name}.html").read_text(encoding="utf-8")
+    JustHTML(html, strict=True)  # raises at the first error of the HTML standard
+    images = re.findall(r'<img[^>]* src="([^"]+)"', html)
+    local = [site / name / ".." / src for src in images if not src.startswith("data:")]
+    size = len(html.encode()) + sum(path.resolve().stat().st_size for path in local)
+    assert size < PAGE_LIMIT
+
+
+def test_a_quiz_opens_with_the_keyboard(page, address):
+    page.goto(f"{address}/notebooks/03_meta_tokens.html", wait_until="networkidle")
+    choice = page.locator("details.choice").first
+    explanation = choice.locator("p").last
+    assert not explanation.is_visible()
+    choice.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert explanation.is_visible()

@@ -3,8 +3,14 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
+import { shade } from "../../metaembed_lite/explorer/js/alignment.js";
+import * as cells from "../../metaembed_lite/explorer/js/cells.js";
 import * as choices from "../../metaembed_lite/explorer/js/choices.js";
 import * as explorer from "../../metaembed_lite/explorer/js/explorer.js";
+import { crosses, placeLabel } from "../../metaembed_lite/explorer/js/labels.js";
+import * as scan from "../../metaembed_lite/explorer/js/scan.js";
+import * as stepper from "../../metaembed_lite/explorer/js/stepper.js";
+import { tourSteps } from "../../metaembed_lite/explorer/js/tour.js";
 import * as vectors from "../../metaembed_lite/explorer/js/vectors.js";
 
 const base64 = (array) => Buffer.from(array.buffer).toString("base64");
@@ -143,7 +149,86 @@ test("sizes and times have the unit that reads best", () => {
   assert.equal(choices.duration(90000), "1.5 min");
 });
 
-test("the entry module is valid before it is bundled", () => {
+test("the tour goes from the smallest budget to the full one, and to where more hurts", () => {
+  const grid = [[0.3, 0.4, 0.45, 0.5], [0.4, 0.6, 0.6, 0.6], [0.2, 0.35, 0.7, 0.9]];
+  const task = { r_q: 3, r_c: 4, dim: 8, trained: [[1, 1], [2, 2], [3, 4]],
+    quality: { ndcg_at_5: grid } };
+  const steps = tourSteps(task);
+  assert.deepEqual(steps.map(({ budget }) => budget), [[1, 1], [2, 2], [3, 4], [3, 2]]);
+  assert.match(steps[2].text, /from 0\.300 to 0\.900, the index takes 4 times the bytes/);
+  assert.match(steps[3].text, /falls from 0\.600 at \(2,\u00a02\) to 0\.350: more can hurt/);
+});
+
+test("the tour promises no fall where there is none, and omits what a model cannot do", () => {
+  const quality = { ndcg_at_5: [[0.3], [0.4]] };
+  const rising = { r_q: 2, r_c: 1, dim: 8, trained: [[1, 1]], quality };
+  assert.equal(tourSteps(rising)[1].title, "More query vectors");
+  assert.match(tourSteps(rising)[1].text, /rises from 0\.300 at \(1,\u00a01\) to 0\.400\.$/);
+  const single = { ...rising, r_q: 1, quality: { ndcg_at_5: [[0.3]] } };
+  assert.deepEqual(tourSteps(single).map(({ budget }) => budget), [[1, 1]]);
+});
+
+const named = [
+  [{ name: "kiwi", content: 5, place: null }, { name: "ant", content: 7, place: null }],
+  [{ name: "4 B1", content: 4, place: 1 }],
+];
+
+test("a named thing is found in its cell, and a hard negative shows where it is missing", () => {
+  const sheets = { named, contents: [[1, 5, 7, 2], [1, 5, 9, 2], [3, 8, 9, 2], null] };
+  const match = (candidate) => cells.matchCells(sheets, 0, candidate, new Set([0]));
+  const kiwi = { name: "kiwi", has: true, place: 1 };
+  assert.deepEqual(match(0), [kiwi, { name: "ant", has: true, place: 2 }]);
+  assert.deepEqual(match(1), [kiwi, { name: "ant", has: false, place: 2 }]);
+  assert.deepEqual(match(2).map(({ has, place }) => [has, place]), [[false, null], [false, null]]);
+  assert.equal(match(3), null);
+  assert.equal(cells.matchCells(null, 0, 0, new Set()), null);
+  assert.equal(cells.describeMatch(match(1)), "has kiwi; misses ant");
+});
+
+test("a named place matches only with the named content", () => {
+  const boards = { named, contents: [[1, 4, 4, 2], [4, 1, 4, 2]] };
+  const match = (candidate) => cells.matchCells(boards, 1, candidate, new Set());
+  assert.deepEqual(match(0), [{ name: "4 B1", has: true, place: 1 }]);
+  assert.deepEqual(match(1), [{ name: "4 B1", has: false, place: 1 }]);
+});
+
+test("a label avoids lines, other labels and the edge", () => {
+  const bounds = { left: 0, right: 200, top: 0, bottom: 120 };
+  const rising = [[0, 120], [100, 70], [200, 20]];
+  const taken = [];
+  for (const point of [[190, 25], [100, 70], [20, 110]]) {
+    const { box } = placeLabel(point, 30, { bounds, taken, lines: [rising] });
+    assert.ok(!crosses(rising[0], rising[1], box) && !crosses(rising[1], rising[2], box));
+    for (const other of taken) {
+      const [left, top, right, bottom] = other;
+      assert.ok(box[0] >= right || box[2] <= left || box[1] >= bottom || box[3] <= top);
+    }
+    taken.push(box);
+  }
+  assert.ok(crosses([0, 0], [10, 10], [4, 4, 6, 6]));
+  assert.ok(!crosses([0, 0], [10, 0], [4, 4, 6, 6]));
+  assert.ok(!crosses([0, 0], [3, 3], [4, 4, 6, 6]));
+});
+
+test("the color of a similarity goes from dark to bright, and a single one is not dark", () => {
+  assert.deepEqual([shade(-1, -1, 3), shade(1, -1, 3), shade(3, -1, 3)], [0, 128, 255]);
+  assert.ok(shade(0.71, 0.71, 0.71) > 127);
+});
+
+test("the steps take each row's first maximum and add it", () => {
+  const { picks, sums } = scan.scanRows([[0.1, 0.9, 0.9], [-0.4, -0.5, -0.2]]);
+  assert.deepEqual(picks, [{ column: 1, value: 0.9 }, { column: 2, value: -0.2 }]);
+  assert.deepEqual(sums.map(scan.two), ["0.00", "0.90", "0.70"]);
+  assert.equal(scan.two(-0.001), "0.00");
+  const page = { query_labels: ["q1", "q2"], candidate_labels: ["c1", "c2", "c3"] };
+  const text = (step) => scan.describeStep(page, { picks, sums }, step);
+  assert.match(text(1), /^q1: the largest of 3 similarities is 0\.90, at c2\. Sum so far 0\.90/);
+  assert.match(text(2), /^q2: .* -0\.20, at c3\. .* MaxSim score, 0\.70\.$/);
+});
+
+test("the entry modules are valid before they are bundled", () => {
+  assert.equal(typeof stepper.default.render, "function");
+  assert.equal(typeof stepper.start, "function");
   assert.equal(typeof explorer.default.render, "function");
   assert.equal(typeof explorer.start, "function");
 });

@@ -19,6 +19,7 @@ from IPython.core.formatters import DisplayFormatter
 from metaembed_lite import Budget, BudgetExplorer, build, load_task, maxsim
 from metaembed_lite.data import RetrievalTask
 from metaembed_lite.evaluation import EncodedTask, encode, evaluate
+from metaembed_lite.explorer.cells import cells_to_json
 from metaembed_lite.explorer.display import explain_gaps
 from metaembed_lite.explorer.page import (
     JS,
@@ -192,6 +193,12 @@ def test_the_note_on_a_page_with_one_candidate_is_in_the_singular():
     ]
 
 
+def test_it_opens_at_the_smallest_trained_budget(model, task, encoded):
+    assert BudgetExplorer(model, task, encoded, queries=1).budget == Budget(1, 1)
+    later = BudgetExplorer(model, task, encoded, queries=1, budgets=["2x4", "3x5"])
+    assert later.budget == Budget(2, 4)
+
+
 def test_an_ordinary_ranking_has_no_note(explorer):
     assert explorer.note == ""
     assert set(explorer.page["notes"]) == {""}
@@ -338,6 +345,12 @@ def test_costs_cover_every_budget_and_name_the_hardware(explorer):
     assert "on the CPU" in cost["where"]
 
 
+def test_the_pages_cells_are_those_of_the_task(explorer, task):
+    assert explorer.page["cells"] == cells_to_json(
+        task, explorer._state.queries, explorer._state.candidates
+    )
+
+
 def test_without_javascript_there_is_a_table_of_the_trained_budgets(explorer):
     html = re.search(r"<noscript>(.*?)</noscript>", explorer.static_html(), re.DOTALL)[1]
     rows = re.findall(r'<th scope="row">\((\d+), (\d+)\)</th>(.*?)</tr>', html)
@@ -357,12 +370,17 @@ def test_a_cell_shows_a_widget_and_html_that_run_the_same_module(explorer):
     assert bundle_js() in data["text/html"]
 
 
-def test_the_bundle_contains_every_file_and_names_no_other_host():
-    assert {f"{name}.js" for name in MODULES} | {"explorer.css"} == {
-        path.name for path in JS.iterdir()
-    }
-    source = bundle_js()
-    assert (JS / "explorer.css").read_text("utf-8").splitlines()[-1] in source
+def test_the_bundles_contain_every_file():
+    modules = {f"{name}.js" for names in MODULES.values() for name in names}
+    sheets = {f"{name}.css" for name in ("instrument", *MODULES)}
+    assert modules | sheets == {path.name for path in JS.iterdir()}
+
+
+@pytest.mark.parametrize("instrument", MODULES)
+def test_a_bundle_has_its_styles_and_names_no_other_host(instrument):
+    source = bundle_js(instrument)
+    for name in ("instrument", instrument):
+        assert (JS / f"{name}.css").read_text("utf-8").splitlines()[-2] in source
     assert not re.search(r"^\s*(import|export (const|function))\b", source, re.MULTILINE)
     assert "</script" not in source.lower()
     assert set(re.findall(r"https?://[^\"']+", source)) == {"http://www.w3.org/2000/svg"}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import make_book
 import pytest
+from mend_pages import mend_page, mend_pages
 
 CELL = {"cell_type": "code", "id": "a", "source": "1", "metadata": {}, "outputs": []}
 NOTEBOOK = {"cells": [CELL], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
@@ -125,3 +126,41 @@ def test_a_failed_notebook_keeps_no_stamp_and_frees_the_lock(executed, monkeypat
     monkeypatch.setattr(make_book.subprocess, "run", working_run)
     assert main(monkeypatch) == 0
     assert executed == ["notebook", "site"]
+
+
+def test_the_landing_page_gets_the_explorer_of_a_chapter(executed, monkeypatch):
+    output = {"output_type": "display_data", "metadata": {}, "data": {"text/html": ["<div>", "x"]}}
+    cell = CELL | {"metadata": {"tags": ["explorer"]}, "outputs": [output]}
+    (make_book.ROOT / "notebooks/01_one.ipynb").write_text(json.dumps(NOTEBOOK | {"cells": [cell]}))
+    make_book.stage("smoke")
+    target = make_book.EXECUTED / "smoke/notebooks/01_one.ipynb"
+    target.write_text(json.dumps(NOTEBOOK | {"cells": [cell]}))
+    make_book.copy_explorer(make_book.EXECUTED / "smoke")
+    assert (make_book.EXECUTED / "smoke/book/explorer.html").read_text() == "<div>x"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<th></th>", "<td></td>"),
+        ('<th class="head"><p></p></th>', '<td class="head"></td>'),
+        ('<th scope="row">1</th>', '<th scope="row">1</th>'),
+        ("<thead><tr></tr></thead>", "<thead><tr></tr></thead>"),
+        ('<div id="a" role="doc-biblioentry">', '<div id="a" role="listitem">'),
+        (
+            '<div class="sidebar-primary-items__start x">',
+            '<div class="sidebar-primary-items__start x" role="region" aria-label="Side bar">',
+        ),
+    ],
+)
+def test_barriers_in_pages_are_mended_once(before, after):
+    assert mend_page(before) == after
+    assert mend_page(after) == after
+
+
+def test_every_page_of_a_site_is_mended(tmp_path):
+    (tmp_path / "book").mkdir()
+    for name in ("index.html", "book/intro.html"):
+        (tmp_path / name).write_text("<th></th>")
+    mend_pages(tmp_path)
+    assert (tmp_path / "book/intro.html").read_text() == "<td></td>"

@@ -17,6 +17,10 @@ const PALETTE = Array.from({ length: 256 }, (_, i) => {
   return `rgb(${mix.map(Math.round).join(" ")})`;
 });
 
+/** The color of a similarity, as its index in the palette. A single similarity is not dark. */
+export const shade = (value, least, most) =>
+  (most > least ? Math.round((255 * (value - least)) / (most - least)) : 191);
+
 /** Heat map and picks of one pair: `update(similar, query, candidate, budget)` paints them. */
 export function alignmentView(page, data) {
   const canvas = h("canvas", { role: "img" });
@@ -33,6 +37,7 @@ export function alignmentView(page, data) {
   function update(similar, query, candidate, budget) {
     const best = winners(data, similar, candidate, budget);
     pair = { similar, candidate, budget, best };
+    Object.assign(pair, extremes());
     drawHeatMap();
     best.forEach((pick, i) => slots[i].update(pick, candidate));
     if (picks.children.length !== best.length) {
@@ -46,6 +51,13 @@ export function alignmentView(page, data) {
 
   function similarity(i, j) {
     return pair.similar[(i * data.n + pair.candidate) * data.rc + j];
+  }
+
+  /** Over all vectors of the pair, so that a cell keeps its color when a slider moves. */
+  function extremes() {
+    const values = Array.from({ length: data.rq }, (_, i) =>
+      Array.from({ length: data.rc }, (_, j) => similarity(i, j))).flat();
+    return { least: Math.min(...values), most: Math.max(...values) };
   }
 
   function drawHeatMap() {
@@ -73,13 +85,13 @@ export function alignmentView(page, data) {
       pen.fillText(`c${j + 1}`, GUTTER.left + (j + 0.5) * cellWidth, 6);
     }
     pen.translate(GUTTER.left, GUTTER.top);
-    const values = Array.from({ length: rows }, (_, i) =>
-      Array.from({ length: columns }, (_, j) => similarity(i, j)));
-    const [least, most] = [Math.min(...values.flat()), Math.max(...values.flat())];
-    values.forEach((row, i) => row.forEach((value, j) => {
-      pen.fillStyle = PALETTE[Math.round((255 * (value - least)) / (most - least || 1))];
-      pen.fillRect(j * cellWidth, i * cellHeight, cellWidth - 0.6, cellHeight - 0.6);
-    }));
+    const { least, most } = pair;
+    for (let i = 0; i < rows; i++) {
+      for (let j = 0; j < columns; j++) {
+        pen.fillStyle = PALETTE[shade(similarity(i, j), least, most)];
+        pen.fillRect(j * cellWidth, i * cellHeight, cellWidth - 0.6, cellHeight - 0.6);
+      }
+    }
     const line = Math.min(3, cellWidth / 3);
     pair.best.forEach(({ vector }, i) => {
       for (const [thickness, color] of [[line, "#000"], [line / 2, "#fff"]]) {
@@ -90,7 +102,7 @@ export function alignmentView(page, data) {
       }
     });
     scale.textContent = "Rows are query vectors, columns are candidate vectors. " +
-      `Dark is ${least.toFixed(2)}, bright is ${most.toFixed(2)}. ` +
+      (most > least ? `Dark is ${least.toFixed(2)}, bright is ${most.toFixed(2)}. ` : "") +
       "A frame marks the maximum of each row, its pick.";
   }
 

@@ -4,40 +4,17 @@ import { alignmentView } from "./alignment.js";
 import { bytesPerCandidate, isTrained, name, plural, quality, three, whole } from "./choices.js";
 import { curveView } from "./curve.js";
 import { h, itemView } from "./dom.js";
-import { rankingView } from "./ranking.js";
+import { mount } from "./mount.js";
+import { firstRightView, rankingView } from "./ranking.js";
 import { sliderView } from "./slider.js";
 import { STYLE } from "./style.js";
 import { corpusView, figuresView, targetView } from "./targets.js";
+import { followTheme } from "./theme.js";
+import { tourView } from "./tour.js";
 import { maxsim, rank, similarities, unpack } from "./vectors.js";
 
 const ANNOUNCE_AFTER = 500; // milliseconds without a move
 let instances = 0;
-
-/** Dark or light, by the setting of the book, of JupyterLab, or of the system. */
-function readTheme() {
-  const book = document.documentElement.dataset.theme;
-  if (book === "dark" || book === "light") return book;
-  const lab = document.body.dataset.jpThemeLight;
-  if (lab) return lab === "false" ? "dark" : "light";
-  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-}
-
-function followTheme(root, redraw) {
-  const apply = () => {
-    root.dataset.theme = readTheme();
-    redraw();
-  };
-  const observer = new MutationObserver(apply);
-  observer.observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  observer.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  system.addEventListener("change", apply);
-  apply();
-  return () => {
-    observer.disconnect();
-    system.removeEventListener("change", apply);
-  };
-}
 
 /**
  * anywidget's entry. `model` has get, set, on, off and save_changes. Returns a function that
@@ -83,13 +60,15 @@ function render({ model, el }) {
       move: (r_q) => move(r_q, model.get("budget")[1]), hold,
     }),
     sliderView({
-      label: "Candidate vectors r_c", note: "costs index bytes and time per score",
+      label: "Candidate vectors r_c", note: "costs bytes and time",
       most: page.r_c, key: `${key}-rc`, trained: page.trained.map(([, r_c]) => r_c),
       move: (r_c) => move(model.get("budget")[0], r_c), hold,
     }),
   ];
   const presets = page.trained.map((budget) =>
     h("button", { type: "button", onclick: () => move(...budget) }, name(budget)));
+  const tour = tourView(page, (budget) => move(...budget));
+  const firstRight = firstRightView();
   const figures = figuresView(page);
   const ranking = rankingView(page, (i) => assign({ selection: page.candidates[i].id }));
   const gap = h("p", { class: "gap" }); // what this query's ranking lacks
@@ -131,8 +110,10 @@ function render({ model, el }) {
     sliders.forEach((slider, i) => slider.set(budget[i]));
     presets.forEach((button, i) =>
       button.setAttribute("aria-pressed", name(page.trained[i]) === name(budget)));
+    tour.update(budget);
+    firstRight.update({ order, relevant });
     figures.update(budget, corpus);
-    ranking.update({ order, scores, relevant, selected, before: base.order });
+    ranking.update({ query, order, scores, relevant, selected, before: base.order });
     gap.textContent = note;
     gap.hidden = !note;
     moves.hidden = !order.length;
@@ -140,7 +121,8 @@ function render({ model, el }) {
       (relevant.size ? "; ✓ marks relevant ones" : "") +
       (name(base.budget) === name(budget)
         ? "."
-        : `, ▲▼ places moved since ${name(base.budget)}.`);
+        : `, ▲▼ places moved since ${name(base.budget)}.`) +
+      (page.cells ? " Named by the query: green frames are there, dashed orange is missing." : "");
     unpin.hidden = selection === null;
     match.hidden = selected === undefined;
     if (selected !== undefined) {
@@ -175,26 +157,22 @@ function render({ model, el }) {
   const match = section("Who matched whom",
     h("div", { class: "row" }, pairTitle, unpin), alignment.node);
   const root = h("div",
-    { class: "explorer", role: "group", "aria-label": `Budget explorer: ${page.task}` },
+    { class: "instrument explorer", role: "group", "aria-label": `Budget explorer: ${page.task}` },
     h("div", { class: "row ask" },
       h("label", { for: `${key}-query` }, "Query"), select,
       stepButton("Previous query", "‹", -1), stepButton("Next query", "›", 1)),
     question,
-    h("div", { class: "sliders" }, ...sliders.map((slider) => slider.node)),
+    tour.node,
+    h("div", { class: "panel" },
+      h("div", { class: "sliders" }, ...sliders.map((slider) => slider.node)),
+      firstRight.node, curve.node),
     h("div", { class: "row presets", role: "group", "aria-label": "Trained budgets" },
       h("span", { "aria-hidden": "true" }, "Trained:"), ...presets),
     figures.node,
     section("Ranking", gap, moves, ranking.node, h("p", { class: "note" }, page.about)),
     match,
-    section("Quality and cost",
-      h("div", { class: "columns" },
-        h("div", {}, curve.node,
-          h("p", { class: "legend" },
-            h("span", { class: "key nested" }, "trained budgets"),
-            h("span", { class: "key between" }, "this r_q, any r_c"),
-            h("span", { class: "key here" }, "the sliders"))),
-        h("div", {}, corpusField.field, target.node)),
-      corpusField.note),
+    section("Cost for your corpus",
+      corpusField.field, target.node, corpusField.note),
     spoken);
 
   const shadow = el.shadowRoot ?? el.attachShadow({ mode: "open" });
@@ -217,27 +195,13 @@ function render({ model, el }) {
     clearTimeout(timer);
     stopFollowing();
     alignment.close();
+    curve.close();
     for (const event of events) model.off(event, schedulePaint);
   };
 }
 
 /** The same on a page without a kernel: `state` replaces the traits. */
-function start(el, state) {
-  const listeners = {};
-  const model = {
-    get: (trait) => state[trait],
-    set(trait, value) {
-      state[trait] = value;
-      for (const listener of listeners[`change:${trait}`] ?? []) listener();
-    },
-    save_changes() {},
-    on: (event, listener) => (listeners[event] ??= []).push(listener),
-    off(event, listener) {
-      listeners[event] = listeners[event].filter((other) => other !== listener);
-    },
-  };
-  return render({ model, el });
-}
+const start = (el, state) => mount(el, state, render);
 
 export default { render };
 export { maxsim, rank, similarities, start, unpack };

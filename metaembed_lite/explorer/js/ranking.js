@@ -1,6 +1,9 @@
 // The best candidates of a query, and how they moved.
 
+import { describeMatch, matchCells } from "./cells.js";
+import { whole } from "./choices.js";
 import { h, itemView, mayMove } from "./dom.js";
+import { framesView } from "./frames.js";
 
 const MAX_CARDS = 10;
 
@@ -16,22 +19,37 @@ export function rankingView(page, choose) {
     const moved = h("span", { class: "moved" });
     const score = h("span", { class: "score" });
     const mark = h("span", { class: "mark" }, "✓", h("span", { class: "word" }, " relevant"));
+    const frames = framesView();
+    const missing = h("span", { class: "missing" });
+    const picture = itemView(item, `candidate ${item.id}`, "item");
+    picture.append(frames.node);
     const button = h("button", { type: "button", onclick: () => choose(candidate) },
-      h("span", { class: "top" }, place, moved),
-      itemView(item, `candidate ${item.id}`, "item"),
+      h("span", { class: "top" }, place, moved), picture, missing,
       h("span", { class: "bottom" }, score, mark));
     const li = h("li", { "data-candidate": item.id }, button);
-    return { li, button, place, moved, score, mark };
+    return { li, button, place, moved, score, mark, frames, missing };
   }
 
-  function update({ order, scores, relevant, selected, before }) {
+  /** Frame what the query names, and write what is missing. Returns it in words. */
+  function markCells({ frames, missing }, query, candidate, relevant) {
+    const facts = matchCells(page.cells, query, candidate, relevant) ?? [];
+    const side = Math.sqrt(page.cells?.contents[candidate]?.length ?? 1);
+    frames.update(facts.filter(({ place }) => place !== null)
+      .map(({ place, has }) => ({ place, kind: has ? "has" : "misses" })), side, side);
+    missing.replaceChildren(...facts.filter(({ has }) => !has)
+      .map((fact) => h("span", {}, `no ${fact.name}`)));
+    return describeMatch(facts);
+  }
+
+  function update({ query, order, scores, relevant, selected, before }) {
     const top = order.slice(0, MAX_CARDS);
     const placesBefore = new Map(before.map((candidate, i) => [candidate, i]));
     const boxesBefore = new Map(
       Array.from(list.children, (li) => [li, li.getBoundingClientRect()]));
     top.forEach((candidate, i) => {
       if (!cards.has(candidate)) cards.set(candidate, createCard(candidate));
-      const { li, button, place, moved, score, mark } = cards.get(candidate);
+      const card = cards.get(candidate);
+      const { li, button, place, moved, score, mark } = card;
       const isRelevant = relevant.has(candidate);
       const steps = placesBefore.get(candidate) - i;
       place.textContent = `${i + 1}`;
@@ -43,7 +61,8 @@ export function rankingView(page, choose) {
       button.setAttribute("aria-pressed", candidate === selected);
       button.setAttribute("aria-label", [
         `Place ${i + 1}`, `candidate ${page.candidates[candidate].id}`,
-        page.candidates[candidate].text, isRelevant ? "relevant" : "not relevant",
+        page.candidates[candidate].text, markCells(card, query, candidate, relevant),
+        isRelevant ? "relevant" : "not relevant",
         `score ${scores[candidate].toFixed(3)}`,
         steps > 0 ? `up ${steps}` : steps < 0 ? `down ${-steps}` : "",
       ].filter(Boolean).join(", "));
@@ -59,6 +78,20 @@ export function rankingView(page, choose) {
   }
 
   return { node: list, update };
+}
+
+/** The rank of the first right item, the largest number on the page: `update` paints it. */
+export function firstRightView() {
+  const rank = h("strong", {});
+  const total = h("span", { class: "note" });
+  const node = h("p", { class: "first" }, h("span", {}, "first right item: "), rank, total);
+  const update = ({ order, relevant }) => {
+    const place = order.findIndex((candidate) => relevant.has(candidate)) + 1;
+    rank.textContent = place ? whole(place) : "none";
+    rank.className = place === 1 ? "best" : place ? "" : "none";
+    total.textContent = ` of ${whole(order.length)}`;
+  };
+  return { node, update };
 }
 
 /** Move a card from its previous place to the new one. A new card fades in. */

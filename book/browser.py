@@ -1,4 +1,4 @@
-"""Find a Chromium for the site's tests. As a script, print its path or how to install one."""
+"""Find the Chromium that prints the book and tests the site. As a script, print its path."""
 
 import os
 import shutil
@@ -7,11 +7,11 @@ from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-ADVICE = """No Chromium for the site's tests. Install one, then run make test again:
+ADVICE = """No Chromium, which make pdf and the site's tests need. Install one, then try again:
    Debian, Ubuntu   sudo apt-get update && sudo apt-get install -y chromium
    Fedora           sudo dnf install chromium
    macOS            brew install --cask google-chrome
-   or use another   CHROME=/path/to/chrome make test"""
+   or use another   CHROME=/path/to/chrome make ..."""
 
 
 def find_chromium() -> str:
@@ -34,6 +34,6 @@ def find_chromium() -> str:
 
 if __name__ == "__main__":
     try:
-        print(f"== browser for the site's tests: {find_chromium()}")
+        print(f"== browser: {find_chromium()}")
     except FileNotFoundError as error:
         sys.exit(str(error))
