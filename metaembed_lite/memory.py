@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,108 @@ if TYPE_CHECKING:
 # matrix is left out, because sdpa and flash attention do not keep it. With checkpointing only a
 # layer's input stays.
 ACTIVATION_BYTES, CHECKPOINT_BYTES = 34, 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The published sizes of a backbone, so that memory is estimated before it is downloaded.
+
+    The language model's layers have the seven linear maps of Llama and Qwen: q, k, v, o, gate, up
+    and down.
+
+    Attributes:
+        parameters: all weights, without an output head, because retrieval does not use it.
+        vision: those of the vision tower, which LoRA leaves frozen.
+        vocabulary: rows of the embedding.
+        layers: of the language model.
+        hidden: its hidden size.
+        intermediate: width of its MLP.
+        key_value: outputs of its k and v.
+
+    Example:
+        >>> SHAPES["Qwen2.5-VL-3B"].lora_weights(rank=1)
+        1870848
+    """
+
+    parameters: int
+    vision: int
+    vocabulary: int
+    layers: int
+    hidden: int
+    intermediate: int
+    key_value: int
+
+    @property
+    def linear_maps(self) -> dict[str, tuple[int, int]]:
+        """The linear maps of one layer of the language model: name -> (inputs, outputs)."""
+        return {
+            "q": (self.hidden, self.hidden),
+            "k": (self.hidden, self.key_value),
+            "v": (self.hidden, self.key_value),
+            "o": (self.hidden, self.hidden),
+            "gate": (self.hidden, self.intermediate),
+            "up": (self.hidden, self.intermediate),
+            "down": (self.intermediate, self.hidden),
+        }
+
+    def lora_weights(self, rank: int) -> int:
+        """How many weights LoRA of a rank adds: rank (m + n) per linear map."""
+        return rank * self.layers * sum(n + m for n, m in self.linear_maps.values())
+
+
+# From the configurations that their authors published on the hub. tests/unit/test_memory.py builds
+# the models without weights and counts.
+SHAPES = {
+    "SmolVLM-256M": Shape(228_099_648, 86_433_024, 49_280, 30, 576, 1536, 192),
+    "Qwen2.5-VL-3B": Shape(3_754_622_976, 668_684_288, 151_936, 36, 2048, 11008, 256),
+    "Qwen2.5-VL-7B": Shape(7_747_169_280, 676_550_144, 152_064, 28, 3584, 18944, 512),
+}
+
+
+def estimate_shape(
+    shape: Shape,
+    lora_rank: int | None = 32,
+    inputs: int = 0,
+    tokens: int = 0,
+    *,
+    gradient_checkpointing: bool = True,
+    weight_bytes: int = 2,
+) -> dict[str, int]:
+    """Bytes of a training step of a backbone that is not loaded, by part.
+
+    Args:
+        shape: the sizes of the backbone, such as ``SHAPES["Qwen2.5-VL-3B"]``.
+        lora_rank: rank of LoRA on the language model. None trains every weight, in float32.
+            Defaults to the paper's 32.
+        inputs: inputs whose activations are kept at once, such as ``mini_batch_size``. Defaults to
+            0, which leaves activations out.
+        tokens: of one input. Defaults to 0.
+        gradient_checkpointing: keep only what enters each layer. Defaults to True.
+        weight_bytes: bytes per frozen weight. The embedding and what trains are float32. Defaults
+            to 2, as in bfloat16.
+
+    Returns:
+        Bytes of "weights", "gradients", "Adam's moments" and "activations". Meta tokens, a
+        projection, pixels and the similarities of the loss are not counted, because they are small.
+
+    Example:
+        >>> parts = estimate_shape(SHAPES["Qwen2.5-VL-3B"], lora_rank=None)
+        >>> readable(sum(parts.values()))
+        '55.95 GiB'
+    """
+    if lora_rank is None:
+        trained, weights = shape.parameters, 4 * shape.parameters
+    else:
+        trained = shape.lora_weights(lora_rank)
+        embedding = shape.vocabulary * shape.hidden
+        weights = weight_bytes * (shape.parameters - embedding) + 4 * (embedding + trained)
+    per_token = activation_bytes(shape.layers, shape.hidden, gradient_checkpointing)
+    return {
+        "weights": weights,
+        "gradients": 4 * trained,
+        "Adam's moments": 8 * trained,
+        "activations": inputs * tokens * per_token,
+    }
 
 
 def estimate(
