@@ -60,8 +60,6 @@ def test_a_copy_runs_up_to_its_first_blank(name, tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
 
 
-# REMOVE THE MARK when every chapter has its blanks. The test then fails because it passes.
-@pytest.mark.xfail(strict=True, reason="the chapters are getting their blanks")
 def test_every_chapter_from_1_on_has_two_cells_with_blanks():
     chapters = [name for name in STORED if re.match(r"(?!00)\d\d_", name)]
     assert len(chapters) >= 8

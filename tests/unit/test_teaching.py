@@ -112,8 +112,6 @@ def test_links_to_sections_name_their_chapter():
     assert wrong == []
 
 
-# REMOVE THE MARK when all chapters are merged. The test then fails because it passes.
-@pytest.mark.xfail(strict=True, reason="the chapters are being rewritten")
 def test_the_sections_that_the_plans_name_exist():
     missing = {
         f"{chapter}: {title}"
