@@ -146,7 +146,8 @@ def train(
     )  # fmt: skip
     if int(os.environ.get("RANK", 0)) != 0:
         return
-    table = sweep(model, task)
+    at_once = chosen.train.get("mini_batch_size") or 64  # what fits in training fits here
+    table = sweep(model, task, batch_size=at_once)
     add_to_card(output, task, table)
     _print_once(_format(table))
     weights = [output / file for file in files(output) if file.suffix == ".safetensors"]

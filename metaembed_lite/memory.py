@@ -100,8 +100,9 @@ def estimate_shape(
             to 2, as in bfloat16.
 
     Returns:
-        Bytes of "weights", "gradients", "Adam's moments" and "activations". Meta tokens, a
-        projection, pixels and the similarities of the loss are not counted, because they are small.
+        Bytes of "weights", "gradients", "Adam's moments" and "activations" of the language model.
+        Meta tokens, a projection and the similarities of the loss are small and not counted. Pixels
+        and what a frozen vision tower computes are not counted either.
 
     Example:
         >>> parts = estimate_shape(SHAPES["Qwen2.5-VL-3B"], lora_rank=None)

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from metaembed_lite import Budget, build, checkpoints, load, recipes
+from metaembed_lite import Budget, build, checkpoints, load, recipes, sweep
 from metaembed_lite.budget import BudgetLike, Budgets, check_nested
 from metaembed_lite.cli import app
 from metaembed_lite.data import codesearch
@@ -271,6 +271,23 @@ def test_the_command_line_trains_saves_and_evaluates(tmp_path):
     done = run("evaluate", tmp_path / "model", "--queries", 10, "--budget", "2x3")
     assert done.exit_code == 0, done.output
     assert done.output.rstrip().splitlines()[-1].split()[:2] == ["2", "3"]
+
+
+def test_a_model_is_evaluated_with_as_many_inputs_at_a_time_as_it_was_trained(
+    tmp_path, monkeypatch
+):
+    batch_sizes = []
+
+    def record(model, task, **options):
+        batch_sizes.append(options["batch_size"])
+        return sweep(model, task, **options)
+
+    monkeypatch.setattr("metaembed_lite.sweep", record)
+    for caching in ([], ["train.mini_batch_size=2"]):
+        output = tmp_path / str(len(batch_sizes))
+        done = run("train", "tiny", *SMALL, "data.side=2", *caching, "--output", output)
+        assert done.exit_code == 0, done.output
+    assert batch_sizes == [64, 2]
 
 
 @pytest.mark.parametrize(
