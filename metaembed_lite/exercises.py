@@ -33,6 +33,11 @@ class Check:
 
     Attributes:
         wrong_answers: list of plausible wrong answers.
+
+    Example:
+        >>> check = Check(lambda answer: (answer > 0, "It has to be positive."), [-1, 0])
+        >>> check(-1)
+        Not yet: It has to be positive.
     """
 
     def __init__(self, judge: Callable[[Any], tuple[bool, str]], wrong_answers: Iterable[Any]):
@@ -62,7 +67,18 @@ class Check:
 
 
 class NotAnsweredError(Exception):
-    """An answer that still has to be written, such as a function that returns None."""
+    """An answer that still has to be written, such as a function that returns None.
+
+    A rule may raise it, and the check then says that the exercise is not answered yet.
+
+    Example:
+        >>> def rule(function):
+        ...     if function() is None:
+        ...         raise NotAnsweredError
+        ...     return ""
+        >>> check_rule(rule, "It returns something.", [])(lambda: None)
+        Not answered yet.
+    """
 
 
 def check_value(
