@@ -1,13 +1,15 @@
 """Mend what axe-core finds in pages of Sphinx, the theme and pandas.
 
 They give an empty header to the index of a table, a deprecated role to an entry of the
-bibliography, and no landmark to the top of the side bar.
+bibliography, and no landmark to the top of the side bar. And a wide table can only be scrolled by
+mouse.
 """
 
 import re
 from pathlib import Path
 
 MENDED = [
+    (re.compile(r"<div>(\n<style scoped>)"), r'<div tabindex="0">\1'),  # around a DataFrame
     (re.compile(r"<th([^>]*)>(?:\s|<p>\s*</p>)*</th>"), r"<td\1></td>"),
     (re.compile(r'role="doc-biblioentry"'), 'role="listitem"'),
     (

@@ -143,6 +143,7 @@ def test_the_landing_page_gets_the_explorer_of_a_chapter(executed, monkeypatch):
     ("before", "after"),
     [
         ("<th></th>", "<td></td>"),
+        ("<div>\n<style scoped>", '<div tabindex="0">\n<style scoped>'),
         ('<th class="head"><p></p></th>', '<td class="head"></td>'),
         ('<th scope="row">1</th>', '<th scope="row">1</th>'),
         ("<thead><tr></tr></thead>", "<thead><tr></tr></thead>"),
