@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from justhtml import JustHTML
 from page_errors import record_errors
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 PAGE_LIMIT = 2_000_000  # bytes, with images
 SCREENSHOTS = make_book.BUILD / "screenshots"
@@ -113,23 +113,17 @@ def test_page(name, page, address, site):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", make_book.pages())
-def test_everybody_can_read_a_page(name, scheme, chromium: Browser, address):
-    page = chromium.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
-    try:
-        page.goto(f"{address}/{name}.html", wait_until="networkidle")
-        assert find_barriers(page) == []
-    finally:
-        page.close()
+def test_everybody_can_read_a_page(name, scheme, page, address):
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    assert find_barriers(page) == []
 
 
 @pytest.mark.parametrize("name", make_book.pages())
-def test_a_page_fits_a_phone(name, chromium: Browser, address):
-    page = chromium.new_page(viewport={"width": 390, "height": 844})
-    try:
-        page.goto(f"{address}/{name}.html", wait_until="networkidle")
-        assert find_clipped(page) == []
-    finally:
-        page.close()
+def test_a_page_fits_a_phone(name, page, address):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    assert find_clipped(page) == []
 
 
 @pytest.mark.parametrize("name", make_book.pages())
