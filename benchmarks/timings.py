@@ -35,7 +35,7 @@ def import_seconds(python: str, repeats: int = 5) -> float:
 
 def notebook_seconds(clone: Path, profile: str) -> dict[str, int]:
     """Read the seconds of each notebook, as the build recorded them."""
-    stamps = sorted((clone / ".executed" / profile / "stamps").glob("[0-9]*"))
+    stamps = sorted((clone / ".executed" / profile / "stamps").glob("[0-9A-Z]*"))  # not "site"
     return {stamp.name: int(stamp.read_text().split()[1]) for stamp in stamps}
 
 
