@@ -5,8 +5,8 @@
     scores = maxsim(model.encode_query(texts), model.encode_document(images), budget=(4, 8))
 
 Data flows through one file per step: data/ -> meta_tokens.py -> losses.py -> budget.py ->
-scoring.py -> evaluation.py -> explorer/. Models come from model.py (build), loading.py and
-saving.py. training.py trains them.
+scoring.py -> index/ -> evaluation.py -> explorer/. Models come from model.py (build), loading.py
+and saving.py. training.py trains them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from metaembed_lite.data import RetrievalTask, load_task
     from metaembed_lite.evaluation import sweep
     from metaembed_lite.explorer import BudgetExplorer
+    from metaembed_lite.index import MetaIndex
     from metaembed_lite.loading import load
     from metaembed_lite.losses import (
         CachedMatryoshkaMultiVectorLoss,
@@ -40,6 +41,7 @@ _MODULES = {  # imported on first use: torch and transformers take seconds
     "BudgetExplorer": "explorer",
     "CachedMatryoshkaMultiVectorLoss": "losses",
     "MatryoshkaMultiVectorLoss": "losses",
+    "MetaIndex": "index",
     "MetaTokenTransformer": "meta_tokens",
     "PrefixPooling": "pooling",
     "RetrievalTask": "data",

@@ -31,7 +31,7 @@ def lock(path: str | Path, what: str, wait: float = 0) -> Iterator[None]:
 
     Raises:
         BlockingIOError: if the lock is taken. It names what is running, its process and ``path``.
-        OSError: if the lock file cannot be written.
+        OSError: if the lock file cannot be written. It names the folder.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as parent:
@@ -49,6 +49,9 @@ def lock(path: str | Path, what: str, wait: float = 0) -> Iterator[None]:
         raise BlockingIOError(
             f"{target} is in use by {_owner(file)}: wait until it ends, or stop it, then try again"
         ) from None
+    except OSError as error:  # it may not name the file
+        reason = f"{error.strerror}: this folder cannot be written, so choose another one"
+        raise OSError(error.errno, reason, str(file.parent)) from error
     outermost = reserved.lock_counter == 1
     try:
         if outermost:

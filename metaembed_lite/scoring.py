@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -190,14 +190,48 @@ def maxsim(
     return scores
 
 
+def best_similarities(
+    queries: Tensor, candidates: Tensor, candidate_mask: Tensor | None = None
+) -> Tensor:
+    """For each query vector and candidate, the largest similarity to one of its vectors.
+
+    The sum over a query's vectors is the MaxSim score. The maximum of two results is the result
+    for the vectors of both, so an index computes it ring by ring. Nothing is checked here.
+
+    Args:
+        queries: (Q, r_q, D) in the type to multiply in.
+        candidates: (N, r_c, D), of any type.
+        candidate_mask: (N, r_c) bool, False where a vector cannot be the maximum. Defaults to none.
+
+    Returns:
+        (Q, r_q, N).
+
+    Example:
+        >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> best_similarities(query, torch.tensor([[[0.6, 0.8], [0.8, 0.6]]])).squeeze()
+        tensor([0.8000, 0.8000])
+    """
+    return torch.cat(list(_best_by_chunk(queries, candidates, candidate_mask)), dim=2)
+
+
 def _maxsim(
     queries: Tensor, candidates: Tensor, query_mask: Tensor | None, candidate_mask: Tensor | None
 ) -> Tensor:
+    scores = []
+    for best in _best_by_chunk(queries, candidates, candidate_mask):  # (Q, r_q, n)
+        if query_mask is not None:
+            best = best.masked_fill(~query_mask[:, :, None], 0.0)
+        scores.append(best.sum(dim=1))  # (Q, r_q, n) -> (Q, n)
+    return torch.cat(scores, dim=1)
+
+
+def _best_by_chunk(
+    queries: Tensor, candidates: Tensor, candidate_mask: Tensor | None
+) -> Iterator[Tensor]:
     n_queries, r_q, dim = queries.shape
     r_c = candidates.shape[1]
     flat = queries.reshape(n_queries * r_q, dim)
     step = max(1, CHUNK_VALUES // (r_c * max(n_queries * r_q, dim)))
-    scores = []
     for start in range(0, len(candidates), step):
         chunk = candidates[start : start + step].to(flat.dtype)
         similarities = flat @ chunk.reshape(-1, dim).T  # (Q r_q, n r_c)
@@ -206,13 +240,9 @@ def _maxsim(
             hidden = ~candidate_mask[start : start + step]
             similarities = similarities.masked_fill(hidden[None, None], -torch.inf)
         if similarities.requires_grad:  # max keeps indices for its gradient, amax all similarities
-            best = similarities.max(dim=3).values  # (Q, r_q, n, r_c) -> (Q, r_q, n)
+            yield similarities.max(dim=3).values  # (Q, r_q, n, r_c) -> (Q, r_q, n)
         else:
-            best = similarities.amax(dim=3)  # ten times as fast
-        if query_mask is not None:
-            best = best.masked_fill(~query_mask[:, :, None], 0.0)
-        scores.append(best.sum(dim=1))  # (Q, r_q, n) -> (Q, n)
-    return torch.cat(scores, dim=1)
+            yield similarities.amax(dim=3)  # ten times as fast
 
 
 def at_least_float32(embeddings: Tensor) -> Tensor:

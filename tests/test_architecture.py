@@ -13,7 +13,7 @@ LAYERS = [
     "arguments timing locking results exercises canvas",
     "budget items backbones model_folder",
     "scoring plain_text checkpoints settings hub",
-    "data adapter clustering",
+    "data adapter clustering index",
     "saved_model",
     "item_transformer",
     "meta_tokens pooling",
