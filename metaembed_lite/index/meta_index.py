@@ -15,6 +15,7 @@ import lancedb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,12 +26,14 @@ from metaembed_lite.index.columns import RingColumns
 from metaembed_lite.index.fingerprint import fingerprint
 from metaembed_lite.index.header import KEY, Header
 from metaembed_lite.index.incoming import Metadata
+from metaembed_lite.index.qdrant import create_collection, upload
 from metaembed_lite.index.snapshot import Snapshot, explained
 from metaembed_lite.index.stages import plan, rescore, scan
 from metaembed_lite.locking import lock
 from metaembed_lite.scoring import as_embeddings
 
 if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
     from sentence_transformers import MultiVectorEncoder
 
 TABLE = "candidates"
@@ -56,7 +59,7 @@ class MetaIndex:
     """
 
     def __init__(self, path: str, database: Any, header: Header) -> None:
-        self.path, self.header = path, header
+        self.path, self.header, self.columns = path, header, header.columns
         self._database = database
 
     @classmethod
@@ -140,7 +143,7 @@ class MetaIndex:
         if KEY not in metadata:
             raise ValueError(f"{name} is a LanceDB folder, but not an index of metaembed_lite")
         index = cls(name, database, Header.from_json(metadata[KEY].decode(), name))
-        columns = index.header.columns
+        columns = index.columns
         if dim is not None and dim != columns.dim:
             raise ValueError(f"index {name} has D = {columns.dim}, not {dim}")
         if budgets is not None and check_nested(budgets) != columns.budgets:
@@ -174,7 +177,7 @@ class MetaIndex:
         return int(self._table().count_rows())
 
     def __repr__(self) -> str:
-        columns = self.header.columns
+        columns = self.columns
         return (
             f"MetaIndex({self.path!r}, {len(self):,} candidates, D = {columns.dim}, "
             f"{columns.dtype}, budgets {', '.join(map(str, columns.budgets))})"
@@ -306,7 +309,7 @@ class MetaIndex:
             ValueError: if ring 0 has more than one vector, or the index holds fewer than 256
                 candidates or quantized vectors.
         """
-        columns = self.header.columns
+        columns = self.columns
         if columns.rings[0].stop != 1 or columns.dtype not in ("float16", "float32"):
             raise ValueError(
                 f"index {self.path} stores {columns.rings[0].stop} {columns.dtype} vectors in ring "
@@ -379,7 +382,7 @@ class MetaIndex:
         Returns:
             As ``search``, with the number of the query in the first column.
         """
-        columns = self.header.columns
+        columns = self.columns
         stages = plan(columns, k, budget, prefetch)
         queries = self._check_queries(queries)
         start = time.perf_counter()
@@ -401,9 +404,39 @@ class MetaIndex:
         }
         return results
 
+    def batches(self, rows: int = 1024) -> Iterator[tuple[list[str], Tensor, pd.DataFrame]]:
+        """Everything that is stored, to copy it elsewhere: ids, embeddings and metadata.
+
+        Args:
+            rows: candidates per batch. Defaults to 1024.
+
+        Yields:
+            N ids, embeddings (N, R_c, D) in float32, and N rows of metadata.
+        """
+        columns, snapshot = self.columns, Snapshot(self.path, self._table())
+        r_c, metadata = columns.full_budget.r_c, self._metadata_names(snapshot.table)
+        vectors = columns.names(r_c, exact=True)
+        for batch in snapshot.scan(["id", *vectors, *metadata], whole_number(rows, "rows")):
+            rings = [ring.float() for ring in columns.decode(batch, r_c, exact=True)]
+            frame = batch.select(metadata).to_pandas()
+            yield batch.column("id").to_pylist(), torch.cat(rings, dim=1), frame
+
+    def to_qdrant(self, client: QdrantClient, collection: str) -> None:
+        """Write everything to a new collection of Qdrant. Search it with ``search_qdrant``.
+
+        Args:
+            client: connected to a server, or ``QdrantClient(":memory:")``.
+            collection: the name of the new collection.
+
+        Raises:
+            FileExistsError: if there is a collection of that name.
+        """
+        create_collection(client, collection, self.columns)
+        upload(client, collection, self.batches(rows=128), self.columns)
+
     def stats(self) -> dict[str, Any]:
         """Rows, bytes on disk, and bytes per candidate that a search reads at each budget."""
-        columns = self.header.columns
+        columns = self.columns
         table = self._table()
         with explained(self.path):
             stored = table.stats()
@@ -429,7 +462,7 @@ class MetaIndex:
             ValueError: naming the first candidate that differs, or an id that is stored twice.
             OSError: if a file cannot be read.
         """
-        columns, seen = self.header.columns, set()
+        columns, seen = self.columns, set()
         names = ["id", "crc32", *columns.schema.names]
         for batch in Snapshot(self.path, self._table()).scan(names, incoming.BATCH_ROWS):
             ids = batch.column("id").to_pylist()
@@ -454,7 +487,7 @@ class MetaIndex:
         return {name for batch in batches for name in batch.column("id").to_pylist()}
 
     def _metadata_names(self, table: Any) -> list[str]:
-        internal = {"id", "crc32", *self.header.columns.schema.names}
+        internal = {"id", "crc32", *self.columns.schema.names}
         return [name for name in table.schema.names if name not in internal]
 
     def _writing(self, what: str) -> AbstractContextManager[None]:
@@ -462,7 +495,7 @@ class MetaIndex:
         return lock(self.path, what, wait=LOCK_SECONDS) if _is_local(self.path) else nullcontext()
 
     def _check_queries(self, queries: Any) -> Tensor:
-        full, dim = self.header.columns.full_budget, self.header.columns.dim
+        full, dim = self.columns.full_budget, self.columns.dim
         tensor = as_embeddings(queries, "queries").detach().float().cpu()
         if tuple(tensor.shape[1:]) != (full.r_q, dim):
             raise ValueError(
@@ -474,7 +507,7 @@ class MetaIndex:
     def _write(
         self, batches: Iterable[Sequence[Any]], progress: bool, total: int | None, upsert: bool
     ) -> None:
-        columns = self.header.columns
+        columns = self.columns
         with self._writing("writing to an index"):
             stored = set() if upsert else self._stored_ids()
             candidates = incoming.check(batches, columns, stored)

@@ -12,11 +12,13 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from qdrant_client import QdrantClient, models
 
 from metaembed_lite import MetaIndex, load, maxsim
 from metaembed_lite.index import columns as index_columns
 from metaembed_lite.index.columns import RingColumns
 from metaembed_lite.index.fingerprint import fingerprint
+from metaembed_lite.index.qdrant import search_qdrant
 
 BUDGETS = [(1, 1), (2, 3), (4, 6)]
 DIM = 16
@@ -149,7 +151,7 @@ def test_a_search_reads_the_rings_of_its_budget_and_no_other(tmp_path, dtype, re
         scales = ring_end * 4 if dtype == "int8" else 0
         expected = 50 * (ring_end * DIM * value_bytes + scales)
         stats = index.search(unit(4, DIM), 3, (4, r_c)).attrs["stats"]
-        assert stats["bytes_read"] == expected == 50 * index.header.columns.bytes_per_candidate(r_c)
+        assert stats["bytes_read"] == expected == 50 * index.columns.bytes_per_candidate(r_c)
 
 
 def test_the_operating_system_reads_no_more_than_the_counted_bytes(tmp_path):
@@ -278,3 +280,30 @@ def test_a_newer_format_and_a_foreign_table_are_refused(tmp_path):
     lancedb.connect(tmp_path / "other").create_table("candidates", [{"id": "a"}])
     with pytest.raises(ValueError, match="not an index of metaembed_lite"):
         MetaIndex.open(tmp_path / "other")
+
+
+def test_qdrant_ranks_as_the_index_does(index):
+    client = QdrantClient(":memory:")
+    index.to_qdrant(client, "candidates")
+    query, where = unit(4, DIM, seed=8), "year > 2100"
+    for prefetch in [(), [((1, 1), 300), ((2, 3), 300)]]:
+        here = index.search(query, 7, prefetch=prefetch)
+        there = search_qdrant(client, "candidates", query, index.columns, 7, prefetch=prefetch)
+        pd.testing.assert_frame_equal(there, here, check_exact=False, atol=1e-4)
+    later = models.FieldCondition(key="year", range=models.Range(gt=2100))
+    there = search_qdrant(
+        client, "candidates", query, index.columns, 5, "2x3", where=models.Filter(must=[later])
+    )
+    here = index.search(query, 5, "2x3", where=where)
+    pd.testing.assert_frame_equal(there, here, check_exact=False, atol=1e-4)
+    with pytest.raises(ValueError, match=r"budget \(4, 5\): Qdrant holds prefixes of 1, 3, 6"):
+        search_qdrant(client, "candidates", query, index.columns, 5, (4, 5))
+    with pytest.raises(FileExistsError, match="has a collection 'candidates'"):
+        index.to_qdrant(client, "candidates")
+
+
+def test_batches_give_back_what_was_added(index):
+    ids, embeddings, metadata = zip(*index.batches(rows=128), strict=True)
+    assert [name for batch in ids for name in batch] == names(300)
+    torch.testing.assert_close(torch.cat(embeddings), unit(300, 6, DIM).half().float())
+    assert list(pd.concat(metadata).year) == list(range(2000, 2300))
