@@ -81,7 +81,7 @@ def render_picture(findings: dict[str, Any]) -> str:
     if plot_training(findings) is None:
         return NOT_MEASURED
     return (
-        "![Validation P@1 on stickers against training steps](book/results/curve.png)\n\n"
+        "![Validation P@1 on stickers against training steps](book/results/curve.png)\n"
         "*P@1 during training. It is the share of queries whose best-scored sheet is right, with "
         f'{CURVE_SIZE} vectors per sheet or, without this size, with the largest. "MetaEmbed with '
         'MMR" first trains its largest budget alone. Where its line falls, it starts to train all '
