@@ -30,13 +30,14 @@ from results_tables import (
 from stickers_aims import render_aims
 from stickers_cells import find_cells
 from stickers_rivals import (
-    format_rivals,
+    format_comparison,
     render_artist,
     render_costs,
     render_ideas,
     render_rivals,
+    summarize_rivals,
 )
-from stickers_training import plot_training, render_curve, render_surface
+from stickers_training import CURVE_SIZE, plot_training, render_curve, render_surface
 
 from metaembed_lite import checkpoints
 from metaembed_lite.results import load_findings, load_pretraining_log, load_result
@@ -76,15 +77,28 @@ def render_backbones(logs: dict[str, dict[str, Any]]) -> str:
 
 
 def render_picture(findings: dict[str, Any]) -> str:
-    """Refer to the README's figure. ``save_figure`` draws it."""
+    """Refer to the README's figure, with a caption. ``save_figure`` draws it."""
     if plot_training(findings) is None:
         return NOT_MEASURED
-    return "![Validation P@1 on stickers against training steps](book/results/curve.png)"
+    return (
+        "![Validation P@1 on stickers against training steps](book/results/curve.png)\n"
+        "*P@1 during training. It is the share of queries whose best-scored sheet is right, with "
+        f'{CURVE_SIZE} vectors per sheet or, without this size, with the largest. "MetaEmbed with '
+        'MMR" first trains its largest budget alone. Where its line falls, it starts to train all '
+        "budgets together. From then on, one model serves every size.*"
+    )
+
+
+def render_summary(findings: dict[str, Any]) -> str:
+    """Say in two sentences how MetaEmbed compares with its rivals on stickers."""
+    if not find_cells(findings):
+        return NOT_MEASURED
+    return summarize_rivals(findings) or NOT_MEASURED
 
 
 def render_results(findings: dict[str, Any]) -> str:
     """Write the README's table: MetaEmbed and its rivals on stickers."""
-    return format_rivals(findings) if find_cells(findings) else NOT_MEASURED
+    return format_comparison(findings) if find_cells(findings) else NOT_MEASURED
 
 
 def render_systems(findings: dict[str, Any]) -> str:
@@ -221,6 +235,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "surface": ("findings", render_surface),
     "backbones": ("backbones", render_backbones),
     "picture": ("findings", render_picture),
+    "summary": ("findings", render_summary),
     "results": ("findings", render_results),
     "systems": ("findings", render_systems),
     "code": ("findings", render_code),

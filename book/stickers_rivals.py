@@ -146,6 +146,12 @@ def list_sizes(table: pd.DataFrame) -> list[int | str]:
 def format_rivals(findings: dict[str, Any]) -> str:
     """Compare MetaEmbed with its rivals: what was measured, a table, and what it shows."""
     table = tabulate_points(findings, "test")
+    return f"{format_comparison(findings)}\n\n{' '.join(filter(None, explain_rivals(table)))}"
+
+
+def format_comparison(findings: dict[str, Any]) -> str:
+    """Say what was measured, and write P@1 of MetaEmbed and its rivals as a table."""
+    table = tabulate_points(findings, "test")
     cells = find_cells(findings).items()
     settings = {name: read_field(name, cell, "train") for name, cell in cells}
     steps = format_span(read_field(name, train, "steps") for name, train in settings.items())
@@ -156,8 +162,14 @@ def format_rivals(findings: dict[str, Any]) -> str:
         "Unseen sheets of stickers, half of them hard negatives. All systems have the same "
         f"backbone, the same rows, and {steps} steps. A vector has {dim} numbers ({4 * dim} "
         f"bytes), so equal vectors are equal bytes.{all_tokens} {describe_seeds(table)}:\n\n"
-        f"{format_sizes(table)}\n\n{explain_rivals(table)}"
+        f"{format_sizes(table)}"
     )
+
+
+def summarize_rivals(findings: dict[str, Any]) -> str:
+    """Say how far one model with MMR grows, and how far it is from the best rival."""
+    growth, _, distance = explain_rivals(tabulate_points(findings, "test"))
+    return " ".join(filter(None, (growth, distance)))
 
 
 def format_sizes(table: pd.DataFrame) -> str:
@@ -182,8 +194,11 @@ def describe_seeds(table: pd.DataFrame) -> str:
     return "Mean over the seeds, with the range in parentheses"
 
 
-def explain_rivals(table: pd.DataFrame) -> str:
-    """Say which system is best at each size, and how far MMR is from the best rival."""
+def explain_rivals(table: pd.DataFrame) -> tuple[str, str, str]:
+    """Say how MMR grows with the size, who is best at each size, and how far MMR is from a rival.
+
+    A sentence about systems that were not measured is empty.
+    """
     p_at_1 = summarize(table)["mean"].round(3)  # as in the table, so that both agree
     wins: dict[str, list[int | str]] = {}
     gaps = []
@@ -197,13 +212,13 @@ def explain_rivals(table: pd.DataFrame) -> str:
             gaps.append(f"{describe_gap(100 * gap)} {describe_sizes([size])}")
     names = quote_labels(table)
     winners = [f"{names[system]} {describe_sizes(sizes)}" for system, sizes in wins.items()]
-    sentences = [describe_growth(p_at_1, names), f"P@1 is highest for {join_words(winners)}."]
-    if gaps:
-        sentences.append(
-            f"Compared with the best system without meta tokens, {names['MMR']} is "
-            f"{join_words(gaps)}."
-        )
-    return " ".join(filter(None, sentences))
+    distance = (
+        f"Compared with the best system without meta tokens, {names['MMR']} is {join_words(gaps)}."
+        if gaps
+        else ""
+    )
+    best = f"P@1 is highest for {join_words(winners)}."
+    return describe_growth(p_at_1, names), best, distance
 
 
 def describe_growth(p_at_1: pd.Series, names: dict[str, str]) -> str:

@@ -381,7 +381,7 @@ def plot_budget_curve(
             ax, 2.0 ** np.arange(np.floor(exponents.min()), np.ceil(exponents.max()) + 1)
         )
         ax.set(xlabel="index bytes per candidate", ylabel=y_label, yticks=np.linspace(0, 1, 6))
-        ax.set_ylim(-0.06, 1)  # room for labels below a point
+        ax.set_ylim(-0.06, 1.05)  # room for a marker at 1, and for labels below a point
         ax.margins(x=0.08)
         if len(systems) > 1 or guides:
             fig.legend(loc="outside upper center", ncols=2)
