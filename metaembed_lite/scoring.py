@@ -12,6 +12,7 @@ from torch import Tensor
 from metaembed_lite.budget import BudgetLike, as_budget
 
 CHUNK_VALUES = 1 << 20  # similarities at a time: 4 MB of float32, the size of a core's cache
+FEW_VECTORS = 32  # below so many query vectors, a row of similarities per query vector is faster
 EXACT_UP_TO = {torch.float32: 1 << 24, torch.float64: 1 << 53}  # whole numbers without a gap
 WHOLE_TYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -170,7 +171,7 @@ def maxsim(
         queries, candidates = queries[:, : budget.r_q], candidates[:, : budget.r_c]
         query_mask = None if query_mask is None else query_mask[:, : budget.r_q]
         candidate_mask = None if candidate_mask is None else candidate_mask[:, : budget.r_c]
-    queries, candidates = check_finite(queries, "queries"), check_finite(candidates, "candidates")
+    check_finite(queries, "queries")
     dtype = _scoring_type(queries, candidates)
     if candidate_mask is not None and not candidate_mask.any(dim=1).all():
         empty = (~candidate_mask.any(dim=1)).nonzero()[0].item()
@@ -211,38 +212,64 @@ def best_similarities(
         >>> best_similarities(query, torch.tensor([[[0.6, 0.8], [0.8, 0.6]]])).squeeze()
         tensor([0.8000, 0.8000])
     """
-    return torch.cat(list(_best_by_chunk(queries, candidates, candidate_mask)), dim=2)
+    chunks = _best_by_chunk(queries, candidates, candidate_mask)
+    return torch.cat([best for best, _ in chunks], dim=2)
 
 
 def _maxsim(
     queries: Tensor, candidates: Tensor, query_mask: Tensor | None, candidate_mask: Tensor | None
 ) -> Tensor:
-    scores = []
-    for best in _best_by_chunk(queries, candidates, candidate_mask):  # (Q, r_q, n)
+    scores, sums = [], []
+    for best, similarity_sum in _best_by_chunk(queries, candidates, candidate_mask):
         if query_mask is not None:
             best = best.masked_fill(~query_mask[:, :, None], 0.0)
         scores.append(best.sum(dim=1))  # (Q, r_q, n) -> (Q, n)
+        sums.append(similarity_sum)
+    # A maximum hides a candidate's -inf, but the first query vector's similarities do not: a finite
+    # vector times one that is not finite is never finite. Reading them costs less than reading the
+    # candidates again.
+    if not torch.isfinite(torch.stack(sums)).all():
+        check_finite(candidates, "candidates")
     return torch.cat(scores, dim=1)
 
 
 def _best_by_chunk(
     queries: Tensor, candidates: Tensor, candidate_mask: Tensor | None
-) -> Iterator[Tensor]:
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For n candidates at a time: the best similarities (Q, r_q, n), and the sum of those of the
+    first query vector.
+    """
     n_queries, r_q, dim = queries.shape
     r_c = candidates.shape[1]
     flat = queries.reshape(n_queries * r_q, dim)
-    step = max(1, CHUNK_VALUES // (r_c * max(n_queries * r_q, dim)))
+    few = len(flat) < FEW_VECTORS
+    values = CHUNK_VALUES if few else CHUNK_VALUES // 4
+    step = max(1, values // (r_c * max(len(flat), dim)))
     for start in range(0, len(candidates), step):
         chunk = candidates[start : start + step].to(flat.dtype)
-        similarities = flat @ chunk.reshape(-1, dim).T  # (Q r_q, n r_c)
-        similarities = similarities.view(n_queries, r_q, len(chunk), r_c)
-        if candidate_mask is not None:
-            hidden = ~candidate_mask[start : start + step]
-            similarities = similarities.masked_fill(hidden[None, None], -torch.inf)
-        if similarities.requires_grad:  # max keeps indices for its gradient, amax all similarities
-            yield similarities.max(dim=3).values  # (Q, r_q, n, r_c) -> (Q, r_q, n)
-        else:
-            yield similarities.amax(dim=3)  # ten times as fast
+        vectors = chunk.reshape(-1, dim)  # (n r_c, D)
+        hidden = None if candidate_mask is None else ~candidate_mask[start : start + step]
+        if few:  # the maximum runs over neighbors in memory
+            similarities = flat @ vectors.T  # (Q r_q, n r_c)
+            similarity_sum = similarities[0].detach().sum()
+            similarities = similarities.view(len(flat), len(chunk), r_c)
+            best = _largest_of(similarities, hidden, dim=2)  # (Q r_q, n)
+        else:  # the maximum runs over whole rows, many query vectors at a time
+            similarities = vectors @ flat.T  # (n r_c, Q r_q)
+            similarity_sum = similarities[:, 0].detach().sum()
+            similarities = similarities.view(len(chunk), r_c, len(flat))
+            best = _largest_of(
+                similarities, None if hidden is None else hidden[:, :, None], dim=1
+            ).T
+        yield best.reshape(n_queries, r_q, len(chunk)), similarity_sum
+
+
+def _largest_of(similarities: Tensor, hidden: Tensor | None, dim: int) -> Tensor:
+    if hidden is not None:
+        similarities = similarities.masked_fill(hidden, -torch.inf)
+    if similarities.requires_grad:  # max keeps indices for its gradient, amax all similarities
+        return similarities.max(dim=dim).values
+    return similarities.amax(dim=dim)  # ten times as fast
 
 
 def at_least_float32(embeddings: Tensor) -> Tensor:

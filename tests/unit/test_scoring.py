@@ -93,6 +93,42 @@ def test_gradients_reach_the_winning_vectors_only():
     torch.testing.assert_close(c.grad, torch.tensor([[[0.0, 0.0], [1.0, 0.0]]]))
 
 
+@pytest.mark.parametrize("few", [1, 1000])
+def test_both_ways_to_multiply_give_the_definition(monkeypatch, few):
+    monkeypatch.setattr(scoring, "FEW_VECTORS", few)
+    q, c = unit(5, 3, 8), unit(40, 6, 8, seed=1)
+    random = torch.Generator().manual_seed(2)
+    q_mask = torch.rand(5, 3, generator=random) < 0.7
+    c_mask = torch.rand(40, 6, generator=random) < 0.7
+    c_mask[:, 0] = True
+    expected = oracle(q, c, q_mask, c_mask)
+    scores = maxsim(q, c, query_mask=q_mask, candidate_mask=c_mask)
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
+
+
+def test_both_ways_to_multiply_give_the_same_gradients(monkeypatch):
+    gradients = []
+    for few in (1, 1000):
+        monkeypatch.setattr(scoring, "FEW_VECTORS", few)
+        q, c = unit(5, 3, 8).requires_grad_(), unit(40, 6, 8, seed=1).requires_grad_()
+        maxsim(q, c).square().sum().backward()
+        gradients.append((q.grad, c.grad))
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("few", [1, 1000])
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf])
+def test_an_infinite_value_that_no_maximum_shows_is_refused(monkeypatch, few, bad):
+    monkeypatch.setattr(scoring, "FEW_VECTORS", few)
+    candidates = torch.ones(2, 3, 4)
+    candidates[1, 2, 0] = bad
+    for first in (-bad, 0.0):  # a similarity of -inf, and one of NaN
+        query = torch.ones(1, 2, 4)
+        query[:, :, 0] = float(np.sign(first))
+        with pytest.raises(ValueError, match=rf"candidates\[1, 2, 0\] is {bad}"):
+            maxsim(query, candidates)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_in_float32(dtype):
     q, c = unit(2, 16, 32, dtype=dtype), unit(50, 64, 32, seed=1, dtype=dtype)
