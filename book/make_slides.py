@@ -82,8 +82,6 @@ def contains(text: str, words: str) -> bool:
 def find_cell(notebook: dict, figure: dict, where: str) -> dict:
     """The cell that draws a figure: the n-th whose alt text contains the words, or the one named.
 
-    If `alt` is a list of words, the first that a figure has count.
-
     Raises:
         ValueError: if there is none. It lists the cells that draw, with their alt texts.
     """
@@ -94,9 +92,7 @@ def find_cell(notebook: dict, figure: dict, where: str) -> dict:
         matches = [cell for cell in drawing if cell.get("id") == figure["cell"]]
     else:
         wanted = f"{figure['alt']!r} in its alt text" + (f" (number {n})" if n > 1 else "")
-        words = figure["alt"] if isinstance(figure["alt"], list) else [figure["alt"]]
-        found = ([cell for cell in drawing if contains(alt(cell), word)] for word in words)
-        matches = next((cells for cells in found if len(cells) >= n), [])
+        matches = [cell for cell in drawing if contains(alt(cell), figure["alt"])]
     if len(matches) < n:
         listed = "\n".join(f"  {cell.get('id')}: {alt(cell)}" for cell in drawing)
         raise ValueError(

@@ -49,7 +49,8 @@ def render_ideas(findings: dict[str, Any]) -> str:
     if not cells:
         return NOT_MEASURED
     table = tabulate_points(findings, "test", IDEAS)
-    return f"{format_sizes(table)}\n\n{format_environments(cells.values())}"
+    parts = [format_sizes(table), explain_ideas(table), format_environments(cells.values())]
+    return "\n\n".join(filter(None, parts))
 
 
 def render_artist(findings: dict[str, Any]) -> str:
@@ -64,7 +65,11 @@ def render_artist(findings: dict[str, Any]) -> str:
             label = table[table.system == system].label.iloc[0]
             line = lines.setdefault(system, [to_plain_text(label), str(size)])
             line.append(format_mean_and_range(summary))
-    return format_table(["P@1", "vectors", *SPLITS.values()], lines.values())
+    best = summarize(largest)["mean"].max()  # of the last split
+    return (
+        f"{format_table(['P@1', 'vectors', *SPLITS.values()], lines.values())}\n\n"
+        f"On unseen drawings, P@1 is at most {best:.3f}: no system finds them."
+    )
 
 
 def render_costs(costs: dict[str, Any]) -> str:
@@ -146,7 +151,7 @@ def list_sizes(table: pd.DataFrame) -> list[int | str]:
 def format_rivals(findings: dict[str, Any]) -> str:
     """Compare MetaEmbed with its rivals: what was measured, a table, and what it shows."""
     table = tabulate_points(findings, "test")
-    return f"{format_comparison(findings)}\n\n{' '.join(filter(None, explain_rivals(table)))}"
+    return f"{format_comparison(findings)}\n\n{explain_rivals(table)}"
 
 
 def format_comparison(findings: dict[str, Any]) -> str:
@@ -168,8 +173,10 @@ def format_comparison(findings: dict[str, Any]) -> str:
 
 def summarize_rivals(findings: dict[str, Any]) -> str:
     """Say how far one model with MMR grows, and how far it is from the best rival."""
-    growth, _, distance = explain_rivals(tabulate_points(findings, "test"))
-    return " ".join(filter(None, (growth, distance)))
+    table = tabulate_points(findings, "test")
+    p_at_1 = round_means(table)
+    growth = describe_growth(p_at_1, quote_labels(table))
+    return " ".join(filter(None, (growth, compare_mmr(p_at_1))))
 
 
 def format_sizes(table: pd.DataFrame) -> str:
@@ -194,31 +201,61 @@ def describe_seeds(table: pd.DataFrame) -> str:
     return "Mean over the seeds, with the range in parentheses"
 
 
-def explain_rivals(table: pd.DataFrame) -> tuple[str, str, str]:
-    """Say how MMR grows with the size, who is best at each size, and how far MMR is from a rival.
-
-    A sentence about systems that were not measured is empty.
-    """
-    p_at_1 = summarize(table)["mean"].round(3)  # as in the table, so that both agree
-    wins: dict[str, list[int | str]] = {}
-    gaps = []
-    for size in list_sizes(table):
-        of_size = p_at_1.xs(size, level="size")
-        for system in of_size.index[of_size == of_size.max()]:
-            wins.setdefault(system, []).append(size)
-        rivals = of_size[~of_size.index.isin(METAEMBED)]
-        if "MMR" in of_size.index and not rivals.empty:
-            gap = of_size["MMR"] - rivals.max()
-            gaps.append(f"{describe_gap(100 * gap)} {describe_sizes([size])}")
+def explain_rivals(table: pd.DataFrame) -> str:
+    """Say which system is best at each size, and how far MMR is from the best rival."""
+    p_at_1 = round_means(table)
     names = quote_labels(table)
-    winners = [f"{names[system]} {describe_sizes(sizes)}" for system, sizes in wins.items()]
-    distance = (
-        f"Compared with the best system without meta tokens, {names['MMR']} is {join_words(gaps)}."
-        if gaps
-        else ""
-    )
-    best = f"P@1 is highest for {join_words(winners)}."
-    return describe_growth(p_at_1, names), best, distance
+    parts = describe_growth(p_at_1, names), describe_winners(p_at_1, names), compare_mmr(p_at_1)
+    return " ".join(filter(None, parts))
+
+
+def explain_ideas(table: pd.DataFrame) -> str:
+    """Say which of the models for all sizes is best at each size."""
+    n_sizes = table.groupby("system")["size"].transform("nunique")
+    for_all_sizes = table[n_sizes == len(SIZES)]
+    if for_all_sizes.empty:
+        return ""
+    winners = describe_winners(round_means(for_all_sizes), quote_labels(for_all_sizes))
+    return f"{winners} This leaves out the models for one budget."
+
+
+def round_means(table: pd.DataFrame) -> pd.Series:
+    """Average P@1 over the seeds, rounded as in the table so that text and table agree."""
+    return summarize(table)["mean"].round(3)
+
+
+def describe_winners(p_at_1: pd.Series, names: dict[str, str]) -> str:
+    """Say which system has the highest P@1 at each size, with one sentence per winner."""
+    sizes = [size for size in (*SIZES, ALL_TOKENS) if size in p_at_1.index.unique("size")]
+    wins: dict[tuple[str, ...], list[int | str]] = {}
+    for size in sizes:
+        of_size = p_at_1.xs(size, level="size")
+        wins.setdefault(tuple(of_size.index[of_size == of_size.max()]), []).append(size)
+    sentences = []
+    for systems, won in wins.items():
+        where = describe_sizes(won)
+        what = "it is" if sentences else "P@1 is"
+        winners = join_words([names[system] for system in systems])
+        sentences.append(f"{where[0].upper()}{where[1:]}, {what} highest for {winners}.")
+    return " ".join(sentences)
+
+
+def compare_mmr(p_at_1: pd.Series) -> str:
+    """Say how far MMR is ahead of and behind the best system without meta tokens."""
+    gaps: dict[str, list[str]] = {"ahead": [], "behind": [], "level": []}
+    for size, mmr in p_at_1.get("MMR", pd.Series()).items():
+        of_size = p_at_1.xs(size, level="size")
+        rivals = of_size[~of_size.index.isin(METAEMBED)]
+        if not rivals.empty:
+            points, _, side = describe_gap(100 * (mmr - rivals.max())).rpartition(" ")
+            gaps[side].append(" ".join(filter(None, [points, describe_sizes([size])])))
+    sides = [f"{side} by {join_words(gaps[side])}" for side in ("ahead", "behind") if gaps[side]]
+    sides += [f"level {join_words(gaps['level'])}"] if gaps["level"] else []
+    if not sides:
+        return ""
+    first, *rest = sides
+    sentences = [f"Compared with the best system without meta tokens, MMR is {first}."]
+    return " ".join(sentences + [f"It is {side}." for side in rest])
 
 
 def describe_growth(p_at_1: pd.Series, names: dict[str, str]) -> str:

@@ -6,6 +6,7 @@ The surface is P@1 at all numbers of query and candidate vectors.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from typing import Any
 
@@ -29,6 +30,7 @@ from stickers_cells import (
     read_field,
 )
 
+from metaembed_lite.canvas import INK
 from metaembed_lite.plots import plot_curves
 from metaembed_lite.results import check_quality
 
@@ -37,13 +39,14 @@ SIZE = re.compile(r"\((\S+), (\S+)\) x (\d+)")  # "(r_q, r_c) x D"
 
 
 def render_curve(findings: dict[str, Any]) -> str:
-    """Show the training curves, and say by how many points they still rose at the end."""
+    """Show the training curves, and say where they fall and how much they changed at the end."""
     table = tabulate_curves(findings)
     if table.empty:
         return NOT_MEASURED
     return (
         f"P@1 on validation sheets during training, at {CURVE_SIZE} vectors per candidate. A "
-        "system that was not validated at this size has its largest size. Mean over the seeds.\n\n"
+        "system that was not validated at this size has its largest size. Mean over the seeds. "
+        "There are fewer sheets than in the test, so P@1 is higher.\n\n"
         "```{image} results/curve.png\n:alt: validation P at 1 against training steps, one line "
         f"per system\n```\n\n{explain_curves(table)}"
     )
@@ -63,7 +66,11 @@ def render_surface(findings: dict[str, Any]) -> str:
 
 
 def tabulate_curves(findings: dict[str, Any]) -> pd.DataFrame:
-    """Return validation P@1 at ``CURVE_SIZE`` vectors: system, label, seed, step and p_at_1.
+    """Return validation P@1 at ``CURVE_SIZE`` vectors.
+
+    Returns:
+        system, label, seed, nest_step, step and p_at_1. From ``nest_step`` on, the nested budgets
+        train. It is 0 if they train from the first step or never.
 
     Raises:
         ValueError: if a cell has no curve, or if the seeds of a system have different steps.
@@ -72,10 +79,12 @@ def tabulate_curves(findings: dict[str, Any]) -> pd.DataFrame:
     for name, cell in find_cells(findings, CURVES).items():
         validation = read_field(name, cell, "validation")
         size = find_curve_size(name, validation[0])
+        train = read_field(name, cell, "train")
         for row in validation:
             step = read_field(name, row, "step")
             check_quality(f"cell {name}: validation at step {step}", size, row.get(size))
             source = {key: cell[key] for key in ("system", "label", "seed")}
+            source["nest_step"] = (train.get("nest_after") or 0) * train["steps"]
             rows.append(source | {"step": step, "p_at_1": row[size]})
     table = pd.DataFrame(rows)
     if rows:
@@ -109,19 +118,28 @@ def plot_training(findings: dict[str, Any]) -> Figure | None:
     curves = average_curves(table).items()
     series = {labels[system]: (curve.index, curve) for system, curve in curves}
     figure = plot_curves(series, "training step", "validation P@1")
-    figure.set_size_inches(10, 4.2)  # the names in the legend are long
+    figure.set_size_inches(7.2, 5.4)
+    ax = figure.axes[0]
+    ax.set_ylim(bottom=math.floor(10 * table.p_at_1.min()) / 10)  # all curves are above it
+    for step in set(table.nest_step) - {0}:
+        ax.axvline(step, color=INK, linestyle=":", label="the nested budgets start")
+    handles, names = ax.get_legend_handles_labels()
+    figure.legends[0].remove()  # it stands beside the curves, and its names are long
+    figure.legend(handles, names, loc="outside lower left", ncols=2, frameon=False, labelcolor=INK)
     return figure
 
 
 def explain_curves(table: pd.DataFrame) -> str:
-    """Say by how many points P@1 changed over the last fifth of the steps.
+    """Say where the nested budgets lower a curve, and how much curves changed at the end.
 
     Raises:
         ValueError: if a curve has one step only.
     """
     names = quote_labels(table)
-    changes = []
+    nest_steps = table.groupby("system").nest_step.first()
+    sentences, changes = [], {}
     for system, curve in average_curves(table).items():
+        sentences += explain_nesting(names[system], curve, nest_steps[system])
         last, earlier = curve.index[-1], curve.index[:-1]
         if earlier.empty:
             raise ValueError(
@@ -129,8 +147,37 @@ def explain_curves(table: pd.DataFrame) -> str:
                 f"{name_command(f'{SUITE}/{system}/*')}"
             )
         before = min(earlier, key=lambda step: abs(step - 0.8 * last))
-        changes.append(f"{100 * (curve[last] - curve[before]):+.1f} points for {names[system]}")
-    return f"Over the last fifth of the steps, P@1 changed by {join_words(changes)}."
+        changes[system] = 100 * (curve[last] - curve[before])
+    large = {system: change for system, change in changes.items() if abs(change) >= 1}
+    moved = [
+        f"{'rose' if change > 0 else 'fell'} by {abs(change):.1f} points for {names[system]}"
+        for system, change in large.items()
+    ]
+    small = [abs(change) for system, change in changes.items() if system not in large]
+    if moved:
+        sentences.append(f"Over the last fifth of the steps, P@1 {join_words(moved)}.")
+    if small:
+        subject = "The other curves" if moved else "Over the last fifth of the steps, all curves"
+        sentences.append(f"{subject} changed by at most {max(small):.1f} points.")
+    return " ".join(sentences)
+
+
+def explain_nesting(name: str, curve: pd.Series, nest_step: float) -> list[str]:
+    """Explain a fall of the curve at the step at which the nested budgets start, if there is one.
+
+    Args:
+        name: of the system.
+        curve: P@1 by step.
+        nest_step: the step, or 0 if there is none.
+    """
+    before, after = curve[curve.index <= nest_step], curve[curve.index > nest_step]
+    if before.empty or after.empty or after.iloc[0] >= before.iloc[-1]:
+        return []
+    return [
+        f"The curve of {name} falls from {before.iloc[-1]:.3f} to {after.iloc[0]:.3f} after step "
+        f"{nest_step:,.0f}. Up to there, only the full budget is trained. From there on, the first "
+        "vectors also have to rank well without the others."
+    ]
 
 
 def tabulate_surface(cells: dict[str, Any]) -> pd.DataFrame:

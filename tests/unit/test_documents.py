@@ -9,9 +9,8 @@ import make_book
 import pytest
 import torch
 import yaml
-from sentence_transformers import MultiVectorEncoder
 
-from metaembed_lite import PrefixPooling, checkpoints, load, load_task, maxsim, recipes, save
+from metaembed_lite import checkpoints, load, load_task, maxsim, recipes, save
 from metaembed_lite.model_card import TEMPLATE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,10 +128,7 @@ def test_the_readmes_program_without_load_runs(tmp_path, monkeypatch):
     model, task = load("tiny", device="cpu"), load_task("stickers", n_queries=3, n_train=0)
     monkeypatch.chdir(tmp_path)
     save(model, "my-model")
-    names = {
-        "MultiVectorEncoder": MultiVectorEncoder, "PrefixPooling": PrefixPooling,
-        "texts": task.queries, "images": task.candidates,
-    }  # fmt: skip
+    names = {"task": task}  # defined in the first program
     exec(compile(program, "README.md", "exec"), names)
     queries, candidates = model.encode_query(task.queries), model.encode_document(task.candidates)
     expected = maxsim(queries, candidates, budget=(4, 8))

@@ -10,7 +10,8 @@ from pathlib import Path
 import make_results
 import pandas as pd
 import pytest
-from make_results import fill, render_blocks
+from make_book import notebooks
+from make_results import fill, render_blocks, render_timings
 from results_tables import format_measures, format_suite
 
 from metaembed_lite import checkpoints
@@ -137,9 +138,8 @@ def test_a_row_over_more_seeds_names_their_number_and_range(project, system, qua
         assert row_of(page, name, many).endswith(f"| {len(qualities)} |")
         assert " to " not in row_of(page, name, one)
         assert row_of(page, name, one).endswith("| 1 |")
-    curve = re.search("(?s)<!-- curve -->(.*)<!-- /curve -->", results)[1]
-    assert f'"{many}" ({len(qualities)} seeds)' in curve
-    assert f'"{one}" (1 seed)' in curve
+    seeds = f"{len(qualities)} seeds" if system == "MMR" else "1 seed"
+    assert f'"MetaEmbed with MMR" ({seeds}) is one model for all sizes' in readme
     for page in (readme, results):
         assert "One run each" not in page
         assert page.count("Mean over the seeds, with the range in parentheses:") == 1
@@ -262,3 +262,16 @@ def test_a_broken_file_is_named(project, content):
 def test_a_file_with_a_missing_key_is_refused(project, name):
     change(project, lambda result: result.clear(), name)
     assert "measure it again" in refusal(project)
+
+
+def test_times_of_other_chapters_are_marked_as_old():
+    seconds = dict.fromkeys(notebooks(), 30)
+    timings = {
+        "import_seconds": 0.01, "make_test_seconds": 600, "notebooks_smoke_seconds": seconds,
+        "environment": json.loads((ROOT / "book/results/timings.json").read_text())["environment"],
+    }  # fmt: skip
+    row = f"| `make test`, clean clone | 10.0 min | {len(seconds) / 2:.1f} min (`smoke`) |"
+    assert row in render_timings(timings)
+    assert "then" not in render_timings(timings)
+    timings["notebooks_smoke_seconds"] = {"old_chapter": 30}
+    assert "The book had 1 notebooks then. Now it has" in render_timings(timings)

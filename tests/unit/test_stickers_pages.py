@@ -121,11 +121,12 @@ def test_a_sentence_names_the_winner_at_each_size_also_when_metaembed_loses(find
     assert format_rivals(findings).splitlines()[-1] == (
         '"label of MMR" (3 seeds) is one model for all sizes: P@1 goes from 0.530 with 1 vector to '
         "0.920 with 16. The best single vector has 0.612, and it cannot grow. "
-        'P@1 is highest for "label of mean" (1 seed) at 1 vector, "label of MMR" (3 seeds) at 4, '
-        '8, and 16 vectors, and "label of tokens" (2 seeds) at 16 vectors and with all tokens. '
-        'Compared with the best system without meta tokens, "label of MMR" (3 seeds) is 8.2 points '
-        "behind at 1 vector, 38.0 points ahead at 4 vectors, 3.0 points ahead at 8 vectors, and "
-        "level at 16 vectors."
+        'At 1 vector, P@1 is highest for "label of mean" (1 seed). At 4 and 8 vectors, it is '
+        'highest for "label of MMR" (3 seeds). At 16 vectors, it is highest for "label of MMR" '
+        '(3 seeds) and "label of tokens" (2 seeds). With all tokens, it is highest for "label of '
+        'tokens" (2 seeds). Compared with the best system without meta tokens, MMR is ahead by '
+        "38.0 points at 4 vectors and 3.0 points at 8 vectors. It is behind by 8.2 points at 1 "
+        "vector. It is level at 16 vectors."
     )
 
 
@@ -138,12 +139,12 @@ def test_one_model_with_mmr_is_compared_with_the_best_rival_of_each_size():
     ]
     text = format_rivals(make_findings(*cells))
     assert text.endswith(
-        '"label of MMR" (1 seed) is 5.0 points ahead at 1 vector, 5.0 points behind at 4 vectors, '
-        "level at 8 vectors, and 1.0 points behind at 16 vectors."
+        "MMR is ahead by 5.0 points at 1 vector. It is behind by 5.0 points at 4 vectors and 1.0 "
+        "points at 16 vectors. It is level at 8 vectors."
     )
-    assert '"label of no-MMR" (1 seed) at 8 and 16 vectors.' in text
+    assert 'At 8 and 16 vectors, it is highest for "label of no-MMR" (1 seed).' in text
     alone = format_rivals(make_findings(cells[0]))
-    assert alone.endswith('P@1 is highest for "label of MMR" (1 seed) at 1, 4, 8, and 16 vectors.')
+    assert alone.endswith('At 1, 4, 8, and 16 vectors, P@1 is highest for "label of MMR" (1 seed).')
 
 
 def test_ideas_are_compared_with_mmr_and_rivals_are_not_among_them(findings):
@@ -153,6 +154,8 @@ def test_ideas_are_compared_with_mmr_and_rivals_are_not_among_them(findings):
     assert header == ["P@1 at vectors per candidate", "1", "4", "8", "16", "seeds"]
     assert [row[0] for row in rows] == ["label of MMR", "label of fixed-2x4"]
     assert rows[1][1:] == ["0.400", "0.760", "", "", "1"]
+    winner = 'At 1, 4, 8, and 16 vectors, P@1 is highest for "label of MMR" (3 seeds). This leaves'
+    assert winner in render_ideas(findings)
     assert render_ideas(make_findings()) == NOT_MEASURED
 
 
@@ -167,6 +170,7 @@ def test_the_unseen_artist_is_shown_at_each_systems_largest_size(findings):
     assert rows[1] == ["label of MMR", "16", "0.920 (0.900 to 0.950)", "0.460 (0.450 to 0.475)"]
     assert rows[2][:2] == ["label of tokens", "all tokens"]
     assert rows[3][:2] == ["label of constant", "16"]
+    assert "On unseen drawings, P@1 is at most 0.490:" in render_artist(findings)
 
 
 # Curves
@@ -184,9 +188,24 @@ def test_the_change_over_the_last_fifth_of_the_steps_is_the_mean_over_the_seeds(
     last = make_cell("tokens", 0, TOKENS, [0.1] * 5)
     set_curve(last, "(12.3, 107) x 128", [0.1] * 7 + [0.9, 0.9, 0.895])
     assert render_curve(make_findings(*cells, last)).endswith(
-        "Over the last fifth of the steps, P@1 changed by +3.0 points for "
-        '"label of MMR" (2 seeds) and -0.5 points for "label of tokens" (1 seed).'
+        'Over the last fifth of the steps, P@1 rose by 3.0 points for "label of MMR" (2 seeds). '
+        "The other curves changed by at most 0.5 points."
     )
+
+
+def test_a_curve_that_falls_when_the_nested_budgets_start_is_explained():
+    cell = make_cell("MMR", 0, BUDGETS, [0.1] * 4)
+    cell["train"] = {"steps": 750, "nest_after": 0.25}  # the nested budgets start at 187.5
+    set_curve(cell, "(8, 16) x 128", [0.5, 0.9, 0.7] + [0.95] * 7)
+    text = render_curve(make_findings(cell))
+    assert 'The curve of "label of MMR" (1 seed) falls from 0.900 to 0.700 after step 188.' in text
+    assert text.endswith(
+        "Over the last fifth of the steps, all curves changed by at most 0.0 points."
+    )
+    figure = plot_training(make_findings(cell))
+    assert "the nested budgets start" in [line.get_label() for line in figure.axes[0].lines]
+    set_curve(cell, "(8, 16) x 128", [0.5, 0.6, 0.7] + [0.95] * 7)
+    assert "falls" not in render_curve(make_findings(cell))
 
 
 def test_a_curve_is_at_16_vectors_where_the_validation_has_them():
@@ -316,8 +335,8 @@ def test_each_aim_is_judged_by_the_means_that_were_measured(findings):
     assert [row[1:] for row in rows_of(render_aims(findings))[1:]] == [
         ["at least 0.40", "0.530", "reached"],
         ["at least 0.90", "0.920", "reached"],
-        ["loses at most 3 points", "-8.2 points", "not reached"],
-        ["gains at least 15 points", "+30.8 points", "reached"],
+        ["at most 3 points behind", "8.2 points behind", "not reached"],
+        ["at least 15 points ahead", "30.8 points ahead", "reached"],
     ]
     others = [
         make_cell("no-MMR", 0, BUDGETS, [0.30, 0.4, 0.5, 0.95]),
@@ -325,9 +344,20 @@ def test_each_aim_is_judged_by_the_means_that_were_measured(findings):
     ]
     added = {"cells": {**findings["cells"], **make_findings(*others)["cells"]}}
     assert [row[1:] for row in rows_of(render_aims(added))[5:]] == [
-        ["loses at most 2 points", "-3.0 points", "not reached"],
+        ["at most 2 points behind", "3.0 points behind", "not reached"],
         ["less than a third", "0.316", "reached"],
-        ["loses at most 2 points", "-1.0 points", "reached"],
+        ["at most 2 points behind", "1.0 points behind", "reached"],
+    ]
+    text = {
+        f"codesearch/{system}/0": make_cell(system, 0, [budget], [quality])
+        | {"suite": "codesearch"}
+        for system, budget, quality in (("untrained", (1, 1), 0.3), ("MMR", (8, 16), 0.4))
+    }
+    digits = make_cell("MMR", 0, BUDGETS, [0.1, 0.4, 0.7, 0.91]) | {"suite": "handwriting"}
+    more = {"cells": {**added["cells"], **text, "handwriting/MMR/0": digits}}
+    assert [row[1:] for row in rows_of(render_aims(more))[8:]] == [
+        ["at least 0.90", "0.910", "reached"],
+        ["at least 15 points ahead", "10.0 points ahead", "not reached"],
     ]
     del findings["cells"]["stickers/MMR/0"], findings["cells"]["stickers/MMR/1"]
     del findings["cells"]["stickers/MMR/2"]

@@ -64,6 +64,9 @@ def test_the_numbers_of_the_answers_are_right():
     assert table[0, 0].item() == pytest.approx(0.6)
     assert (comb(6, 2), comb(12, 2)) == (15, 66)
     assert log(64) == pytest.approx(4.16, abs=0.005)
+    rank, size = 8, 2048
+    assert (2 * rank * size, size * size) == (32_768, 4_194_304)
+    assert size * size == 128 * 2 * rank * size
     gigabytes = [16 * 128 * size * 1e7 / 1e9 for size in (4, 1, 1 / 8)]
     assert gigabytes == pytest.approx([82, 20.5, 2.6], abs=0.1)
     megabytes = 50 * 2048 / 1e6
