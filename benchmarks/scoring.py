@@ -1,63 +1,190 @@
-"""Compare MaxSim's time and memory with sentence-transformers' function and a plain einsum.
+"""Compare MaxSim with other implementations and with the limits of the machine, in one run.
 
-python benchmarks/scoring.py
+    pip install --no-deps --target /tmp/peers pylate colpali-engine maxsim-cpu fast-maxsim
+    OMP_NUM_THREADS=2 python benchmarks/scoring.py --peers /tmp/peers
+
+The peers pin other versions of their dependencies, so they are loaded from a folder, without them.
+A cell is a budget, D, a number of candidates N and of queries Q, and a type of storage. Cells whose
+candidates take more than 2 GiB, or whose scores take more than 10^11 multiply-adds, are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import typer
-from allocations import largest_allocation
 from report import write
 from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
 from torch import Tensor
 
-from metaembed_lite import PAPER_BUDGETS, maxsim
-from metaembed_lite.timing import median_seconds
+from metaembed_lite import PAPER_BUDGETS, Budget, maxsim
+
+DIMS = (64, 128, 768, 2048)
+CANDIDATES = (1_000, 10_000, 100_000)
+QUERIES = (1, 16, 256)
+MOST_BYTES, MOST_MULTIPLY_ADDS = 2 << 30, 10**11
+HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+CACHED_BYTES = 1 << 20  # of candidates that stay in a core's cache
+RUNS, LONG_SECONDS = 5, 2  # runs per median; a method that takes longer is run three times
+
+Score = Callable[[Tensor, Tensor], Any]
 
 
-def maxsim_by_definition(q: Tensor, c: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Cell:
+    """What is measured: a budget and sizes."""
+
+    budget: Budget
+    dim: int
+    candidates: int
+    queries: int
+    storage: str = "float32"
+
+
+def list_cells() -> Iterator[Cell]:
+    """All sizes in float32, and the half-precision types at D = 128 and 10,000 candidates."""
+    for dim in DIMS:
+        for n_candidates in CANDIDATES:
+            for n_queries in QUERIES:
+                for budget in PAPER_BUDGETS:
+                    n_bytes = n_candidates * budget.bytes_per_candidate(dim)
+                    work = n_queries * budget.multiply_adds(dim, n_candidates)
+                    if n_bytes <= MOST_BYTES and work <= MOST_MULTIPLY_ADDS:
+                        yield Cell(budget, dim, n_candidates, n_queries)
+    for storage in HALF:
+        for n_queries in QUERIES[:2]:
+            for budget in PAPER_BUDGETS:
+                yield Cell(budget, 128, 10_000, n_queries, storage)
+
+
+def score_by_einsum(queries: Tensor, candidates: Tensor) -> Tensor:
     """Score with the whole (Q, N, R_q, R_c) tensor in memory."""
-    return torch.einsum("qid,njd->qnij", q, c).amax(3).sum(2)
+    return torch.einsum("qid,njd->qnij", queries, candidates).amax(3).sum(2)
 
 
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "metaembed_lite.maxsim": maxsim,
-    "sentence_transformers.colbert_scores": lambda q, c: colbert_scores(q, c[:, None]),
-    "one einsum": maxsim_by_definition,
-}
+def load_peers(folder: Path) -> dict[str, Score]:
+    """The peers' functions, of float32 (Q, R_q, D) and (N, R_c, D).
+
+    Raises:
+        ImportError: if one is not in the folder.
+    """
+    sys.path.append(str(folder))
+    import fast_maxsim
+    import maxsim_cpu
+    from colpali_engine.utils.processing_utils import BaseVisualRetrieverProcessor
+    from pylate.scores.colbert import colbert_scores as pylate_scores
+
+    def per_query(score: Callable[..., Any]) -> Score:
+        def run(queries: Tensor, candidates: Tensor) -> Tensor:
+            array = candidates.numpy()
+            return torch.stack([torch.from_numpy(score(q.numpy(), array)) for q in queries])
+
+        return run
+
+    return {
+        "PyLate": pylate_scores,
+        "colpali-engine": partial(BaseVisualRetrieverProcessor.score_multi_vector, device="cpu"),
+        "maxsim-cpu": per_query(maxsim_cpu.maxsim_scores),
+        "fast-maxsim": per_query(fast_maxsim.maxsim_scores),
+    }
 
 
-def main(candidates: int = 10_000, queries: int = 8, dim: int = 128, repeats: int = 5) -> None:
-    """Measure every method at every budget of the paper, and check that the methods agree."""
-    torch.manual_seed(0)
-    q_all = F.normalize(torch.randn(queries, 16, dim), dim=-1)
-    c_all = F.normalize(torch.randn(candidates, 64, dim), dim=-1)
+def list_methods(cell: Cell, peers: dict[str, Score]) -> dict[str, Score]:
+    """What is measured in a cell. The peers are for float32."""
+    methods: dict[str, Score] = {
+        "maxsim": maxsim,
+        "maxsim, bfloat16 products": partial(maxsim, products="bfloat16"),
+        "sentence-transformers": lambda q, c: colbert_scores(q, c[:, None]),
+        "one einsum": score_by_einsum,
+    }
+    similarities = cell.queries * cell.candidates * cell.budget.r_q * cell.budget.r_c
+    if 4 * similarities > MOST_BYTES:
+        del methods["one einsum"]
+    return methods | peers if cell.storage == "float32" else methods
+
+
+def measure_limits(cell: Cell, queries: Tensor, candidates: Tensor) -> dict[str, float]:
+    """Milliseconds for the products alone, from cache, and to read all candidates once."""
+    flat, vectors = queries.flatten(0, 1), candidates.flatten(0, 1)
+    n_cached = max(1, min(len(vectors), CACHED_BYTES // (4 * cell.dim)))
+    few = vectors[:n_cached].float()
+    product = torch.empty(len(flat), n_cached)
+    cached = partial(torch.mm, flat.float(), few.T, out=product)
+    scale = len(vectors) / n_cached
+    times = time_runs(lambda: [cached() for _ in range(20)])
+    return {
+        "products, from cache": round(scale * median(times) / 20, 3),
+        "reading": round(median(time_runs(candidates.sum)), 3),
+    }
+
+
+def time_runs(run: Callable[[], object]) -> list[float]:
+    """Milliseconds of several runs, after one that is not counted."""
+    times: list[float] = []
+    for _ in range(RUNS + 1):
+        start = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - start))
+        if len(times) == 3 and times[0] > 1000 * LONG_SECONDS:
+            break
+    return times[1:]
+
+
+def measure_cell(cell: Cell, peers: dict[str, Score]) -> dict[str, Any]:
+    """Milliseconds of every method (median, least, most), errors and limits."""
+    generator = torch.Generator().manual_seed(0)
+    budget, dtype = cell.budget, HALF.get(cell.storage, torch.float32)
+    shape = (cell.queries, budget.r_q, cell.dim), (cell.candidates, budget.r_c, cell.dim)
+    queries, candidates = (
+        F.normalize(torch.randn(s, generator=generator), dim=-1).to(dtype) for s in shape
+    )
+    expected = score_by_einsum(queries[:4].double(), candidates[:100].double())
+    methods = {}
+    for name, score in list_methods(cell, peers).items():
+        result = score(queries[:4], candidates[:100])
+        error = (result.double() - expected).abs().max().item()
+        times = time_runs(partial(score, queries, candidates))
+        methods[name] = {
+            "ms": round(median(times), 3), "least": round(min(times), 3),
+            "most": round(max(times), 3), "error": float(f"{error:.1e}"),
+        }  # fmt: skip
+        if cell.storage == "float32" and "bfloat16" not in name:
+            assert error < 1e-4, (name, error)
+    limits = measure_limits(cell, queries, candidates)
+    return {**asdict(cell), "budget": str(budget), "methods": methods, "limits_ms": limits}
+
+
+def main(
+    peers: Annotated[Path, typer.Option(help="Folder with the peers, see above.")],
+    only_dim: Annotated[int | None, typer.Option(help="One D only, and write nothing.")] = None,
+) -> None:
+    """Measure every cell, print a line for each, and write ``book/results/scoring.json``."""
+    functions = load_peers(peers)
     rows = []
-    for budget in PAPER_BUDGETS:
-        q, c = q_all[:, : budget.r_q].contiguous(), c_all[:, : budget.r_c].contiguous()
-        reference = maxsim_by_definition(q.double(), c[:200].double())
-        for name, method in METHODS.items():
-            assert (method(q, c)[:, :200].double() - reference).abs().max() < 1e-4, name
-            score = partial(method, q, c)
-            rows.append(
-                {
-                    "budget": str(budget), "method": name,
-                    "ms": round(1000 * median_seconds(score, repeats), 2),
-                    "largest_tensor_mib": round(largest_allocation(score) / 2**20, 1),
-                }
-            )  # fmt: skip
-            print(
-                "{budget:>9}  {method:<38}{ms:>9.2f} ms{largest_tensor_mib:>9.1f} MiB".format(
-                    **rows[-1]
-                )
-            )
-    sizes = {"candidates": candidates, "queries": queries, "dim": dim, "repeats": repeats}
-    print("written:", write("scoring", {**sizes, "rows": rows}))
+    for cell in list_cells():
+        if only_dim in (None, cell.dim):
+            rows.append(measure_cell(cell, functions))
+            print_row(rows[-1])
+    if only_dim is None:
+        print("written:", write("scoring", {"runs": RUNS, "rows": rows}))
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """One line: the cell, milliseconds of each method, and the limits."""
+    times = {name: method["ms"] for name, method in row["methods"].items()}
+    exact = {name: ms for name, ms in times.items() if "bfloat16" not in name}
+    best = "*" if min(exact, key=lambda name: exact[name]) == "maxsim" else " "
+    cell = f"{row['budget']:>8} D={row['dim']} N={row['candidates']} Q={row['queries']}"
+    print(best, cell, row["storage"], times, row["limits_ms"], sep="  ", flush=True)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,25 @@ def test_both_ways_to_multiply_give_the_same_gradients(monkeypatch):
 
 
 @pytest.mark.parametrize("few", [1, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bfloat16_products_are_near_the_exact_scores(monkeypatch, few, dtype):
+    monkeypatch.setattr(scoring, "FEW_VECTORS", few)
+    q, c = unit(3, 16, 64, dtype=dtype), unit(200, 32, 64, seed=1, dtype=dtype)
+    rounded = maxsim(q, c, products="bfloat16")
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - maxsim(q, c)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("whole", [torch.int8, torch.int64, torch.float64])
+def test_bfloat16_products_never_round_whole_numbers_or_float64(whole):
+    values = torch.ones(1, 1, 4)
+    with pytest.raises(ValueError, match=f"would round candidates of {whole}: convert them"):
+        maxsim(values, values.to(whole), products="bfloat16")
+    with pytest.raises(ValueError, match="products 'float16': choose 'exact' or 'bfloat16'"):
+        maxsim(values, values, products="float16")
+
+
+@pytest.mark.parametrize("few", [1, 1000])
 @pytest.mark.parametrize("bad", [torch.inf, -torch.inf])
 def test_an_infinite_value_that_no_maximum_shows_is_refused(monkeypatch, few, bad):
     monkeypatch.setattr(scoring, "FEW_VECTORS", few)
