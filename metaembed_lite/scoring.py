@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,6 @@ def maxsim(
         queries, candidates = queries[:, : budget.r_q], candidates[:, : budget.r_c]
         query_mask = None if query_mask is None else query_mask[:, : budget.r_q]
         candidate_mask = None if candidate_mask is None else candidate_mask[:, : budget.r_c]
-    check_finite(queries, "queries")
     dtype = _scoring_type(queries, candidates, products)
     if candidate_mask is not None and not candidate_mask.any(dim=1).all():
         empty = (~candidate_mask.any(dim=1)).nonzero()[0].item()
@@ -184,9 +184,12 @@ def maxsim(
             f"candidate {empty} has no unmasked vector in its first {candidates.shape[1]}: its "
             "score is undefined; drop it or widen the budget"
         )
-    with torch.autocast(queries.device.type, enabled=False):  # it would multiply in half precision
-        scores = _maxsim(queries.to(dtype), candidates, query_mask, candidate_mask)
-    if not _all_finite(scores):
+    with _without_autocast(queries.device.type):  # it would multiply in half precision
+        scores, total = _maxsim(queries.to(dtype), candidates, query_mask, candidate_mask)
+    if query_mask is not None or not torch.isfinite(total):  # a mask may hide what is not finite
+        check_finite(queries, "queries")
+        check_finite(candidates, "candidates")
+    if not torch.isfinite(total) and not _all_finite(scores):
         query, candidate = (~torch.isfinite(scores)).nonzero()[0].tolist()
         raise ValueError(
             f"the score of query {query} and candidate {candidate} is "
@@ -223,19 +226,26 @@ def best_similarities(
 
 def _maxsim(
     queries: Tensor, candidates: Tensor, query_mask: Tensor | None, candidate_mask: Tensor | None
-) -> Tensor:
-    scores, sums = [], []
+) -> tuple[Tensor, Tensor]:
+    """Scores (Q, N), and a sum that is finite only if all scores and all candidates are.
+
+    A maximum hides a candidate's -inf. The first query vector's similarities do not, because a
+    finite vector times one that is not finite is never finite. To add them up costs less than to
+    read the candidates again.
+    """
+    parts, sums = [], []
     for best, similarity_sum in _best_by_chunk(queries, candidates, candidate_mask):
         if query_mask is not None:
             best = best.masked_fill(~query_mask[:, :, None], 0.0)
-        scores.append(at_least_float32(best).sum(dim=1))  # (Q, r_q, n) -> (Q, n)
+        parts.append(at_least_float32(best).sum(dim=1))  # (Q, r_q, n) -> (Q, n)
         sums.append(similarity_sum)
-    # A maximum hides a candidate's -inf, but the first query vector's similarities do not: a finite
-    # vector times one that is not finite is never finite. Reading them costs less than reading the
-    # candidates again.
-    if not torch.isfinite(torch.stack(sums)).all():
-        check_finite(candidates, "candidates")
-    return torch.cat(scores, dim=1)
+    scores = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return scores, scores.detach().sum() + sum(sums)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    active = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if active else nullcontext()
 
 
 def _best_by_chunk(
@@ -270,6 +280,8 @@ def _best_by_chunk(
 
 
 def _largest_of(similarities: Tensor, hidden: Tensor | None, dim: int) -> Tensor:
+    if similarities.shape[dim] == 1:  # masks leave each candidate a vector
+        return similarities.squeeze(dim)
     if hidden is not None:
         similarities = similarities.masked_fill(hidden, -torch.inf)
     if similarities.requires_grad:  # max keeps indices for its gradient, amax all similarities
