@@ -28,6 +28,7 @@ from results_tables import (
     join_words,
     to_plain_text,
 )
+from search_tables import render_scoring, render_search
 from stickers_aims import render_aims
 from stickers_cells import find_cells
 from stickers_rivals import (
@@ -135,28 +136,6 @@ def render_shipped(tiny: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\n" + format_environments(tiny["cells"].values())
 
 
-def render_scoring(scoring: dict[str, Any]) -> str:
-    """Compare time and memory of three implementations of MaxSim, per budget."""
-    table = pd.DataFrame(scoring["rows"])
-    methods = table.method.unique()
-    rows = []
-    for budget in table.budget.unique():
-        at_budget = table[table.budget == budget].set_index("method")
-        cells = [
-            f"{at_budget.ms[method]:.1f} ({at_budget.largest_tensor_mib[method]:,.1f})"
-            for method in methods
-        ]
-        rows.append([to_plain_text(budget), *cells])
-    names = [f"`{to_plain_text(method.rpartition('.')[2])}`" for method in methods]
-    return (
-        f"{scoring['queries']:d} queries against {scoring['candidates']:,} candidates, "
-        f"{scoring['dim']:d} dimensions. Milliseconds are the median of {scoring['repeats']:d} "
-        "runs. In parentheses: MiB of the largest tensor that is created. `maxsim` is ours, "
-        "`colbert_scores` is from sentence-transformers, `one einsum` is the definition.\n\n"
-        f"{format_table(['budget', *names], rows)}\n\n{format_environment(scoring)}"
-    )
-
-
 def render_caching(caching: dict[str, Any]) -> str:
     """Compare memory and time of a training step with and without gradient caching."""
     table = pd.DataFrame(caching["rows"])
@@ -251,6 +230,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "code": ("findings", render_code),
     "shipped": ("tiny", render_shipped),
     "scoring": ("scoring", render_scoring),
+    "search": ("search", render_search),
     "caching": ("gradient_caching", render_caching),
     "efficiency": ("efficiency", render_efficiency),
     "explorer": ("explorer", render_explorer),
