@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from qdrant_client import QdrantClient, models
+from search import peak_memory
 
 from metaembed_lite import MetaIndex, load, maxsim
 from metaembed_lite.index import columns as index_columns
@@ -307,3 +308,25 @@ def test_batches_give_back_what_was_added(index):
     assert [name for batch in ids for name in batch] == names(300)
     torch.testing.assert_close(torch.cat(embeddings), unit(300, 6, DIM).half().float())
     assert list(pd.concat(metadata).year) == list(range(2000, 2300))
+
+
+def test_ids_may_hold_quotes_spaces_and_any_letters(tmp_path):
+    index = MetaIndex.create(tmp_path / "an index", DIM, BUDGETS)
+    odd = ["it's", "a' OR '1'='1", 'say "hi"', "Straße/路径 1.png", "100%_\\", "🎻"]
+    index.add([*odd, "last"], unit(7, 6, DIM))
+    assert set(index.search(unit(4, DIM), 10).id) == {*odd, "last"}
+    index.delete(odd)
+    assert list(index.search(unit(4, DIM), 10).id) == ["last"]
+
+
+def test_many_candidates_are_deleted_at_once(tmp_path):
+    index = MetaIndex.create(tmp_path / "index", 8, [(1, 1)])
+    index.add(names(20_001), unit(20_001, 1, 8))
+    index.delete(names(20_000))
+    assert list(index.search(unit(1, 8), 5).id) == ["c20000"]
+
+
+def test_a_search_does_not_hold_the_index_in_memory(tmp_path):
+    """300,000 candidates of 2 KB. benchmarks/search.py measures a million of them."""
+    memory = peak_memory(tmp_path / "index", 300_000)
+    assert memory["mb_at_most"] - memory["mb_after_imports"] < 500
