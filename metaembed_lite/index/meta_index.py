@@ -282,7 +282,7 @@ class MetaIndex:
         """
         names = incoming.check_ids(ids)
         with self._writing("deleting from an index"):
-            stored = self._stored_ids()
+            stored = self.ids()
             missing = next((name for name in names if name not in stored), None)
             if missing is not None:
                 raise ValueError(f"id {missing!r} is not in index {self.path}: nothing was deleted")
@@ -401,6 +401,18 @@ class MetaIndex:
         }
         return results
 
+    def ids(self) -> set[str]:
+        """The ids of all candidates."""
+        batches = Snapshot(self.path, self._table()).scan(["id"], 1 << 16)
+        return {name for batch in batches for name in batch.column("id").to_pylist()}
+
+    def head(self, n: int = 5) -> pd.DataFrame:
+        """The ids and the metadata of the first ``n`` candidates, or of all if there are fewer."""
+        table = self._table()
+        names = ["id", *self._metadata_names(table)]
+        with explained(self.path):
+            return table.search().select(names).limit(whole_number(n, "n")).to_pandas()
+
     def get(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The metadata of some candidates, one row per id, in the order of ``ids``.
 
@@ -483,10 +495,6 @@ class MetaIndex:
         with explained(self.path):
             return self._database.open_table(TABLE)
 
-    def _stored_ids(self) -> set[str]:
-        batches = Snapshot(self.path, self._table()).scan(["id"], 1 << 16)
-        return {name for batch in batches for name in batch.column("id").to_pylist()}
-
     def _rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Some columns of some candidates, in the order of ``ids``."""
         names = incoming.check_ids(ids)
@@ -521,7 +529,7 @@ class MetaIndex:
     ) -> None:
         columns = self.header.columns
         with self._writing("writing to an index"):
-            stored = set() if upsert else self._stored_ids()
+            stored = set() if upsert else self.ids()
             candidates = incoming.check(batches, columns, stored)
             first = next(candidates, None)
             if first is None:

@@ -263,6 +263,9 @@ def test_stored_rows_come_back_by_id_in_the_given_order(tmp_path, dtype, rescore
     index = MetaIndex.create(tmp_path / "index", DIM, BUDGETS, dtype, rescore=rescore)
     vectors = unit(300, 6, DIM)
     index.add(names(300), vectors, {"year": range(300), "its": ["a", "b", "c"] * 100})
+    assert index.ids() == set(names(300))
+    assert index.head(2).values.tolist() == [["c0", 0, "a"], ["c1", 1, "b"]]
+    assert len(index.head(1000)) == 300
     chosen = ["c7", "c250", "c0"]
     assert index.get(chosen, ["year"]).values.tolist() == [["c7", 7], ["c250", 250], ["c0", 0]]
     assert list(index.get(["c4"]).columns) == ["id", "year", "its"]
