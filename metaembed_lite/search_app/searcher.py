@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -170,8 +171,11 @@ class Searcher:
         thumbnails = rows.get("thumbnail", pd.Series([None] * len(rows)))
         for name, thumbnail in zip(rows.id, thumbnails, strict=True):
             self._thumbnails.put(name, thumbnail or b"")
-        raw = [name for name in rows if any(isinstance(value, bytes) for value in rows[name])]
-        return rows.drop(columns=raw).assign(has_thumbnail=[bool(t) for t in thumbnails])
+        is_raw = [
+            name == "thumbnail" or any(isinstance(v, bytes) for v in rows[name]) for name in rows
+        ]
+        rows = rows.loc[:, np.logical_not(is_raw)]
+        return rows.assign(has_thumbnail=[bool(t) for t in thumbnails])
 
     def thumbnail(self, name: str) -> bytes:
         """The thumbnail of a candidate, a WebP file.
@@ -209,7 +213,7 @@ class Searcher:
             UnknownError: if there is no such candidate.
         """
         row = self._get(name)
-        file = Path(str(row.get("path") or ""))
+        file = Path(row.get("path", ""))
         source = file if file.is_file() else row.get("thumbnail")
         if not source or row.get("text"):
             return None
@@ -221,12 +225,12 @@ class Searcher:
         return maps[0]
 
     def _get(self, name: str) -> dict[str, Any]:
-        """The metadata of a candidate."""
+        """The metadata of a candidate that are texts or bytes."""
         try:
             row = self.index.get([name]).iloc[0]
         except ValueError as error:
             raise UnknownError(str(error)) from error
-        return dict(row)
+        return {name: value for name, value in row.items() if isinstance(value, str | bytes)}
 
 
 def to_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
