@@ -19,24 +19,28 @@ export function start(el, index) {
   let query = null; // { token, text, image }
   let budget = [index.r_q, index.r_c];
   let shown = null; // the ranking on the page
+  let origin = null; // the ranking before the budget moves, or before the whole drag
   let base = null; // the ranking that the arrows compare with
   let selection = null; // position of the chosen candidate, or null for the best
   let isHeld = false; // a pointer is on a slider
-  let hasMoved = false; // it has moved the slider, so arrows compare with the drag's start
 
   const form = queryForm(index, (content) => {
     query = content;
     selection = null;
     update();
-  }, () => query && update());
+  }, () => {
+    origin = null;
+    if (query) update();
+  });
   const move = (r_q, r_c) => {
     budget = [r_q, r_c];
+    if (!isHeld) origin = shown;
     paintBudget();
     if (query) update();
   };
   const hold = (value) => {
     isHeld = value;
-    hasMoved = false;
+    if (isHeld) origin = shown;
   };
   const sliders = [
     sliderView({
@@ -97,11 +101,7 @@ export function start(el, index) {
       return position;
     });
     const ranked = { asked, order, scores, budget: used };
-    if (shown?.asked !== asked) base = ranked;
-    else if (name(shown.budget) !== name(used)) {
-      if (!hasMoved) base = shown;
-      hasMoved = isHeld;
-    }
+    base = origin?.asked === asked ? origin : ranked;
     shown = ranked;
     figures.update(stats, used);
     ranking.node.classList.toggle("wide", !rows.some((row) => row.has_thumbnail));
