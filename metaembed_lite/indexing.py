@@ -226,7 +226,7 @@ def build_index(
         (4, 4, 'tiny')
     """
     batch_size = whole_number(batch_size, "batch_size")
-    index = _find_index(output)
+    index = _find_index(str(output), add)
     if index is not None:
         _check_existing(index, add, dtype, rescore)
     stored = set() if index is None else index.ids()
@@ -259,7 +259,10 @@ def build_index(
     return index, corpus
 
 
-def _find_index(path: str | Path) -> MetaIndex | None:
+def _find_index(path: str, add: bool) -> MetaIndex | None:
+    """The index at a path, if there is one. In an object store, ``create`` checks that itself."""
+    if "://" in path and not add:
+        return None
     try:
         return MetaIndex.open(path)
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ def index(
     settings: Annotated[
         list[str] | None, typer.Argument(help="key=value for the suite, such as n_queries=200")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the index.")] = Path("index"),
+    output: Annotated[str, typer.Option(help="Folder for the index.")] = "index",
     add: Annotated[
         bool, typer.Option("--add", help="Add to the index there. Only new ids are encoded.")
     ] = False,
@@ -51,13 +52,14 @@ def index(
         typer.echo(f"skipped {file}")
     stats = filled.stats()
     typer.echo(
-        f"indexed: {len(corpus.ids):,} new candidates, {stats['candidates']:,} in {output}, "
-        f"{stats['bytes_on_disk'] / 2**20:.1f} MiB\nnext: metaembed-lite serve {output}"
+        f"indexed: {output} has {stats['candidates']:,} candidates, {len(corpus.ids):,} of them "
+        f"new, in {stats['bytes_on_disk'] / 2**20:.1f} MiB\n"
+        f"next: metaembed-lite serve {shlex.quote(output)}"
     )
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="An index.")],
+    index: Annotated[str, typer.Argument(help="The folder of an index.")],
     query: Annotated[str, typer.Argument(help="What to look for.")] = "",
     image: Annotated[Path | None, typer.Option(help="Search by an image, or with it.")] = None,
     budget: Annotated[
@@ -102,7 +104,7 @@ def search(
 
 
 def serve(
-    index: Annotated[Path, typer.Argument(help="An index.")],
+    index: Annotated[str, typer.Argument(help="The folder of an index.")],
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="On 127.0.0.1. 0 takes any free one.")
     ] = 8000,

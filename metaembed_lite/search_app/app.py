@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -58,12 +59,12 @@ def create_app(searcher: Searcher) -> ASGIApp:
     """
     app = Starlette(
         routes=[
-            Route("/", page),
-            Route("/search.js", script),
-            Route("/search", search, methods=["POST"]),
-            Route("/thumbnail/{id:path}", thumbnail),
-            Route("/match/{id:path}", match),
-            Route("/attention/{id:path}", attention),
+            Route("/", _page),
+            Route("/search.js", _script),
+            Route("/search", _search, methods=["POST"]),
+            Route("/thumbnail/{id:path}", _thumbnail),
+            Route("/match/{id:path}", _match),
+            Route("/attention/{id:path}", _attention),
         ],
         middleware=[Middleware(Guard)],
         exception_handlers={
@@ -78,42 +79,42 @@ def create_app(searcher: Searcher) -> ASGIApp:
     return app
 
 
-async def page(request: Request) -> Response:
+async def _page(request: Request) -> Response:
     """The page."""
     html = await run_in_threadpool(render_page, _searcher(request))
     return Response(html, media_type="text/html")
 
 
-async def script(request: Request) -> Response:
+async def _script(request: Request) -> Response:
     """The page's script, one module."""
     return Response(bundle_js(), media_type="text/javascript")
 
 
-async def search(request: Request) -> Response:
+async def _search(request: Request) -> Response:
     """The best candidates, what the search cost, and a token of the query for more requests."""
     wanted = read_request(await _read_fields(request))
-    return json_response(await run_in_threadpool(_search, _searcher(request), wanted))
+    return json_response(await run_in_threadpool(_find, _searcher(request), wanted))
 
 
-async def thumbnail(request: Request) -> Response:
+async def _thumbnail(request: Request) -> Response:
     """A candidate's thumbnail."""
     name = request.path_params["id"]
     file = await run_in_threadpool(_searcher(request).thumbnail, name)
     return Response(file, media_type="image/webp")
 
 
-async def match(request: Request) -> Response:
+async def _match(request: Request) -> Response:
     """Similarities of all vectors of a query and a candidate, and the picks at a budget."""
     token, budget = request.query_params.get("query"), request.query_params.get("budget")
     if not token:
         raise ValueError("query is missing: give the token that /search answers with")
     content = await run_in_threadpool(
-        _match, _searcher(request), request.path_params["id"], token, budget
+        _compare, _searcher(request), request.path_params["id"], token, budget
     )
     return json_response(content)
 
 
-async def attention(request: Request) -> Response:
+async def _attention(request: Request) -> Response:
     """Attention maps of a candidate's image, or null."""
     name = request.path_params["id"]
     return json_response(await run_in_threadpool(_searcher(request).attention, name))
@@ -124,7 +125,7 @@ def _searcher(request: Request) -> Searcher:
     return searcher
 
 
-def _search(searcher: Searcher, wanted: SearchRequest) -> dict[str, Any]:
+def _find(searcher: Searcher, wanted: SearchRequest) -> dict[str, Any]:
     columns = searcher.index.header.columns
     plan(columns, wanted.k, wanted.budget, wanted.prefetch)  # before the work of encoding
     query = searcher.recall(wanted.token) if wanted.token else searcher.encode(wanted.item)
@@ -147,7 +148,7 @@ def _search(searcher: Searcher, wanted: SearchRequest) -> dict[str, Any]:
     }
 
 
-def _match(searcher: Searcher, name: str, token: str, budget: str | None) -> dict[str, Any]:
+def _compare(searcher: Searcher, name: str, token: str, budget: str | None) -> dict[str, Any]:
     full = searcher.index.header.columns.full_budget
     chosen = (as_budget(budget) if budget else full).check(full.r_q, full.r_c)
     similarities = searcher.similarities(searcher.recall(token), name)
@@ -223,4 +224,6 @@ def serve(app: ASGIApp, port: int, ready: Callable[[str], None]) -> None:
         ) from error
     with listener:
         ready(f"http://{ADDRESS}:{listener.getsockname()[1]}")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        with suppress(KeyboardInterrupt):  # this is how it ends
+            server.run(sockets=[listener])

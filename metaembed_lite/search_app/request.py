@@ -26,6 +26,10 @@ class SearchRequest:
         k: results.
         where: a filter, or None.
         prefetch: earlier stages, as pairs of a budget and how many candidates to keep.
+
+    Example:
+        >>> SearchRequest("violin").k
+        10
     """
 
     item: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,11 @@ class Query(NamedTuple):
         token: by which ``Searcher.recall`` finds it again.
         vectors: (R_q, D) float32.
         seconds: that encoding took.
+
+    Example:
+        >>> import torch
+        >>> Query("1c0336a53680bc30", torch.zeros(8, 128), 0.02).vectors.shape
+        torch.Size([8, 128])
     """
 
     token: str
@@ -217,11 +223,12 @@ class Searcher:
         source = file if file.is_file() else row.get("thumbnail")
         if not source or row.get("text"):
             return None
+        key = f"{zlib.crc32(row.get('thumbnail', b''))} {name}"  # an id may get another image
         with self._encoding:
-            maps = self._attention.get(name)
+            maps = self._attention.get(key)
             if maps is None:
                 maps = (attention_to_json(self.model, [items.open_picture(source)]),)
-                self._attention.put(name, maps)
+                self._attention.put(key, maps)
         return maps[0]
 
     def _get(self, name: str) -> dict[str, Any]:

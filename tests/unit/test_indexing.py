@@ -2,7 +2,11 @@
 
 import io
 import re
+import signal
 import socket
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 from PIL import Image
@@ -93,7 +97,7 @@ def test_a_folder_is_indexed_by_relative_path(images, tmp_path, tiny):
     result = run("index", "tiny", images, "--output", path, "--dtype", "int8",
                  "--rescore", "float16")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "6 new candidates, 6 in" in result.stdout
+    assert "has 6 candidates, 6 of them new" in result.stdout
     index = MetaIndex.open(path)
     assert index.header.columns.dtype == "int8"
     rows = index.head(10)
@@ -141,9 +145,12 @@ def test_an_existing_index_is_kept_and_only_new_ids_are_encoded(images, tmp_path
     (images / "warm" / "green.JPG").write_text("broken by now, but it has been indexed")
     result = run("index", "tiny", images, "--output", path, "--add")
     assert result.exit_code == 0, result.output
-    assert "1 new candidates, 7 in" in result.stdout
+    assert "has 7 candidates, 1 of them new" in result.stdout
     assert MetaIndex.open(path).head(6).equals(first)
-    assert "0 new candidates" in run("index", "tiny", images, "--output", path, "--add").stdout
+    assert (
+        "7 candidates, 0 of them new"
+        in run("index", "tiny", images, "--output", path, "--add").stdout
+    )
     result = run("index", "tiny", images, "--output", path, "--add", "--dtype", "int8")
     assert result.exit_code == 2
     assert "has 'float16', so leave it out" in result.stderr
@@ -223,6 +230,20 @@ def test_search_and_serve_need_an_index(tmp_path):
         result = run(*command)
         assert result.exit_code == 2
         assert f"there is no index at {tmp_path}" in result.stderr
+
+
+def test_serve_answers_until_it_is_interrupted(stickers):
+    command = [sys.executable, "-m", "metaembed_lite.cli", "serve", stickers, "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        address = re.search(r"http://127\.0\.0\.1:\d+", run.stdout.readline())[0]
+        with urllib.request.urlopen(f"{address}/") as answer:
+            assert "<title>index · metaembed-lite</title>" in answer.read().decode()
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert "Traceback" not in errors
 
 
 def test_serve_says_that_a_port_is_taken(stickers):

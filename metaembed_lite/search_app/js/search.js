@@ -156,9 +156,10 @@ export function start(el, index) {
 
 /** A row of an answer as the ranking shows it. */
 function toCandidate({ id, has_thumbnail: hasThumbnail, metadata }) {
-  let text = metadata.text || (metadata.path || !hasThumbnail ? id : "");
+  const file = metadata.path ? id : ""; // a path below the indexed folder
+  let text = metadata.text || file.split("/").at(-1) || (hasThumbnail ? "" : id);
   if (text.length > MAX_TEXT_CHARS) text = `${text.slice(0, MAX_TEXT_CHARS).trimEnd()} …`;
-  return { id, text, image: hasThumbnail ? thumbnailPath(id) : null };
+  return { id, file, text, image: hasThumbnail ? thumbnailPath(id) : null };
 }
 
 function exampleFilter({ sample }) {
@@ -238,10 +239,14 @@ function queryForm(index, ask, change) {
       submit();
     },
     onpaste: (event) => take(event.clipboardData.files[0]),
-    ondragover: (event) => event.preventDefault(),
+    ondragover: (event) => {
+      if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+    },
     ondrop: (event) => {
+      const [dropped] = event.dataTransfer.files;
+      if (!dropped) return; // a text, which goes into the field
       event.preventDefault();
-      take(event.dataTransfer.files[0]);
+      take(dropped);
     },
   },
   h("div", { class: "ask" },
@@ -318,7 +323,7 @@ function whyView(index) {
     for (let i = 0; i < budget[0]; i++) {
       score += Math.max(...painted.similar.subarray(i * rc, i * rc + budget[1]));
     }
-    title.textContent = `Place ${place}. Each query vector picks the candidate vector that is ` +
+    title.textContent = `Place ${place}${candidate.file && `, ${candidate.file}`}. Each query vector picks the candidate vector that is ` +
       `most similar. The picks add up to the score, ${score.toFixed(3)}.`;
     return true;
   }
