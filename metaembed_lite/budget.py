@@ -55,10 +55,10 @@ class Budget:
             >>> Budget.parse("4x8")
             Budget(r_q=4, r_c=8)
         """
-        pattern = r"\s*\(?\s*(\d+)\s*[x,×]\s*(\d+)\s*\)?\s*"
+        pattern = r"\s*\(?\s*(\d{1,9})\s*[x,×]\s*(\d{1,9})\s*\)?\s*"
         match = re.fullmatch(pattern, text) if isinstance(text, str) else None
         if not match:
-            raise ValueError(f"budget {text!r}: write it as r_q x r_c, for example '4x8'")
+            raise ValueError(f"budget {text!r:.80}: write it as r_q x r_c, for example '4x8'")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

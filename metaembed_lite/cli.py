@@ -6,6 +6,9 @@ accelerate launch -m metaembed_lite.cli train qwen2.5-vl-7b --output my-model
 metaembed-lite evaluate my-model --suite image_folder path=my-images
 metaembed-lite evaluate my-model --benchmark "ViDoRe(v2)" --budget 8x16
 metaembed-lite push my-model you/my-model
+metaembed-lite index tiny stickers n_queries=200 --output my-index
+metaembed-lite search my-index "violin, red apple" --budget 4x8
+metaembed-lite serve my-index
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from metaembed_lite import search_commands
 from metaembed_lite.model_folder import files
 
 
@@ -223,6 +227,11 @@ def push(
         _print_once(f"  {file}")
     hub.push(folder, name, names, private=private, backbone=backbone)
     _print_once(f"uploaded: {len(names)} files to https://huggingface.co/{name}")
+
+
+app.command()(search_commands.index)
+app.command()(search_commands.search)
+app.command()(search_commands.serve)
 
 
 def _format(table: Any) -> str:

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "metaembed_lite"
 
 # From bottom to top. A module may import from the layers below its own and from no other.
 LAYERS = [
-    "arguments timing locking results exercises canvas",
+    "arguments timing locking results exercises canvas thumbnails",
     "budget items backbones model_folder",
     "scoring plain_text checkpoints settings hub",
     "data adapter clustering index",
@@ -24,6 +24,8 @@ LAYERS = [
     "callbacks mteb_bridge plots",
     "training explorer drawings",
     "recipes",
+    "indexing search_app",
+    "search_commands",
     "cli",
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer.split()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from metaembed_lite.data.task import Item
 from metaembed_lite.explorer.quantization import to_base64
 from metaembed_lite.interpretability import image_attention
 from metaembed_lite.items import read
+from metaembed_lite.thumbnails import encode_thumbnail
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -107,11 +107,8 @@ def image_to_data_url(picture: Image.Image) -> str:
         >>> image_to_data_url(Image.new("RGB", (8, 8)))[:23]
         'data:image/webp;base64,'
     """
-    thumbnail = picture.copy()  # thumbnail() works in place
-    thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    file = io.BytesIO()
-    thumbnail.save(file, "WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    file = encode_thumbnail(picture, THUMBNAIL_PX)
+    return "data:image/webp;base64," + base64.b64encode(file).decode()
 
 
 def attention_to_json(model: MultiVectorEncoder, items: Sequence[Item]) -> dict[str, Any] | None:

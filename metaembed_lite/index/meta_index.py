@@ -284,13 +284,12 @@ class MetaIndex:
         """
         names = incoming.check_ids(ids)
         with self._writing("deleting from an index"):
-            stored = self._stored_ids()
+            stored = self.ids()
             missing = next((name for name in names if name not in stored), None)
             if missing is not None:
                 raise ValueError(f"id {missing!r} is not in index {self.path}: nothing was deleted")
-            quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in names)
             with explained(self.path):
-                self._table().delete(f"id IN ({quoted})")
+                self._table().delete(_among(names))
 
     def optimize(self, *, cleanup_older_than: timedelta = timedelta(hours=1)) -> None:
         """Join small files, drop deleted rows, bring an ANN index up to date, remove old versions.
@@ -434,6 +433,52 @@ class MetaIndex:
         create_collection(client, collection, self.columns)
         upload(client, collection, self.batches(rows=128), self.columns)
 
+    def ids(self) -> set[str]:
+        """The ids of all candidates."""
+        batches = Snapshot(self.path, self._table()).scan(["id"], 1 << 16)
+        return {name for batch in batches for name in batch.column("id").to_pylist()}
+
+    def head(self, n: int = 5) -> pd.DataFrame:
+        """The ids and the metadata of the first ``n`` candidates, or of all if there are fewer."""
+        table = self._table()
+        names = ["id", *self._metadata_names(table)]
+        with explained(self.path):
+            return table.search().select(names).limit(whole_number(n, "n")).to_pandas()
+
+    def get(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The metadata of some candidates, one row per id, in the order of ``ids``.
+
+        Args:
+            ids: of candidates in the index.
+            columns: metadata columns. Defaults to all.
+
+        Raises:
+            ValueError: if an id is not in the index, or there is no such column.
+        """
+        stored = self._metadata_names(self._table())
+        for name in columns or ():
+            if name not in stored:
+                raise ValueError(
+                    f"index {self.path} has no metadata column {name!r}: choose from "
+                    f"{', '.join(stored) or 'none'}"
+                )
+        names = ["id", *(stored if columns is None else columns)]
+        return self._rows(ids, names).select(names).to_pandas()
+
+    def vectors(self, ids: Sequence[str]) -> Tensor:
+        """The stored vectors of some candidates, (N, R_c, D) float32, in the order of ``ids``.
+
+        They are those of the last stage of a search: exact ones, if the index keeps them.
+
+        Raises:
+            ValueError: if an id is not in the index.
+        """
+        columns = self.columns
+        r_c = columns.full_budget.r_c
+        rows = self._rows(ids, ["id", *columns.names(r_c, exact=True)])
+        rings = columns.decode(rows, r_c, exact=True)
+        return torch.cat([vectors.float() for vectors in rings], dim=1)
+
     def stats(self) -> dict[str, Any]:
         """Rows, bytes on disk, and bytes per candidate that a search reads at each budget."""
         columns = self.columns
@@ -482,9 +527,16 @@ class MetaIndex:
         with explained(self.path):
             return self._database.open_table(TABLE)
 
-    def _stored_ids(self) -> set[str]:
-        batches = Snapshot(self.path, self._table()).scan(["id"], 1 << 16)
-        return {name for batch in batches for name in batch.column("id").to_pylist()}
+    def _rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Some columns of some candidates, in the order of ``ids``."""
+        names = incoming.check_ids(ids)
+        snapshot = Snapshot(self.path, self._table(), _among(names))
+        batches = list(snapshot.scan(columns, incoming.BATCH_ROWS))
+        rows = {name: i for i, name in enumerate(n for b in batches for n in b["id"].to_pylist())}
+        for name in names:
+            if name not in rows:
+                raise ValueError(f"id {name!r} is not in index {self.path}")
+        return pa.Table.from_batches(batches).take([rows[name] for name in names])
 
     def _metadata_names(self, table: Any) -> list[str]:
         internal = {"id", "crc32", *self.columns.schema.names}
@@ -509,7 +561,7 @@ class MetaIndex:
     ) -> None:
         columns = self.columns
         with self._writing("writing to an index"):
-            stored = set() if upsert else self._stored_ids()
+            stored = set() if upsert else self.ids()
             candidates = incoming.check(batches, columns, stored)
             first = next(candidates, None)
             if first is None:
@@ -553,6 +605,12 @@ def _commit(path: str, table: Any, rows: Iterator[pa.RecordBatch], bar: tqdm, up
 
 def _connect(path: str, storage_options: Mapping[str, str] | None) -> Any:
     return lancedb.connect(path, storage_options=dict(storage_options or {}) or None)
+
+
+def _among(ids: Sequence[str]) -> str:
+    """A filter for candidates with these ids."""
+    quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in ids)
+    return f"id IN ({quoted})"
 
 
 def _is_local(path: str) -> bool:

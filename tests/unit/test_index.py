@@ -261,6 +261,26 @@ def test_an_index_of_a_model_takes_its_vectors_only(tmp_path):
     assert len(index) == 3
 
 
+@pytest.mark.parametrize(("dtype", "rescore"), [("float16", None), ("int8", "float32")])
+def test_stored_rows_come_back_by_id_in_the_given_order(tmp_path, dtype, rescore):
+    index = MetaIndex.create(tmp_path / "index", DIM, BUDGETS, dtype, rescore=rescore)
+    vectors = unit(300, 6, DIM)
+    index.add(names(300), vectors, {"year": range(300), "its": ["a", "b", "c"] * 100})
+    assert index.ids() == set(names(300))
+    assert index.head(2).values.tolist() == [["c0", 0, "a"], ["c1", 1, "b"]]
+    assert len(index.head(1000)) == 300
+    chosen = ["c7", "c250", "c0"]
+    assert index.get(chosen, ["year"]).values.tolist() == [["c7", 7], ["c250", 250], ["c0", 0]]
+    assert list(index.get(["c4"]).columns) == ["id", "year", "its"]
+    torch.testing.assert_close(index.vectors(chosen), vectors[[7, 250, 0]], atol=1e-3, rtol=0)
+    index.add(["it's"], vectors[:1])
+    assert index.get(["it's"]).id.item() == "it's"
+    with pytest.raises(ValueError, match="id 'c300' is not in index"):
+        index.vectors(["c1", "c300"])
+    with pytest.raises(ValueError, match=r"no metadata column 'ring0': choose from year, its"):
+        index.get(["c1"], ["ring0"])
+
+
 def test_statistics_say_what_is_stored(index):
     stats = index.stats()
     assert stats["candidates"] == 300

@@ -7,8 +7,11 @@ import { framesView } from "./frames.js";
 
 const MAX_CARDS = 10;
 
-/** The list of the best: `update` paints it. `choose(candidate)` is called on a click. */
-export function rankingView(page, choose) {
+/**
+ * The list of the best: `update` paints it. `choose(candidate)` is called on a click. `relevant` is
+ * null if nobody knows which candidates are.
+ */
+export function rankingView(page, choose, most = MAX_CARDS) {
   const hasImages = page.candidates.some(({ image }) => image);
   const list = h("ol", { class: hasImages ? "cards" : "cards wide" });
   const cards = new Map(); // candidate -> its parts, created when it first appears
@@ -42,7 +45,7 @@ export function rankingView(page, choose) {
   }
 
   function update({ query, order, scores, relevant, selected, before }) {
-    const top = order.slice(0, MAX_CARDS);
+    const top = order.slice(0, most);
     const placesBefore = new Map(before.map((candidate, i) => [candidate, i]));
     const boxesBefore = new Map(
       Array.from(list.children, (li) => [li, li.getBoundingClientRect()]));
@@ -50,7 +53,7 @@ export function rankingView(page, choose) {
       if (!cards.has(candidate)) cards.set(candidate, createCard(candidate));
       const card = cards.get(candidate);
       const { li, button, place, moved, score, mark } = card;
-      const isRelevant = relevant.has(candidate);
+      const isRelevant = relevant?.has(candidate) ?? false;
       const steps = placesBefore.get(candidate) - i;
       place.textContent = `${i + 1}`;
       moved.textContent = steps > 0 ? `▲${steps}` : steps < 0 ? `▼${-steps}` : "";
@@ -62,7 +65,7 @@ export function rankingView(page, choose) {
       button.setAttribute("aria-label", [
         `Place ${i + 1}`, `candidate ${page.candidates[candidate].id}`,
         page.candidates[candidate].text, markCells(card, query, candidate, relevant),
-        isRelevant ? "relevant" : "not relevant",
+        relevant && (isRelevant ? "relevant" : "not relevant"),
         `score ${scores[candidate].toFixed(3)}`,
         steps > 0 ? `up ${steps}` : steps < 0 ? `down ${-steps}` : "",
       ].filter(Boolean).join(", "));
