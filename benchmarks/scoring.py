@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=2 python benchmarks/scoring.py --peers /tmp/peers
 
 The peers pin other versions of their dependencies, so they are loaded from a folder, without them.
-A cell is a budget, D, a number of candidates N and of queries Q, and a type of storage. Cells whose
-candidates take more than 2 GiB, or whose scores take more than 4 x 10^10 multiply-adds, are left out.
+A cell is a budget, D, a number of candidates N and of queries Q, and a type of storage. Cells are
+left out if their candidates take more than 2 GiB, or their scores over 4 x 10^10 multiply-adds.
 """
 
 from __future__ import annotations

@@ -20,6 +20,11 @@ class Header:
         columns: dimension, budgets and types.
         model: a name or folder from which the model can be loaded. Defaults to none.
         fingerprint: of the model's weights. Defaults to none.
+
+    Example:
+        >>> header = Header(RingColumns(128, ((1, 1), (4, 8))), model="tiny")
+        >>> Header.from_json(header.to_json(), "my-index") == header
+        True
     """
 
     columns: RingColumns

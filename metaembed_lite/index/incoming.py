@@ -19,7 +19,12 @@ Metadata = pd.DataFrame | Mapping[str, Sequence[Any]] | None
 
 
 class Candidates(NamedTuple):
-    """Checked candidates: N ids, embeddings (N, R_c, D) and N rows of metadata."""
+    """Checked candidates: N ids, embeddings (N, R_c, D) and N rows of metadata.
+
+    Example:
+        >>> Candidates(["a"], torch.ones(1, 8, 128), pd.DataFrame({"year": [2020]})).ids
+        ['a']
+    """
 
     ids: list[str]
     embeddings: Tensor
@@ -38,6 +43,11 @@ def check(
 
     Raises:
         ValueError: naming the value that does not fit.
+
+    Example:
+        >>> columns = RingColumns(4, ((1, 1), (2, 3)))
+        >>> [batch.ids for batch in check([(["a", "b"], torch.ones(2, 3, 4))], columns, set())]
+        [['a', 'b']]
     """
     seen: set[str] = set()
     for batch in batches:
@@ -152,6 +162,12 @@ def encode(
 
     Raises:
         ValueError: if a value does not fit the stored type.
+
+    Example:
+        >>> columns = RingColumns(4, ((1, 1), (2, 3)))
+        >>> checked = check([(["a"], torch.ones(1, 3, 4))], columns, set())
+        >>> next(encode(checked, columns, columns.schema)).schema.names
+        ['ring0', 'ring1']
     """
     for ids, embeddings, metadata in candidates:
         for start in range(0, len(ids), BATCH_ROWS):

@@ -41,6 +41,13 @@ def create_collection(client: QdrantClient, collection: str, columns: RingColumn
 
     Raises:
         FileExistsError: if there is a collection of that name.
+
+    Example:
+        >>> from qdrant_client import QdrantClient
+        >>> client = QdrantClient(":memory:")
+        >>> create_collection(client, "sheets", RingColumns(128, ((1, 1), (4, 8))))
+        >>> sorted(client.get_collection("sheets").config.params.vectors)
+        ['first_1', 'first_8']
     """
     from qdrant_client import models
 
@@ -76,6 +83,15 @@ def upload(
         collection: from ``create_collection``.
         batches: of ids, embeddings (N, R_c, D) and metadata, as ``MetaIndex.batches`` gives them.
         columns: of the index.
+
+    Example:
+        >>> import torch
+        >>> from qdrant_client import QdrantClient
+        >>> client, columns = QdrantClient(":memory:"), RingColumns(4, ((1, 1), (2, 3)))
+        >>> create_collection(client, "sheets", columns)
+        >>> upload(client, "sheets", [(["a"], torch.ones(1, 3, 4), pd.DataFrame())], columns)
+        >>> client.count("sheets").count
+        1
     """
     from qdrant_client import models
 
@@ -125,6 +141,15 @@ def search_qdrant(
 
     Raises:
         ValueError: if a budget does not fit.
+
+    Example:
+        >>> import torch
+        >>> from qdrant_client import QdrantClient
+        >>> client, columns = QdrantClient(":memory:"), RingColumns(4, ((1, 1), (2, 3)))
+        >>> create_collection(client, "sheets", columns)
+        >>> upload(client, "sheets", [(["a"], torch.ones(1, 3, 4), pd.DataFrame())], columns)
+        >>> search_qdrant(client, "sheets", torch.ones(2, 4), columns).score.item()
+        8.0
     """
     from qdrant_client import models
 

@@ -49,6 +49,15 @@ class Snapshot:
         path: of the index, for errors.
         table: LanceDB's handle.
         where: a filter in SQL, or None.
+
+    Example:
+        >>> import lancedb, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rows = [{"year": 2019}, {"year": 2021}]
+        ...     table = lancedb.connect(folder).create_table("candidates", rows)
+        ...     batches = list(Snapshot(folder, table, "year > 2020").scan(["year"], 10))
+        >>> batches[0]["year"].to_pylist()
+        [2021]
     """
 
     path: str

@@ -21,7 +21,12 @@ OVERSAMPLE = 4  # candidates of an int8 or binary scan that are rescored, per re
 
 
 class Rows(Protocol):
-    """What a search needs of a table: its rows in batches, and some rows by their number."""
+    """What a search needs of a table: its rows in batches, and some rows by their number.
+
+    Example:
+        >>> from metaembed_lite.index.snapshot import Snapshot
+        >>> rows: Rows = Snapshot("my-index", table=None)
+    """
 
     def scan(self, columns: Sequence[str], batch_rows: int) -> Iterable[Any]:
         """Record batches with these columns and ``_rowid``."""
@@ -88,7 +93,14 @@ def plan(
 
 @dataclass
 class Best:
-    """The best candidates so far, for each of Q queries. Equal scores are ordered by row number."""
+    """The best candidates so far, for each of Q queries. Equal scores are ordered by row number.
+
+    Example:
+        >>> best = Best.none(n_queries=1, keep=2)
+        >>> best.add(0, np.array([0.5, 0.9, 0.7]), np.array([10, 11, 12]))
+        >>> best.rows[0].tolist()
+        [11, 12]
+    """
 
     keep: int
     scores: list[np.ndarray]
@@ -108,14 +120,19 @@ class Best:
         if not len(scores):
             return
         all_scores = np.concatenate([self.scores[q], scores])
-        all_rows = np.concatenate([self.rows[q], rows])
+        all_rows = np.concatenate([self.rows[q], rows.astype(np.uint64)])
         order = np.lexsort((all_rows, -all_scores))[: self.keep]
         self.scores[q], self.rows[q] = all_scores[order], all_rows[order]
 
 
 @dataclass(frozen=True)
 class StageStats:
-    """What one stage cost. ``bytes_read`` counts the vectors that reached the scoring."""
+    """What one stage cost. ``bytes_read`` counts the vectors that reached the scoring.
+
+    Example:
+        >>> StageStats(Budget(1, 1), candidates=1000, bytes_read=256_000, seconds=0.01).candidates
+        1000
+    """
 
     budget: Budget
     candidates: int
@@ -133,6 +150,17 @@ def scan(
         columns: how it stores vectors.
         queries: (Q, R_q, D) float32.
         stage: the budget, and how many candidates to keep.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> columns, vectors = RingColumns(4, ((1, 1), (2, 2))), torch.eye(4).view(2, 2, 4)
+        >>> table = pa.table({**columns.encode(vectors), "_rowid": [0, 1]})
+        >>> class Memory:
+        ...     def scan(self, names, batch_rows):
+        ...         return table.select([*names, "_rowid"]).to_batches(batch_rows)
+        >>> best, stats = scan(Memory(), columns, vectors[1:], Stage(Budget(2, 2), keep=1))
+        >>> best.rows[0].tolist(), best.scores[0].tolist()
+        ([1], [2.0])
     """
     start = time.perf_counter()
     r_q, r_c = stage.budget.r_q, stage.budget.r_c
@@ -151,7 +179,22 @@ def scan(
 def rescore(
     rows: Rows, columns: RingColumns, queries: Tensor, found: Best, stage: Stage
 ) -> tuple[Best, StageStats]:
-    """Score the candidates that an earlier stage found, from exact vectors where there are some."""
+    """Score the candidates that an earlier stage found, from exact vectors where there are some.
+
+    Arguments are those of ``scan``, and what the earlier stage found.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> columns, vectors = RingColumns(4, ((1, 1), (2, 2))), torch.eye(4).view(2, 2, 4)
+        >>> table = pa.table({**columns.encode(vectors), "_rowid": [0, 1]})
+        >>> class Memory:
+        ...     def take(self, numbers, names):
+        ...         return table.take(numbers)
+        >>> found = Best(2, [np.zeros(2)], [np.array([0, 1])])
+        >>> best, _ = rescore(Memory(), columns, vectors[1:], found, Stage(Budget(2, 2), keep=1))
+        >>> best.rows[0].tolist()
+        [1]
+    """
     start = time.perf_counter()
     r_q, r_c = stage.budget.r_q, stage.budget.r_c
     batch_rows = max(1, BATCH_BYTES // columns.bytes_per_candidate(r_c, exact=True))
