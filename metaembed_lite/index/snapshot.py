@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from metaembed_lite.index.columns import RingColumns
 from metaembed_lite.index.stages import Best, Stage, StageStats
 
 REFINE = 8  # candidates that the ANN index finds and exact vectors rank, per candidate kept
+LEAST_REFINED = 400  # of them, however few are kept
 
 
 @contextmanager
@@ -116,18 +118,19 @@ class Snapshot:
                 f"nprobes={nprobes}: the ANN index finds by one vector, and the first stage has "
                 f"budget {stage.budget}; start with prefetch=[((1, 1), 1000)]"
             )
+        factor = max(REFINE, math.ceil(LEAST_REFINED / stage.keep))
         start, best, n_found = time.perf_counter(), Best.none(len(queries), stage.keep), 0
         for q, query in enumerate(queries):
             with explained(self.path):
                 search = self.table.search(query[0].numpy(), vector_column_name="ring0")
-                search = search.distance_type("dot").nprobes(nprobes).refine_factor(REFINE)
+                search = search.distance_type("dot").nprobes(nprobes).refine_factor(factor)
                 if self.where is not None:
                     search = search.where(self.where, prefilter=True)
                 search = search.limit(stage.keep).select(["_distance"]).with_row_id(True)
                 found = search.to_arrow()
             scores = 1 - found.column("_distance").to_numpy()
             best.add(q, scores.astype(np.float32), found.column("_rowid").to_numpy())
-            n_found += REFINE * found.num_rows
+            n_found += factor * found.num_rows
         n_bytes = n_found * columns.bytes_per_candidate(1)
         return best, StageStats(stage.budget, n_found, n_bytes, time.perf_counter() - start)
 
