@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from lancedb.index import IvfPq
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -321,7 +322,7 @@ class MetaIndex:
                 f"least {LEAST_FOR_ANN}, and a scan of so few is faster"
             )
         with self._writing("building an ANN index"), explained(self.path):
-            self._table().create_index(metric="dot", vector_column_name="ring0", replace=True)
+            self._table().create_index("ring0", config=IvfPq(distance_type="dot"))
 
     # Reading
 
