@@ -2,7 +2,7 @@
 
 They give an empty header to the index of a table, a deprecated role to an entry of the
 bibliography, and no landmark to the top of the side bar. And a wide table can only be scrolled by
-mouse.
+mouse. A budget such as (1, 1) at the start of a row stays in one line.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 MENDED = [
     (re.compile(r"<div>(\n<style scoped>)"), r'<div tabindex="0">\1'),  # around a DataFrame
     (re.compile(r"<th([^>]*)>(?:\s|<p>\s*</p>)*</th>"), r"<td\1></td>"),
+    (re.compile(r"(<t[dh][^>]*>(?:<p>)?\(\d+,) (\d+\))"), "\\1\N{NO-BREAK SPACE}\\2"),
     (re.compile(r'role="doc-biblioentry"'), 'role="listitem"'),
     (
         re.compile(r'<div class="(sidebar-primary-items__start[^"]*)">'),

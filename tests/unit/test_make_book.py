@@ -146,6 +146,9 @@ def test_the_landing_page_gets_the_explorer_of_a_chapter(executed, monkeypatch):
         ("<div>\n<style scoped>", '<div tabindex="0">\n<style scoped>'),
         ('<th class="head"><p></p></th>', '<td class="head"></td>'),
         ('<th scope="row">1</th>', '<th scope="row">1</th>'),
+        ("<th>(8, 16)</th>", "<th>(8,\N{NO-BREAK SPACE}16)</th>"),
+        ("<td><p>(1, 1)</p></td>", "<td><p>(1,\N{NO-BREAK SPACE}1)</p></td>"),
+        ("<td>(see 1, 2)</td>", "<td>(see 1, 2)</td>"),
         ("<thead><tr></tr></thead>", "<thead><tr></tr></thead>"),
         ('<div id="a" role="doc-biblioentry">', '<div id="a" role="listitem">'),
         (
