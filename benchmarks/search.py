@@ -106,7 +106,9 @@ def measure(
         "rescore": index.columns.rescore,
         "bytes_read": round(statistics.mean(run["bytes"] for run in warm)),
         "ms": round(statistics.median(run["ms"] for run in warm), 2),
-        "ms_quartiles": [round(q, 2) for q in np.quantile([r["ms"] for r in warm], [0.25, 0.75])],
+        "ms_quartiles": [
+            round(float(q), 2) for q in np.quantile([r["ms"] for r in warm], [0.25, 0.75])
+        ],
         "ms_cold": round(statistics.median(cold), 2),
         **_quality(index, queries, relevance, search),
     }
@@ -193,7 +195,11 @@ def main(
             measure(name, index, queries, relevance, prefetch=[("1x1", 1000)], nprobes=nprobes)
         )
     memory = peak_memory(BUILD / "random-1m", 1_000_000)
-    sizes = {"sheets": sheets, "queries": QUERIES, "relevant_per_query": relevance.sum() / QUERIES}
+    sizes = {
+        "sheets": sheets,
+        "queries": QUERIES,
+        "relevant_per_query": float(relevance.sum()) / QUERIES,
+    }
     print("written:", write("search", {**sizes, "rows": rows, "memory": memory}))
 
 

@@ -16,6 +16,7 @@ CHAPTERS = [
     "06_lora_on_a_gpu",
     "07_budget_sliders",
     "08_quality_per_byte",
+    "09_store_and_search",
     "10_your_own_data",
     "A_suites",
     "B_findings",

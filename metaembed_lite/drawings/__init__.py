@@ -1,16 +1,19 @@
 """The drawings of the ideas in the book. Each carries one idea.
 
-``game.py`` draws what is searched, ``network.py`` what happens in the model, and ``vectors.py`` how
-vectors are compared and stored. They share the boxes, arrows and labels of ``canvas``.
+``game.py`` draws what is searched, ``network.py`` what happens in the model, ``vectors.py`` how
+vectors are compared and stored, and ``search.py`` what a search reads. They share the boxes, arrows
+and labels of ``canvas``.
 Queries are blue, candidates are orange, and what is right is green in every drawing.
 """
 
 from metaembed_lite.drawings.game import draw_game
 from metaembed_lite.drawings.network import draw_architectures, draw_lora, draw_sequence
+from metaembed_lite.drawings.search import draw_cascade
 from metaembed_lite.drawings.vectors import draw_corners, draw_rings, draw_scores, draw_sum
 
 __all__ = [
     "draw_architectures",
+    "draw_cascade",
     "draw_corners",
     "draw_game",
     "draw_lora",

@@ -10,6 +10,7 @@ from PIL import Image
 from metaembed_lite.canvas import draw_label, new_canvas
 from metaembed_lite.drawings import (
     draw_architectures,
+    draw_cascade,
     draw_corners,
     draw_game,
     draw_lora,
@@ -50,6 +51,11 @@ DRAWINGS = {
     "lora": draw_lora,
     **{f"lora of rank {rank}": lambda rank=rank: draw_lora(rank) for rank in (1, 32, 127)},
     "lora of a real size": lambda: draw_lora(32, 2048),
+    "cascade": lambda: draw_cascade(2000, [((1, 1), 200), ((4, 8), 50)], (8, 16)),
+    "cascade of two stages": lambda: draw_cascade(300, [((1, 1), 200)], (8, 16)),
+    "cascade of four stages": lambda: draw_cascade(
+        10**8, [((1, 1), 10**4), ((2, 4), 1000), ((4, 8), 100)], (16, 64)
+    ),
     "rings": lambda: draw_rings(NESTED, 128),
     "rings of the paper": lambda: draw_rings(PAPER, 2048, "bfloat16"),
     "rings of equal r_c": lambda: draw_rings([(1, 4), (2, 4)], 128),
@@ -160,6 +166,16 @@ def test_rings_state_the_vectors_and_the_bytes():
     ]
 
 
+def test_the_areas_of_a_cascade_are_the_bytes_that_its_stages_read():
+    figure = draw_cascade(2000, [((1, 1), 200), ((4, 8), 50)], (8, 16))
+    whole, *stages = [patch.get_bbox() for patch in figure.axes[0].patches]
+    areas = [box.width * box.height / (whole.width * whole.height) for box in stages]
+    assert areas == pytest.approx(
+        [n * r_c / (2000 * 16) for n, r_c in [(2000, 1), (200, 8), (50, 16)]]
+    )
+    assert {(box.x0, box.y1) for box in stages} == {(whole.x0, whole.y1)}
+
+
 ERRORS = {
     r"named cells \[9\]: give at least one, numbered from 0 to 8": lambda: draw_game(
         "q", BOARD, BOARD, [9], 9, 3
@@ -183,6 +199,11 @@ ERRORS = {
     r"not nested: order them": lambda: draw_corners(TABLE, [(2, 4), (1, 1)]),
     r"similarities have shape \(3,\): expected finite": lambda: draw_corners([1, 2, 3], [(1, 1)]),
     r"rank=4 is not below size=4: use a lower rank": lambda: draw_lora(4, 4),
+    r"prefetch has 0 stages": lambda: draw_cascade(9, [], (4, 8)),
+    r"the stages score \[5, 9\] candidates: let each": lambda: draw_cascade(
+        5, [((1, 1), 9)], (4, 8)
+    ),
+    r"the stages read \[8, 4\] vectors: let each": lambda: draw_cascade(9, [((1, 8), 5)], (2, 4)),
     r"no budgets: give at least one": lambda: draw_rings([], 128),
     r"dim=0: use a whole number from 1 up": lambda: draw_rings(NESTED, 0),
 }
