@@ -6,6 +6,7 @@
 The peers pin other versions of their dependencies, so they are loaded from a folder, without them.
 A cell is a budget, D, a number of candidates N and of queries Q, and a type of storage. Cells are
 left out if their candidates take more than 2 GiB, or their scores over 4 x 10^10 multiply-adds.
+Each method is compared with float64. A peer whose scores are wrong is marked on the results page.
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ def measure_cell(cell: Cell, peers: dict[str, Score]) -> dict[str, Any]:
             "ms": round(median(times), 3), "least": round(min(times), 3),
             "most": round(max(times), 3), "error": float(f"{error:.1e}"),
         }  # fmt: skip
-        if cell.storage == "float32" and "bfloat16" not in name:
-            assert error < 1e-4, (name, error)
+        if name == "maxsim":
+            assert error < 1e-4, error
     limits = measure_limits(cell, queries, candidates)
     return {**asdict(cell), "budget": str(budget), "methods": methods, "limits_ms": limits}
 

@@ -199,7 +199,7 @@ def test_a_missing_measure_or_point_is_refused(project):
 
 
 @pytest.mark.parametrize(
-    "name", ["scoring", "index_costs", "gradient_caching", "timings", "explorer"]
+    "name", ["scoring", "search", "index_costs", "gradient_caching", "timings", "explorer"]
 )
 def test_a_number_that_is_not_finite_is_refused_with_its_file(project, name):
     change(project, lambda result: result.update(extra=float("nan")), name)
@@ -228,10 +228,20 @@ def test_text_from_json_is_never_markup_and_never_a_cell(project):
 
     def spoil_scoring(result):
         for row in result["rows"]:
-            row["budget"], row["method"] = row["budget"] + HOSTILE, row["method"] + HOSTILE
+            row["methods"] = {
+                name if name.startswith("maxsim") else name + HOSTILE: times
+                for name, times in row["methods"].items()
+            }
+            if row["budget"] != "(16, 64)":  # the page has a sentence about this one
+                row["budget"] += HOSTILE
+
+    def spoil_search(result):
+        for row in result["rows"][1:]:
+            row["search"] += HOSTILE if "keeps" in row["search"] else ""
 
     change(project, spoil)
     change(project, spoil_scoring, "scoring")
+    change(project, spoil_search, "search")
     change(project, lambda result: result.update(shape=HOSTILE), "efficiency_tiny")
     before = (ROOT / "book/results.md").read_text()
     readme, results = run(project)

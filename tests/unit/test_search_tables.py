@@ -55,6 +55,20 @@ def test_the_fastest_exact_method_is_bold_and_the_misses_are_listed():
     assert [c.strip() for c in halves[2]][:4] == ["float16", "1", "(4, 8)", "5.00 (0.0010)"]
 
 
+def test_a_peer_with_wrong_scores_wins_nothing():
+    scoring = copy.deepcopy(SCORING)
+    scoring["rows"][0]["methods"]["one | einsum"]["error"] = 1.5
+    text = render_scoring(scoring)
+    assert [c.strip() for c in tables(text)[0][2]] == [
+        "(1, 1)",
+        "**0.20**",
+        "0.10",
+        "wrong",
+        "1.00",
+    ]
+    assert "fastest exact method in 3. " in text
+
+
 def test_without_a_miss_no_list_is_shown():
     scoring = copy.deepcopy(SCORING)
     scoring["rows"] = scoring["rows"][1:3]
