@@ -160,7 +160,7 @@ def render_search(search: dict[str, Any]) -> str:
 
 def describe_storage(row: Any) -> str:
     """The type that is scanned, and the one that rescores."""
-    return row.dtype if not row.rescore else f"{row.dtype} and {row.rescore}"
+    return f"{row.dtype} and {row.rescore}" if isinstance(row.rescore, str) else row.dtype
 
 
 def describe_cascades(table: pd.DataFrame) -> str:

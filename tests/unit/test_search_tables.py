@@ -104,6 +104,7 @@ def test_the_fastest_cascade_that_keeps_the_quality_is_named():
     ) in text
     assert "takes 350 MB of memory, besides the 600 MB" in text
     (table,) = tables(text)
+    assert [cell.strip() for cell in table[2][:3]] == ["(8, 16)", "float16", "400.0"]
     assert [c.strip() for c in table[-1]] == [
         "(8, 16), then rescore", "binary and float16", "1.0", "5.0", "50", "0.800", "0.800",
     ]  # fmt: skip
