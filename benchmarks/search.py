@@ -143,7 +143,11 @@ def peak_memory(path: Path, n_candidates: int) -> dict[str, float]:
     for _ in range(1 if path.exists() else 2):  # the first one fills the index
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     before, peak = map(float, done.stdout.split())
-    return {"candidates": n_candidates, "mb_after_imports": before, "mb_at_most": peak}
+    return {
+        "candidates": n_candidates,
+        "mb_after_imports": round(before, 1),
+        "mb_at_most": round(peak, 1),
+    }
 
 
 def print_memory(path: Path, n_candidates: int) -> None:
@@ -151,7 +155,6 @@ def print_memory(path: Path, n_candidates: int) -> None:
 
     A process that fills the index ends before that, because its own memory would count.
     """
-    import resource
 
     def random_batches() -> Iterator[tuple[list[str], torch.Tensor]]:
         for first in range(0, n_candidates, 10_000):
@@ -162,10 +165,20 @@ def print_memory(path: Path, n_candidates: int) -> None:
         MetaIndex.create(path, 64, BUDGETS).add_batches(random_batches(), progress=False)
         return
     index = MetaIndex.open(path)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+    before = resident_megabytes("VmRSS")
     results = index.search(torch.nn.functional.normalize(torch.randn(8, 64), dim=1), 10)
     assert results.attrs["stats"]["bytes_read"] == n_candidates * 16 * 64 * 2
-    print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+    print(before, resident_megabytes("VmHWM"))
+
+
+def resident_megabytes(field: str) -> float:
+    """Memory of this process: now ("VmRSS") or at most so far ("VmHWM").
+
+    ``getrusage`` would start at the memory of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def main(

@@ -164,7 +164,8 @@ def scan(
     """
     start = time.perf_counter()
     r_q, r_c = stage.budget.r_q, stage.budget.r_c
-    batch_rows = max(1, BATCH_BYTES // columns.bytes_per_candidate(r_c))
+    row_bytes = max(columns.bytes_per_candidate(r_c), r_c * columns.dim)  # bits are unpacked
+    batch_rows = max(1, BATCH_BYTES // row_bytes)
     best, n_rows, n_bytes = Best.none(len(queries), stage.keep), 0, 0
     for batch in rows.scan(columns.names(r_c), batch_rows):
         scores = _score(columns, queries[:, :r_q], batch, r_c)
