@@ -10,6 +10,7 @@ from results_tables import format_environment, format_table, to_plain_text
 OURS, ROUNDED = "maxsim", "maxsim, bfloat16 products"
 SHOWN_DIM, SHOWN_CANDIDATES = 128, 10_000
 WRONG = 0.01  # a larger difference from the definition, in float32, is no rounding
+AIM = 10  # times as fast as the exact search, set before anything was measured
 SHARE = 0.99  # of the exact search's NDCG@5 that a cascade must keep
 
 
@@ -167,7 +168,7 @@ def describe_cascades(table: pd.DataFrame) -> str:
     """Say which search keeps the quality of the exact one, and how much faster it is."""
     plain = table[(table.dtype == "float16") & table.rescore.isna()]
     full = plain[plain.search == "(8, 16)"].iloc[0]
-    staged = plain[plain.search.str.contains("keeps")]
+    staged = plain[plain.search.str.match(r"\(.*keeps")]  # without the ANN index
     good = staged[staged.ndcg_at_5 >= SHARE * full.ndcg_at_5].sort_values("ms")
     if good.empty:
         best = staged.loc[staged.ndcg_at_5.idxmax()]
@@ -180,5 +181,5 @@ def describe_cascades(table: pd.DataFrame) -> str:
         f'"{to_plain_text(best.search)}" is {full.ms / best.ms:.1f} times as fast as the exact '
         f"search at the full budget, reads 1 byte where that reads "
         f"{full.bytes_read / best.bytes_read:.0f}, and keeps "
-        f"{best.ndcg_at_5 / full.ndcg_at_5:.1%} of its NDCG@5."
+        f"{best.ndcg_at_5 / full.ndcg_at_5:.1%} of its NDCG@5. The aim was {AIM} times as fast."
     )
