@@ -285,3 +285,17 @@ def test_times_of_other_chapters_are_marked_as_old():
     assert "then" not in render_timings(timings)
     timings["notebooks_smoke_seconds"] = {"old_chapter": 30}
     assert "The book had 1 notebooks then. Now it has" in render_timings(timings)
+
+
+def test_nested_dimensions_are_compared_with_mmr_at_equal_bytes():
+    findings = json.loads((ROOT / "book/results/findings.json").read_text())
+
+    def best(cell, size):
+        fitting = [p["p_at_1"] for p in findings["cells"][cell]["points"] if p["split"] == "test"
+                   and p["bytes_per_candidate"] == size]  # fmt: skip
+        return max(fitting)
+
+    text = (ROOT / "book/results.md").read_text()
+    for size in (512, 8192):
+        mmr = sum(best(f"stickers/MMR/{seed}", size) for seed in range(3)) / 3
+        assert f"{100 * (best('stickers/MRL/0', size) - mmr):.1f} at {size:,} bytes" in text
