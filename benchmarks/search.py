@@ -138,7 +138,7 @@ def _quality(
 
 
 def peak_memory(path: Path, n_candidates: int) -> dict[str, float]:
-    """Megabytes that a search over random vectors (N, 16, 64) takes, in a process of its own."""
+    """Megabytes that a search over random vectors (N, 16, 64) takes, in a separate process."""
     command = [sys.executable, __file__, "--memory-of", str(path), "--sheets", str(n_candidates)]
     for _ in range(1 if path.exists() else 2):  # the first one fills the index
         done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -10,6 +10,11 @@ from results_tables import format_environment, format_table, to_plain_text
 OURS, ROUNDED = "maxsim", "maxsim, bfloat16 products"
 SHOWN_DIM, SHOWN_CANDIDATES = 128, 10_000
 WRONG = 0.01  # a larger difference from the definition, in float32, is no rounding
+MISSED = (
+    "A cascade reads single rows, and each of them costs much more than a row of a scan (chapter 9 "
+    "shows the time per megabyte of each stage). With more sheets the scan grows, and the number "
+    "of single rows does not."
+)
 AIM = 10  # times as fast as the exact search, set before anything was measured
 SHARE = 0.99  # of the exact search's NDCG@5 that a cascade must keep
 
@@ -177,9 +182,11 @@ def describe_cascades(table: pd.DataFrame) -> str:
             f'"{to_plain_text(best.search)}", keeps {best.ndcg_at_5 / full.ndcg_at_5:.1%}.'
         )
     best = good.iloc[0]
+    reason = "" if full.ms / best.ms >= AIM else f" {MISSED}"
     return (
         f'"{to_plain_text(best.search)}" is {full.ms / best.ms:.1f} times as fast as the exact '
         f"search at the full budget, reads 1 byte where that reads "
         f"{full.bytes_read / best.bytes_read:.0f}, and keeps "
-        f"{best.ndcg_at_5 / full.ndcg_at_5:.1%} of its NDCG@5. The aim was {AIM} times as fast."
+        f"{best.ndcg_at_5 / full.ndcg_at_5:.1%} of its NDCG@5. The aim was {AIM} times as "
+        f"fast.{reason}"
     )

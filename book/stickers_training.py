@@ -124,7 +124,7 @@ def plot_training(findings: dict[str, Any]) -> Figure | None:
     for step in set(table.nest_step) - {0}:
         ax.axvline(step, color=INK, linestyle=":", label="the nested budgets start")
     handles, names = ax.get_legend_handles_labels()
-    figure.legends[0].remove()  # it stands beside the curves, and its names are long
+    figure.legends[0].remove()  # next to the curves, its long names would leave them no room
     figure.legend(handles, names, loc="outside lower left", ncols=2, frameon=False, labelcolor=INK)
     return figure
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from metaembed_lite import checkpoints, items
 from metaembed_lite.arguments import whole_number
 from metaembed_lite.data import SUITES, RetrievalTask, load_task
+from metaembed_lite.data.sticker_art import ATTRIBUTION
 from metaembed_lite.index import MetaIndex
 from metaembed_lite.index.incoming import check_ids
 from metaembed_lite.loading import load
@@ -42,6 +43,7 @@ class Corpus:
         items: texts, images, paths of images, or dicts with both.
         paths: of the files, or None if they are no files.
         skipped: for each file that cannot be read its path, and why.
+        credit: whom to name where the candidates are shown, or None.
 
     Example:
         >>> Corpus(["a"], ["violin"]).metadata_columns()
@@ -52,6 +54,7 @@ class Corpus:
     items: list[Any]
     paths: list[str] | None = None
     skipped: tuple[str, ...] = ()
+    credit: str | None = None
 
     def without(self, ids: set[str]) -> Corpus:
         """The candidates that have none of these ids."""
@@ -175,7 +178,8 @@ def read_task(task: RetrievalTask) -> Corpus:
     unique: dict[str, Any] = {}
     for item in task.candidates:
         unique.setdefault(f"{items.key(items.read(item)):016x}", item)
-    return Corpus(list(unique), list(unique.values()))
+    credit = ATTRIBUTION if ATTRIBUTION in task.about else None
+    return Corpus(list(unique), list(unique.values()), credit=credit)
 
 
 def build_index(
@@ -254,6 +258,7 @@ def build_index(
             rescore=rescore,
             model=encoder,
             model_name=_lasting_name(model),
+            credit=corpus.credit,
         )
     add_corpus(index, encoder, corpus, batch_size, progress)
     return index, corpus

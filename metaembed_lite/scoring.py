@@ -13,7 +13,7 @@ from torch import Tensor
 from metaembed_lite.budget import BudgetLike, as_budget
 
 CHUNK_VALUES = 1 << 20  # similarities at a time: 4 MB of float32, the size of a core's cache
-FEW_VECTORS = 32  # below so many query vectors, a row of similarities per query vector is faster
+FEW_VECTORS = 32  # with fewer query vectors, a row of similarities per query vector is faster
 EXACT_UP_TO = {torch.float32: 1 << 24, torch.float64: 1 << 53}  # whole numbers without a gap
 WHOLE_TYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

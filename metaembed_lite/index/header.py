@@ -20,6 +20,7 @@ class Header:
         columns: dimension, budgets and types.
         model: a name or folder from which the model can be loaded. Defaults to none.
         fingerprint: of the model's weights. Defaults to none.
+        credit: whom to name where the candidates are shown. Defaults to none.
 
     Example:
         >>> header = Header(RingColumns(128, ((1, 1), (4, 8))), model="tiny")
@@ -30,6 +31,7 @@ class Header:
     columns: RingColumns
     model: str | None = None
     fingerprint: str | None = None
+    credit: str | None = None
 
     def to_json(self) -> str:
         """The header as text."""
@@ -43,6 +45,7 @@ class Header:
                 "rescore": columns.rescore,
                 "model": self.model,
                 "fingerprint": self.fingerprint,
+                "credit": self.credit,
             }
         )
 
@@ -61,4 +64,4 @@ class Header:
             )
         budgets = as_budgets(values["budgets"])
         columns = RingColumns(values["dim"], budgets, values["dtype"], values["rescore"])
-        return cls(columns, values["model"], values["fingerprint"])
+        return cls(columns, values["model"], values["fingerprint"], values.get("credit"))

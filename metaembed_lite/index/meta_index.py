@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 TABLE = "candidates"
 LOCK_SECONDS = 60  # how long a writer waits for another one
-LEAST_FOR_ANN = 256  # LanceDB trains its ANN index on at least so many vectors
+LEAST_FOR_ANN = 256  # the fewest vectors on which LanceDB trains its ANN index
 
 
 class MetaIndex:
@@ -74,6 +74,7 @@ class MetaIndex:
         rescore: str | None = None,
         model: MultiVectorEncoder | None = None,
         model_name: str | None = None,
+        credit: str | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> MetaIndex:
         """An empty index.
@@ -90,6 +91,7 @@ class MetaIndex:
             model: its fingerprint is stored, and vectors of other models are then refused by
                 ``add_from`` and ``open``. Defaults to none.
             model_name: from which ``load`` finds the model again. Defaults to none.
+            credit: whom to name where candidates are shown, as a license may ask. Defaults to none.
             storage_options: for LanceDB, such as the credentials of an object store.
 
         Raises:
@@ -98,7 +100,7 @@ class MetaIndex:
         """
         columns = RingColumns(dim, check_nested(budgets), dtype, rescore)
         mark = None if model is None else fingerprint(model)
-        header = Header(columns, model_name, mark)
+        header = Header(columns, model_name, mark, credit)
         index = cls(str(path), None, header)
         with index._writing("creating an index"):
             with explained(index.path):
@@ -319,7 +321,7 @@ class MetaIndex:
         if len(self) < LEAST_FOR_ANN:
             raise ValueError(
                 f"index {self.path} holds {len(self)} candidates: an ANN index is trained on at "
-                f"least {LEAST_FOR_ANN}, and a scan of so few is faster"
+                f"least {LEAST_FOR_ANN}, and a scan is faster for a small index"
             )
         with self._writing("building an ANN index"), explained(self.path):
             self._table().create_index("ring0", config=IvfPq(distance_type="dot"))
@@ -346,8 +348,8 @@ class MetaIndex:
                 to keep. ``[((1, 1), 1000), ((4, 8), 200)]`` scans with one vector, scores 1,000
                 candidates at (4, 8), and 200 at ``budget``. Defaults to none: the scan is exact.
             where: a filter on metadata in SQL, such as ``"year > 2020"``. Defaults to none.
-            nprobes: let the ANN index of ``build_ann`` do a first stage at (1, 1), with so many of
-                its partitions. Defaults to none, an exact scan.
+            nprobes: partitions of the ANN index to read. With it, the index of ``build_ann`` does
+                the first stage, at (1, 1). Defaults to none, an exact scan.
 
         Returns:
             DataFrame with id, score (MaxSim at ``budget``) and the metadata, best first. Equal

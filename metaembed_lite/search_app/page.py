@@ -94,6 +94,7 @@ def describe_index(searcher: Searcher) -> dict[str, Any]:
     return {
         "name": Path(index.path).resolve().name if "://" not in index.path else index.path,
         "model": index.header.model or index.header.fingerprint,
+        "credit": index.header.credit,
         "candidates": len(index),
         "dim": columns.dim,
         "dtype": columns.dtype,

@@ -24,6 +24,7 @@ from page_errors import record_errors
 from playwright.sync_api import expect
 
 from metaembed_lite import load_task
+from metaembed_lite.data.sticker_art import ATTRIBUTION
 from metaembed_lite.indexing import build_index
 from metaembed_lite.search_app.app import create_app
 from metaembed_lite.search_app.guard import IMAGE_LIMIT
@@ -139,6 +140,10 @@ def test_type_a_query_move_the_sliders_and_see_why_a_result_matched(search, sear
     assert heat_map_is_sharp(search)
     tints = search.locator(".picks .tint").first.locator("span")
     expect(tints).to_have_count(64)  # 8 x 8 image tokens
+
+
+def test_the_artists_are_named_on_the_page(search):
+    expect(search.get_by_text(ATTRIBUTION)).to_be_visible()
 
 
 def test_the_number_of_results_and_a_filter(search, searcher, task):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from metaembed_lite import MetaIndex, indexing, load, load_task, maxsim
 from metaembed_lite.cli import app
+from metaembed_lite.data.sticker_art import ATTRIBUTION
 from metaembed_lite.indexing import build_index
 
 COLORS = ("red", "green", "blue", "yellow", "white", "black")
@@ -77,6 +78,12 @@ def test_an_index_of_a_suite_has_thumbnails_that_scans_do_not_read(stickers, tin
     assert picture.size == (128, 128)  # the suite's own size is below the limit
     results = index.search(tiny.encode_query("violin"), 3, (1, 1))
     assert results.attrs["stats"]["bytes_read"] == 40 * 128 * 2
+
+
+def test_the_artists_are_stored_with_their_drawings_and_only_there(stickers, images, tmp_path):
+    assert MetaIndex.open(stickers).header.credit == ATTRIBUTION
+    folder, _ = build_index("tiny", images, tmp_path / "folder", progress=False)
+    assert folder.header.credit is None
 
 
 def test_texts_are_stored_as_metadata(tmp_path):

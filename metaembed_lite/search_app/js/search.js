@@ -146,7 +146,8 @@ export function start(el, index) {
       ...sliders.map((slider) => slider.node),
       h("div", { class: "row presets", role: "group", "aria-label": "Trained budgets" },
         h("span", { "aria-hidden": "true" }, "Budget"), ...presets)),
-    error, sample, figures.node, results, spoken);
+    error, sample, figures.node, results, spoken,
+    index.credit ? h("footer", { class: "note" }, index.credit) : "");
   const shadow = el.attachShadow({ mode: "open" });
   shadow.replaceChildren(h("style", {}, STYLE), root);
   followTheme(root, why.redraw);
