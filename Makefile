@@ -61,8 +61,9 @@ pdf: $(READY)
 address: $(READY)
 	@$(BIN)/python book/address.py
 
+# One thread per process: threads of several processes would wait for each other.
 test: $(READY) browser
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadgroup --no-loadscope-reorder
 
 # The site is tested in Chromium. As root on a Debian-like machine, this installs it. Elsewhere it prints how to install
 # it: the other tests still run, and the site's tests fail with the same advice.
