@@ -28,7 +28,7 @@ from results_tables import (
     join_words,
     to_plain_text,
 )
-from search_tables import render_scoring, render_search
+from search_tables import render_kills, render_scoring, render_search
 from stickers_aims import render_aims
 from stickers_cells import find_cells
 from stickers_rivals import (
@@ -248,6 +248,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "shipped": ("tiny", render_shipped),
     "scoring": ("scoring", render_scoring),
     "search": ("search", render_search),
+    "kills": ("kill_index", render_kills),
     "caching": ("gradient_caching", render_caching),
     "efficiency": ("efficiency", render_efficiency),
     "explorer": ("explorer", render_explorer),

@@ -164,6 +164,15 @@ def render_search(search: dict[str, Any]) -> str:
     )
 
 
+def render_kills(kills: dict[str, Any]) -> str:
+    """Say how many killed writers an index survived."""
+    return (
+        f"`python benchmarks/kill_index.py --kills {kills['kills']}` killed a writing process "
+        f"{kills['kills']} times, at random moments. Each time the index held exactly the writes "
+        f"that were finished ({kills['writes']} in all)."
+    )
+
+
 def describe_storage(row: Any) -> str:
     """The type that is scanned, and the one that rescores."""
     return f"{row.dtype} and {row.rescore}" if isinstance(row.rescore, str) else row.dtype

@@ -1,8 +1,9 @@
 """Store embeddings ring by ring, and search them at any budget.
 
-``MetaIndex`` (meta_index.py) is the class to use. columns.py says how vectors are stored, stages.py
-how a search scans and rescores, incoming.py what is checked before anything is written, and
-snapshot.py how LanceDB is read.
+``MetaIndex`` (meta_index.py) is the class to use. It writes and searches, and stored.py reads back
+what is there. columns.py says how vectors are stored, stages.py how a search scans and rescores,
+and incoming.py what is checked before anything is written. storage.py and snapshot.py write and
+read LanceDB.
 """
 
 import os

@@ -11,11 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lancedb
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
 from lancedb.index import IvfPq
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -30,6 +27,8 @@ from metaembed_lite.index.incoming import Metadata
 from metaembed_lite.index.qdrant import create_collection, upload
 from metaembed_lite.index.snapshot import Snapshot, explained
 from metaembed_lite.index.stages import plan, rescore, scan
+from metaembed_lite.index.storage import TABLE, among, commit, connect, is_local
+from metaembed_lite.index.stored import StoredCandidates
 from metaembed_lite.locking import lock
 from metaembed_lite.scoring import as_embeddings
 
@@ -37,19 +36,18 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
     from sentence_transformers import MultiVectorEncoder
 
-TABLE = "candidates"
 LOCK_SECONDS = 60  # how long a writer waits for another one
 LEAST_FOR_ANN = 256  # the fewest vectors on which LanceDB trains its ANN index
 
 
-class MetaIndex:
+class MetaIndex(StoredCandidates):
     """Candidates on disk, searched at any budget.
 
     Make one with ``create`` or ``open``. Any number of processes may search while one writes.
     A second writer waits. Each write is one commit of LanceDB: all of it is there, or nothing.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> candidates = torch.nn.functional.normalize(torch.randn(100, 8, 16), dim=2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     index = MetaIndex.create(f"{folder}/index", dim=16, budgets=[(1, 1), (4, 8)])
@@ -58,10 +56,6 @@ class MetaIndex:
         >>> results.id[0], int(results.page.max()) < 50, results.attrs["stats"]["bytes_read"]
         ('item 7', True, 12800)
     """
-
-    def __init__(self, path: str, database: Any, header: Header) -> None:
-        self.path, self.header, self.columns = path, header, header.columns
-        self._database = database
 
     @classmethod
     def create(
@@ -104,7 +98,7 @@ class MetaIndex:
         index = cls(str(path), None, header)
         with index._writing("creating an index"):
             with explained(index.path):
-                index._database = _connect(index.path, storage_options)
+                index._database = connect(index.path, storage_options)
                 there = TABLE in index._database.list_tables().tables
             if there:
                 raise FileExistsError(f"{path} holds an index: open it, or delete the folder first")
@@ -138,10 +132,10 @@ class MetaIndex:
             ValueError: if the index does not fit, or a newer version of the package wrote it.
         """
         name = str(path)
-        if _is_local(name) and not Path(name, f"{TABLE}.lance").is_dir():
+        if is_local(name) and not Path(name, f"{TABLE}.lance").is_dir():
             raise FileNotFoundError(f"there is no index at {name}: make one with MetaIndex.create")
         with explained(name):
-            database = _connect(name, storage_options)
+            database = connect(name, storage_options)
             metadata = database.open_table(TABLE).schema.metadata or {}
         if KEY not in metadata:
             raise ValueError(f"{name} is a LanceDB folder, but not an index of metaembed_lite")
@@ -175,16 +169,6 @@ class MetaIndex:
                 f"index {self.path} holds vectors of model {mine}{name}, and this is model "
                 f"{theirs}: load that model, or index with this one again"
             )
-
-    def __len__(self) -> int:
-        return int(self._table().count_rows())
-
-    def __repr__(self) -> str:
-        columns = self.columns
-        return (
-            f"MetaIndex({self.path!r}, {len(self):,} candidates, D = {columns.dim}, "
-            f"{columns.dtype}, budgets {', '.join(map(str, columns.budgets))})"
-        )
 
     # Writing
 
@@ -292,7 +276,7 @@ class MetaIndex:
             if missing is not None:
                 raise ValueError(f"id {missing!r} is not in index {self.path}: nothing was deleted")
             with explained(self.path):
-                self._table().delete(_among(names))
+                self._table().delete(among(names))
 
     def optimize(self, *, cleanup_older_than: timedelta = timedelta(hours=1)) -> None:
         """Join small files, drop deleted rows, bring an ANN index up to date, remove old versions.
@@ -326,7 +310,7 @@ class MetaIndex:
         with self._writing("building an ANN index"), explained(self.path):
             self._table().create_index("ring0", config=IvfPq(distance_type="dot"))
 
-    # Reading
+    # Searching
 
     def search(
         self,
@@ -406,23 +390,6 @@ class MetaIndex:
         }
         return results
 
-    def batches(self, rows: int = 1024) -> Iterator[tuple[list[str], Tensor, pd.DataFrame]]:
-        """Everything that is stored, to copy it elsewhere: ids, embeddings and metadata.
-
-        Args:
-            rows: candidates per batch. Defaults to 1024.
-
-        Yields:
-            N ids, embeddings (N, R_c, D) in float32, and N rows of metadata.
-        """
-        columns, snapshot = self.columns, Snapshot(self.path, self._table())
-        r_c, metadata = columns.full_budget.r_c, self._metadata_names(snapshot.table)
-        vectors = columns.names(r_c, exact=True)
-        for batch in snapshot.scan(["id", *vectors, *metadata], whole_number(rows, "rows")):
-            rings = [ring.float() for ring in columns.decode(batch, r_c, exact=True)]
-            frame = batch.select(metadata).to_pandas()
-            yield batch.column("id").to_pylist(), torch.cat(rings, dim=1), frame
-
     def to_qdrant(self, client: QdrantClient, collection: str) -> None:
         """Write everything to a new collection of Qdrant. Search it with ``search_qdrant``.
 
@@ -436,118 +403,9 @@ class MetaIndex:
         create_collection(client, collection, self.columns)
         upload(client, collection, self.batches(rows=128), self.columns)
 
-    def ids(self) -> set[str]:
-        """The ids of all candidates."""
-        batches = Snapshot(self.path, self._table()).scan(["id"], 1 << 16)
-        return {name for batch in batches for name in batch.column("id").to_pylist()}
-
-    def head(self, n: int = 5) -> pd.DataFrame:
-        """The ids and the metadata of the first ``n`` candidates, or of all if there are fewer."""
-        table = self._table()
-        names = ["id", *self._metadata_names(table)]
-        with explained(self.path):
-            return table.search().select(names).limit(whole_number(n, "n")).to_pandas()
-
-    def get(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The metadata of some candidates, one row per id, in the order of ``ids``.
-
-        Args:
-            ids: of candidates in the index.
-            columns: metadata columns. Defaults to all.
-
-        Raises:
-            ValueError: if an id is not in the index, or there is no such column.
-        """
-        stored = self._metadata_names(self._table())
-        for name in columns or ():
-            if name not in stored:
-                raise ValueError(
-                    f"index {self.path} has no metadata column {name!r}: choose from "
-                    f"{', '.join(stored) or 'none'}"
-                )
-        names = ["id", *(stored if columns is None else columns)]
-        return self._rows(ids, names).select(names).to_pandas()
-
-    def vectors(self, ids: Sequence[str]) -> Tensor:
-        """The stored vectors of some candidates, (N, R_c, D) float32, in the order of ``ids``.
-
-        They are those of the last stage of a search: exact ones, if the index keeps them.
-
-        Raises:
-            ValueError: if an id is not in the index.
-        """
-        columns = self.columns
-        r_c = columns.full_budget.r_c
-        rows = self._rows(ids, ["id", *columns.names(r_c, exact=True)])
-        rings = columns.decode(rows, r_c, exact=True)
-        return torch.cat([vectors.float() for vectors in rings], dim=1)
-
-    def stats(self) -> dict[str, Any]:
-        """Rows, bytes on disk, and bytes per candidate that a search reads at each budget."""
-        columns = self.columns
-        table = self._table()
-        with explained(self.path):
-            stored = table.stats()
-        return {
-            "candidates": table.count_rows(),
-            "bytes_on_disk": stored["total_bytes"],
-            "files": stored["fragment_stats"]["num_fragments"],
-            "dim": columns.dim,
-            "dtype": columns.dtype,
-            "rescore": columns.rescore,
-            "bytes_per_candidate": {
-                str(b): columns.bytes_per_candidate(b.r_c) for b in columns.budgets
-            },
-            "model": self.header.model,
-            "fingerprint": self.header.fingerprint,
-            "ann": bool(table.list_indices()),
-        }
-
-    def check(self) -> None:
-        """Read every vector and compare it with the checksum from when it was added.
-
-        Raises:
-            ValueError: naming the first candidate that differs, or an id that is stored twice.
-            OSError: if a file cannot be read.
-        """
-        columns, seen = self.columns, set()
-        names = ["id", "crc32", *columns.schema.names]
-        for batch in Snapshot(self.path, self._table()).scan(names, incoming.BATCH_ROWS):
-            ids = batch.column("id").to_pylist()
-            same = columns.checksums(batch) == batch.column("crc32").to_numpy()
-            if not same.all():
-                raise ValueError(
-                    f"index {self.path}: the vectors of {ids[int(np.argmin(same))]!r} are not "
-                    "those that were added: delete this candidate and add it again"
-                )
-            for name in ids:
-                if name in seen:
-                    raise ValueError(f"index {self.path}: id {name!r} is stored twice")
-                seen.add(name)
-
-    def _table(self) -> Any:
-        """The newest version. This handle stays on it, whatever other processes write."""
-        with explained(self.path):
-            return self._database.open_table(TABLE)
-
-    def _rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """Some columns of some candidates, in the order of ``ids``."""
-        names = incoming.check_ids(ids)
-        snapshot = Snapshot(self.path, self._table(), _among(names))
-        batches = list(snapshot.scan(columns, incoming.BATCH_ROWS))
-        rows = {name: i for i, name in enumerate(n for b in batches for n in b["id"].to_pylist())}
-        for name in names:
-            if name not in rows:
-                raise ValueError(f"id {name!r} is not in index {self.path}")
-        return pa.Table.from_batches(batches).take([rows[name] for name in names])
-
-    def _metadata_names(self, table: Any) -> list[str]:
-        internal = {"id", "crc32", *self.columns.schema.names}
-        return [name for name in table.schema.names if name not in internal]
-
     def _writing(self, what: str) -> AbstractContextManager[None]:
         """One writer at a time. In an object store, LanceDB's commits alone keep writers apart."""
-        return lock(self.path, what, wait=LOCK_SECONDS) if _is_local(self.path) else nullcontext()
+        return lock(self.path, what, wait=LOCK_SECONDS) if is_local(self.path) else nullcontext()
 
     def _check_queries(self, queries: Any) -> Tensor:
         full, dim = self.columns.full_budget, self.columns.dim
@@ -576,45 +434,4 @@ class MetaIndex:
                     table.add_columns(fields)
             rows = incoming.encode(chain([first], candidates), columns, table.schema)
             with tqdm(total=total, unit=" candidates", disable=not progress) as bar:
-                _commit(self.path, table, rows, bar, upsert)
-
-
-def _commit(path: str, table: Any, rows: Iterator[pa.RecordBatch], bar: tqdm, upsert: bool) -> None:
-    """Write all rows as one version of the table, or none."""
-    errors: list[BaseException] = []
-
-    def stream() -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in rows:
-                yield batch
-                bar.update(batch.num_rows)
-        except BaseException as error:  # Arrow would make a text of it
-            errors.append(error)
-            raise
-
-    reader = pa.RecordBatchReader.from_batches(table.schema, stream())
-    try:
-        with explained(path):
-            if upsert:
-                merge = table.merge_insert("id").when_matched_update_all()
-                merge.when_not_matched_insert_all().execute(reader)
-            else:
-                table.add(reader)
-    except OSError:
-        if errors:
-            raise errors[0] from None
-        raise
-
-
-def _connect(path: str, storage_options: Mapping[str, str] | None) -> Any:
-    return lancedb.connect(path, storage_options=dict(storage_options or {}) or None)
-
-
-def _among(ids: Sequence[str]) -> str:
-    """A filter for candidates with these ids."""
-    quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in ids)
-    return f"id IN ({quoted})"
-
-
-def _is_local(path: str) -> bool:
-    return "://" not in path
+                commit(self.path, table, rows, bar, upsert)

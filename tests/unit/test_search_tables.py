@@ -3,7 +3,7 @@
 import copy
 import re
 
-from search_tables import MISSED, render_scoring, render_search
+from search_tables import MISSED, render_kills, render_scoring, render_search
 
 ENVIRONMENT = {
     "date": "2026-01-02", "processor": "a CPU", "threads": 2, "accelerator": None, "python": "3.11",
@@ -124,3 +124,8 @@ def test_no_cascade_that_keeps_the_quality_is_said():
     for entry in search["rows"][1:4]:
         entry["ndcg_at_5"] = 0.4
     assert "No cascade keeps 99% of the exact search's NDCG@5." in render_search(search)
+
+
+def test_the_number_of_kills_and_writes_is_that_of_the_measurement():
+    text = render_kills({"kills": 7, "writes": 21})
+    assert "--kills 7`" in text and "killed a writing process 7 times" in text and "(21 in" in text
