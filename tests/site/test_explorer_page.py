@@ -346,6 +346,10 @@ def test_target_mode_solves_explains_and_moves_the_sliders(chapter, expected):
     r_q, r_c = np.meshgrid(*(np.arange(n) + 1 for n in quality.shape), indexing="ij")
     target = round(float(0.9 * quality.max()), 2)
     chapter.get_by_label("NDCG@5 of at least").fill(str(target))
+    first = next(b for b in expected.page["trained"] if quality[b[0] - 1, b[1] - 1] >= target)
+    answer = f"({first[0]}, {first[1]}) is the cheapest trained budget"
+    expect(chapter.locator(".answer")).to_contain_text(answer)  # the switch starts on
+    chapter.get_by_label("trained budgets only").uncheck()
     reaching = sorted(zip(r_c[quality >= target], r_q[quality >= target], strict=True))
     button = chapter.get_by_role("button", name="Set the sliders to")
     button.click()
@@ -372,6 +376,7 @@ def test_a_quality_that_no_budget_reaches_gets_the_best_one(serve, expected):
             state["quality"][name] = [[value / 2 for value in row] for row in grid]
 
     page = serve(halve)
+    page.get_by_label("trained budgets only").uncheck()
     page.get_by_label("NDCG@5 of at least").fill("0.9")
     best = np.max(expected.page["quality"]["ndcg_at_5"]) / 2
     expect(page.locator(".answer")).to_contain_text("No budget reaches NDCG@5 0.900 on this task")

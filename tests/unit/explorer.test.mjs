@@ -95,6 +95,11 @@ test("the cheapest budget has the fewest bytes, then the fewest query vectors", 
   assert.deepEqual(choices.cheapest(page, 0.3, 1e6, true).budget, [2, 4]);
 });
 
+test("a search starts with the trained budgets if there are several to choose from", () => {
+  assert.equal(choices.startsTrainedOnly(page), true);
+  assert.equal(choices.startsTrainedOnly({ ...page, trained: [[2, 4]] }), false);
+});
+
 test("the answer to an unreachable quality names the best one", () => {
   const { budget, text } = choices.cheapest(page, 0.9, 1e6, false);
   assert.equal(budget, null);

@@ -19,6 +19,9 @@ export const quality = (page, [r_q, r_c], measure = "ndcg_at_5") =>
 export const isTrained = (page, [r_q, r_c]) =>
   page.trained.some(([q, c]) => q === r_q && c === r_c);
 
+/** Whether "Find a budget" starts with the trained ones only: if there are several of them. */
+export const startsTrainedOnly = (page) => page.trained.length > 1;
+
 /** All budgets, or only the trained ones, by index bytes and then by multiply-adds. */
 export function budgets(page, trainedOnly) {
   const all = [];

@@ -2,7 +2,7 @@
 
 import {
   bestUnder, bytesPerCandidate, cheapest, duration, latency, memory, name, quality, readCorpus,
-  readTarget, three, whole,
+  readTarget, startsTrainedOnly, three, whole,
 } from "./choices.js";
 import { h } from "./dom.js";
 
@@ -58,7 +58,7 @@ export function corpusView(page, key, corpus, change) {
 
 /** Target mode: `update(corpus)` solves again. `go(budget)` is called to move the sliders. */
 export function targetView(page, key, go) {
-  const target = { mode: "quality", quality: 0.75, gib: 1, trainedOnly: false };
+  const target = { mode: "quality", quality: 0.75, gib: 1, trainedOnly: startsTrainedOnly(page) };
   let corpus = 0;
   let solution = null;
   const answer = h("p", { class: "answer", "aria-live": "polite" });
@@ -104,7 +104,8 @@ export function targetView(page, key, go) {
     fields.quality, fields.gib,
     h("label", { class: "only" },
       h("input", {
-        type: "checkbox", onchange: (event) => change("trainedOnly")(event.target.checked),
+        type: "checkbox", checked: target.trainedOnly,
+        onchange: (event) => change("trainedOnly")(event.target.checked),
       }), "trained budgets only"),
     answer, button);
   const update = (newCorpus) => {
