@@ -19,6 +19,7 @@ import pandas as pd
 from make_book import notebooks
 from results_tables import (
     NOT_MEASURED,
+    fold,
     format_environment,
     format_environments,
     format_measures,
@@ -30,6 +31,7 @@ from results_tables import (
 )
 from search_tables import render_kills, render_scoring, render_search
 from stickers_aims import render_aims
+from stickers_bytes import PICTURE, plot_bytes, render_bytes
 from stickers_cells import find_cells
 from stickers_rivals import (
     format_comparison,
@@ -39,7 +41,13 @@ from stickers_rivals import (
     render_rivals,
     summarize_rivals,
 )
-from stickers_training import CURVE_SIZE, plot_training, render_curve, render_surface
+from stickers_training import (
+    CURVE_SIZE,
+    plot_mean_surface,
+    plot_training,
+    render_curve,
+    render_surface,
+)
 
 from metaembed_lite import checkpoints
 from metaembed_lite.results import load_findings, load_pretraining_log, load_result
@@ -79,7 +87,7 @@ def render_backbones(logs: dict[str, dict[str, Any]]) -> str:
 
 
 def render_picture(findings: dict[str, Any]) -> str:
-    """Refer to the README's figure, with a caption. ``save_figure`` draws it."""
+    """Refer to the README's figure, with a caption. ``save_figures`` draws it."""
     if plot_training(findings) is None:
         return NOT_MEASURED
     return (
@@ -110,24 +118,7 @@ def render_systems(findings: dict[str, Any]) -> str:
     tables = (
         format_suite(points, suite, measure) for suite, measure in suites if suite in measured
     )
-    return "\n\n".join(filter(None, [describe_dimensions(points), *tables]))
-
-
-def describe_dimensions(points: pd.DataFrame) -> str:
-    """Say how far nested dimensions are ahead of MMR at the bytes of MMR's budgets."""
-    stickers = points[points.suite == "stickers"]
-    by_seed = stickers.groupby(["system", "bytes_per_candidate", "seed"]).p_at_1.max()
-    p_at_1 = by_seed.groupby(["system", "bytes_per_candidate"]).mean()
-    if not {"MMR", "MRL"} <= set(p_at_1.index.unique("system")):
-        return ""
-    gaps = (100 * (p_at_1["MRL"] - p_at_1["MMR"])).dropna()
-    sizes = join_words([f"{gap:.1f} at {size:,.0f} bytes" for size, gap in gaps.items()])
-    return (
-        "**Nested dimensions find more at equal bytes.** Their points, less those of MMR: "
-        f"{sizes}. They keep all vectors of a sheet and a query, and cut the numbers of each. So "
-        "every score still compares all vectors, and a search cannot begin with one vector per "
-        "sheet. MMR saves bytes, comparisons and query vectors at once."
-    )
+    return fold("Every system and suite", "\n\n".join(tables))
 
 
 def render_code(findings: dict[str, Any]) -> str:
@@ -204,7 +195,9 @@ def render_explorer(explorer: dict[str, Any]) -> str:
         f"is {painted['median']:.0f} ms (median of {explorer['moves']} moves in Chromium; 95% take "
         f"at most {painted['p95']:.0f} ms). The page itself has changed after "
         f"{explorer['changed_ms']['median']:.0f} ms. An explorer of boards of handwriting "
-        f"adds {explorer['handwriting_page_bytes'] / 1000:.0f} KB to its page.\n\n"
+        f"adds {explorer['handwriting_page_bytes'] / 1000:.0f} KB to its page. This was measured "
+        f"on {to_plain_text(explorer['environment']['date'])}, and the explorer may have changed "
+        "since.\n\n"
         f"{format_environment(explorer)}"
     )
 
@@ -232,6 +225,7 @@ def render_timings(timings: dict[str, Any]) -> str:
 
 # name of the block -> (name of the result, function of its content)
 BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "bytes": ("findings", render_bytes),
     "rivals": ("findings", render_rivals),
     "artist": ("findings", render_artist),
     "aims": ("findings", render_aims),
@@ -254,6 +248,9 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "explorer": ("explorer", render_explorer),
     "timings": ("timings", render_timings),
 }
+
+
+FIGURES = {PICTURE: plot_bytes, "curve.png": plot_training, "surface.png": plot_mean_surface}
 
 
 def read_results() -> dict[str, Any]:
@@ -292,12 +289,13 @@ def fill(page: str, blocks: dict[str, str]) -> str:
     return page
 
 
-def save_figure(findings: dict[str, Any], folder: Path) -> None:
-    """Draw the figure of the pages as a PNG file on white, if there is a curve."""
-    figure = plot_training(findings)
-    if figure is not None:
-        path = folder / "curve.png"
-        figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
+def save_figures(findings: dict[str, Any], folder: Path) -> None:
+    """Draw the measured figures of the pages as PNG files on white, for light and dark pages."""
+    for name, plot in FIGURES.items():
+        figure = plot(findings)
+        if figure is not None:
+            look = {"dpi": 110, "facecolor": "white", "bbox_inches": "tight"}
+            figure.savefig(folder / name, **look, metadata={"Software": None})
 
 
 def main() -> None:
@@ -314,7 +312,7 @@ def main() -> None:
         sys.exit(f"{error}. Nothing was written")
     except KeyError as error:
         sys.exit(f"a result file has no {error}: measure it again. Nothing was written")
-    save_figure(load_findings(path), RESULTS)
+    save_figures(load_findings(path), RESULTS)
     for name in PAGES:
         page = ROOT / name
         page.write_text(fill(page.read_text("utf-8"), blocks), encoding="utf-8")

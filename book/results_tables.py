@@ -13,6 +13,7 @@ from metaembed_lite.data.meta_tasks import TASKS, tabulate_meta_tasks
 from metaembed_lite.results import MEASURES, points_table
 
 NOT_MEASURED = "*Not measured yet.*"
+MOST_COLUMNS = 6  # sizes in one table, so that a page of 1,280 pixels shows all of it
 
 
 def to_plain_text(text: Any) -> str:
@@ -68,6 +69,11 @@ def format_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)
+
+
+def fold(title: str, text: str) -> str:
+    """Fold a part of a page that few readers need. It opens with a click, and without a script."""
+    return f'<details class="record"><summary>{title}</summary>\n\n{text}\n\n</details>'
 
 
 def format_environment(result: dict[str, Any]) -> str:
@@ -133,6 +139,35 @@ def format_suite(points: pd.DataFrame, suite: str, measure: str = "p_at_1") -> s
     summaries = {
         label: summarize_seeds(part, measure) for label, part in rows.groupby("label", sort=False)
     }
+    title = f"{MEASURES[measure]} at index bytes"
+    tables = [format_systems(group, title) for group in group_by_sizes(summaries)]
+    if rows.task.nunique() > 1:
+        tables.append(format_tasks(rows, measure))
+    return "\n\n".join([f"`{to_plain_text(suite)}`:", *tables])
+
+
+def group_by_sizes(summaries: dict[str, pd.DataFrame]) -> list[dict[str, pd.DataFrame]]:
+    """Divide systems into tables of at most ``MOST_COLUMNS`` sizes.
+
+    A system with more sizes than that is not divided.
+    """
+    groups: list[dict[str, pd.DataFrame]] = []
+    columns: list[set[float]] = []
+    for label, summary in summaries.items():
+        sizes = set(summary.bytes)
+        for group, known in zip(groups, columns, strict=True):
+            if len(known | sizes) <= max(MOST_COLUMNS, len(known)):
+                group[label] = summary
+                known |= sizes
+                break
+        else:
+            groups.append({label: summary})
+            columns.append(sizes)
+    return groups
+
+
+def format_systems(summaries: dict[str, pd.DataFrame], title: str) -> str:
+    """Write one row per system and one column per size. A system's best point of a size counts."""
     sizes = sorted({size for summary in summaries.values() for size in summary.bytes})
     lines = []
     for label, summary in summaries.items():
@@ -140,11 +175,7 @@ def format_suite(points: pd.DataFrame, suite: str, measure: str = "p_at_1") -> s
         best = {size: of_size.iloc[-1] for size, of_size in by_size}
         cells = [format_mean_and_range(best[size]) if size in best else "" for size in sizes]
         lines.append([to_plain_text(label), *cells, format_span(summary["count"])])
-    header = [f"{MEASURES[measure]} at index bytes", *(f"{size:,.0f}" for size in sizes), "seeds"]
-    tables = [format_table(header, lines)]
-    if rows.task.nunique() > 1:
-        tables.append(format_tasks(rows, measure))
-    return "\n\n".join([f"`{to_plain_text(suite)}`:", *tables])
+    return format_table([title, *(f"{size:,.0f}" for size in sizes), "seeds"], lines)
 
 
 def format_tasks(rows: pd.DataFrame, measure: str) -> str:

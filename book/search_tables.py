@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from results_tables import format_environment, format_table, to_plain_text
+from results_tables import fold, format_environment, format_table, to_plain_text
 
 OURS, ROUNDED = "maxsim", "maxsim, bfloat16 products"
 SHOWN_DIM, SHOWN_CANDIDATES = 128, 10_000
@@ -30,12 +30,14 @@ def render_scoring(scoring: dict[str, Any]) -> str:
         "means that the scores are not those of the definition."
     ]
     for n_queries, rows in of_size[of_size.storage == "float32"].groupby("queries"):
-        title = "One query" if n_queries == 1 else f"{n_queries:,} queries at once"
-        parts.append(f"{title}:\n\n{format_times(rows)}")
-    parts.append(describe_wins(table))
+        if n_queries == 1:
+            parts.append(f"One query:\n\n{format_times(rows)}")
+        else:
+            parts.append(fold(f"{n_queries:,} queries at once", format_times(rows)))
+    parts += describe_wins(table)
     halves = of_size[of_size.storage != "float32"]
     if not halves.empty:
-        parts.append(f"Candidates stored in half precision:\n\n{format_halves(halves)}")
+        parts.append(fold("Candidates stored in half precision", format_halves(halves)))
     return "\n\n".join([*parts, format_environment(scoring)])
 
 
@@ -71,8 +73,8 @@ def format_ms(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
-def describe_wins(table: pd.DataFrame) -> str:
-    """Say in how many cells maxsim is the fastest exact method, and where it is not."""
+def describe_wins(table: pd.DataFrame) -> list[str]:
+    """Say in how many cells maxsim is the fastest exact method, and list where it is not."""
     exact = table[(table.storage == "float32") & (table.method != ROUNDED) & (table.error < WRONG)]
     cells = exact.groupby(["budget", "dim", "candidates", "queries"], sort=False)
     ours = exact[exact.method == OURS].set_index(["budget", "dim", "candidates", "queries"])
@@ -92,9 +94,8 @@ def describe_wins(table: pd.DataFrame) -> str:
         f"At (16, 64) it takes between {1 / share.max():.1f} and {1 / share.min():.1f} times the "
         "time of the products alone.",
     ]
-    if len(slower):
-        sentences.append("The sizes that it misses:\n\n" + format_misses(slower, ours, rival))
-    return " ".join(sentences)
+    misses = fold("The sizes that it misses", format_misses(slower, ours, rival))
+    return [" ".join(sentences), *([misses] if len(slower) else [])]
 
 
 def format_misses(slower: pd.Series, ours: pd.DataFrame, rival: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from results_tables import (
     NOT_MEASURED,
+    fold,
     format_environment,
     format_environments,
     format_mean_and_range,
@@ -33,6 +34,21 @@ SIZES = (1, 4, 8, 16)  # vectors per candidate
 ALL_TOKENS = "all tokens"
 QUERIES = ("text", "image")  # kinds of queries whose costs are measured
 SPLITS = {"test": "seen drawings", "unseen artist": "unseen drawings"}
+MEANINGS = {  # systems of the ideas -> what sets their rows apart
+    ("late-50", "late-75"): "**After 50 %, 75 %**: the full budget is trained alone for longer.",
+    ("one-tau", "tau-0.03", "tau-0.3"): "**Temperature**: it is the same at every budget, as in "
+    "the paper. Otherwise it grows with $r_q$.",
+    ("w-large",): "**Weights 1 1 1 4**: the loss of the full budget counts four times.",
+    ("orthogonal",): "**Orthogonal**: a penalty keeps the vectors of an item from pointing in the "
+    "same direction.",
+    ("random-budgets",): "**Random budgets**: two random pairs $(r_q, r_c)$ are trained in each "
+    "step, too.",
+    ("distilled",): "**Teaches**: the scores of the full budget are targets for the smaller "
+    "budgets.",
+    ("start-random", "start-rows", "start-offsets"): "**Start**: the meta tokens do not start at "
+    "the embedding of a comma.",
+    ("fixed-1x1", "fixed-2x4", "fixed-4x8"): "**Alone**: a model for one budget.",
+}
 
 
 def render_rivals(findings: dict[str, Any]) -> str:
@@ -49,8 +65,11 @@ def render_ideas(findings: dict[str, Any]) -> str:
     if not cells:
         return NOT_MEASURED
     table = tabulate_points(findings, "test", IDEAS)
-    parts = [format_sizes(table), explain_ideas(table), format_environments(cells.values())]
-    return "\n\n".join(filter(None, parts))
+    known = set(table.system)
+    meanings = [f"- {text}" for systems, text in MEANINGS.items() if known & set(systems)]
+    record = [format_sizes(table), "\n".join(meanings), format_environments(cells.values())]
+    whole = fold("The table, and what its rows mean", "\n\n".join(filter(None, record)))
+    return "\n\n".join(filter(None, [explain_ideas(table), whole]))
 
 
 def render_artist(findings: dict[str, Any]) -> str:
@@ -66,9 +85,10 @@ def render_artist(findings: dict[str, Any]) -> str:
             line = lines.setdefault(system, [to_plain_text(label), str(size)])
             line.append(format_mean_and_range(summary))
     best = summarize(largest)["mean"].max()  # of the last split
+    table = format_table(["P@1", "vectors", *SPLITS.values()], lines.values())
     return (
-        f"{format_table(['P@1', 'vectors', *SPLITS.values()], lines.values())}\n\n"
-        f"On unseen drawings, P@1 is at most {best:.3f}: no system finds them."
+        f"On unseen drawings, P@1 is at most {best:.3f}: no system finds them.\n\n"
+        f"{fold('Seen and unseen drawings, per system', table)}"
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from results_tables import (
     NOT_MEASURED,
+    fold,
     format_seeds,
     format_table,
     join_words,
@@ -31,7 +32,7 @@ from stickers_cells import (
 )
 
 from metaembed_lite.canvas import INK
-from metaembed_lite.plots import plot_curves
+from metaembed_lite.plots import plot_alignment, plot_curves
 from metaembed_lite.results import check_quality
 
 CURVE_SIZE = 16  # vectors per candidate
@@ -60,9 +61,36 @@ def render_surface(findings: dict[str, Any]) -> str:
         if cells:
             surface = tabulate_surface(cells)
             label = to_plain_text(next(iter(cells.values()))["label"])
-            title = f"{label}, mean over {format_seeds(len(cells))}:"
-            parts += [title, format_surface(surface), explain_surface(surface)]
+            title = f"{label}, mean over {format_seeds(len(cells))}"
+            if system == SURFACES[0]:
+                alt = f"heat map of P at 1 by query and candidate vectors, {title}"
+                parts.append(f"```{{image}} results/surface.png\n:alt: {alt}\n```")
+            parts += [f"**{title}.** {explain_surface(surface)}"]
+            parts.append(fold("The numbers", format_surface(surface)))
     return "\n\n".join(parts) or NOT_MEASURED
+
+
+def plot_mean_surface(findings: dict[str, Any]) -> Figure | None:
+    """Plot P@1 of MMR at all pairs of query and candidate vectors. None if it was not measured.
+
+    The budget of each row that MMR trains is outlined, if the surface has all of them.
+    """
+    cells = find_cells(findings, SURFACES[:1])
+    if not cells:
+        return None
+    surface = tabulate_surface(cells)
+    trained = {p["r_q"]: p["r_c"] for cell in cells.values() for p in cell["points"]}
+    columns = list(surface.columns)
+    marks = [columns.index(trained[r]) for r in surface.index if trained.get(r) in columns]
+    return plot_alignment(
+        surface.to_numpy(),
+        [str(r_q) for r_q in surface.index],
+        [str(r_c) for r_c in surface.columns],
+        marks=marks if len(marks) == len(surface) else [],
+        x_label="candidate vectors r_c",
+        y_label="query vectors r_q",
+        value_label="P@1",
+    )
 
 
 def tabulate_curves(findings: dict[str, Any]) -> pd.DataFrame:

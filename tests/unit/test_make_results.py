@@ -28,7 +28,7 @@ def project(tmp_path, monkeypatch):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
     monkeypatch.setattr(make_results, "ROOT", tmp_path)
     monkeypatch.setattr(make_results, "RESULTS", tmp_path / "book/results")
-    monkeypatch.setattr(make_results, "save_figure", lambda findings, folder: None)
+    monkeypatch.setattr(make_results, "save_figures", lambda findings, folder: None)
     return tmp_path
 
 

@@ -13,13 +13,14 @@ from results_tables import NOT_MEASURED
 from stickers_aims import render_aims
 from stickers_cells import COMPARED, CURVES, IDEAS, SURFACES
 from stickers_rivals import (
+    MEANINGS,
     format_rivals,
     render_artist,
     render_costs,
     render_ideas,
     render_rivals,
 )
-from stickers_training import plot_training, render_curve, render_surface
+from stickers_training import plot_mean_surface, plot_training, render_curve, render_surface
 
 from metaembed_lite import checkpoints
 
@@ -159,6 +160,17 @@ def test_ideas_are_compared_with_mmr_and_rivals_are_not_among_them(findings):
     assert render_ideas(make_findings()) == NOT_MEASURED
 
 
+def test_only_ideas_that_were_measured_are_explained(findings):
+    for system in ("random-budgets", "one-tau"):
+        name = {"random-budgets": "**Random budgets**", "one-tau": "**Temperature**"}[system]
+        assert name not in render_ideas(findings)
+        cell = make_cell(system, 0, BUDGETS, [0.4, 0.5, 0.6, 0.7])
+        findings["cells"][f"stickers/{system}/0"] = cell
+        assert name in render_ideas(findings)
+    explained = {system for systems in MEANINGS for system in systems}
+    assert set(IDEAS) - explained == {"MMR", "late-0"}  # explained below the table of rivals
+
+
 def test_every_system_of_the_pages_can_be_measured():
     assert {*COMPARED, *IDEAS, *CURVES, *SURFACES} <= set(findings_script.SYSTEMS)
 
@@ -239,13 +251,18 @@ def test_the_surface_is_the_mean_over_the_seeds_and_its_losses_are_counted():
     grids = [[0.2, 0.4], [0.3, 0.35], [0.1, 0.25]], [[0.4, 0.6], [0.5, 0.55], [0.1, 0.25]]
     # mean: 0.3 0.5 / 0.4 0.45 / 0.1 0.25. Down: + - / - -. Right: + + +. Loss: 0.40 to 0.10.
     text = render_surface(make_findings(*make_surfaces("MMR", *grids)))
-    assert text.startswith("label of MMR, mean over 2 seeds:\n\n| P@1 | r_c = 1 | r_c = 2 |")
+    assert "| P@1 | r_c = 1 | r_c = 2 |" in text
     assert "| r_q = 1 | 0.300 | 0.500 |\n| r_q = 2 | 0.400 | 0.450 |" in text
-    assert text.endswith(
+    assert (
+        "**label of MMR, mean over 2 seeds.** "
         "From row to row, more query vectors lowered P@1 in 3 of 4 steps. From column to column, "
         "more candidate vectors lowered it in 0 of 3 steps. The largest loss is 30.0 points, from "
         "(2, 1) to (4, 1)."
-    )
+    ) in text
+    assert ":alt: heat map of P at 1 by query and candidate vectors, label of MMR" in text
+    figure = plot_mean_surface(make_findings(*make_surfaces("MMR", *grids)))
+    values = [text.get_text() for text in figure.axes[0].texts]
+    assert values == ["0.30", "0.50", "0.40", "0.45", "0.10", "0.25"]
 
 
 def test_a_loss_over_two_steps_is_the_largest():
@@ -257,7 +274,7 @@ def test_a_loss_over_two_steps_is_the_largest():
 def test_a_surface_without_a_loss_says_so():
     grid = [[0.1, 0.2], [0.1, 0.3], [0.2, 0.4]]
     text = render_surface(make_findings(*make_surfaces("MMR", grid)))
-    assert text.endswith("0 of 3 steps. More vectors on one side never lost anything.")
+    assert "0 of 3 steps. More vectors on one side never lost anything." in text
 
 
 # What is missing
@@ -399,7 +416,8 @@ def project(tmp_path, monkeypatch):
         source, target = ROOT / path, tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    (tmp_path / "book/results/curve.png").unlink(missing_ok=True)
+    for figure in make_results.FIGURES:
+        (tmp_path / "book/results" / figure).unlink(missing_ok=True)
     monkeypatch.setattr(make_results, "ROOT", tmp_path)
     monkeypatch.setattr(make_results, "RESULTS", tmp_path / "book/results")
     write_cells(tmp_path, {})
@@ -426,10 +444,10 @@ def block(page, name):
 
 def test_without_cells_both_pages_say_not_measured(project):
     readme, results = run(project)
-    for name in ("rivals", "aims", "artist", "curve", "surface"):
+    for name in ("bytes", "rivals", "aims", "artist", "curve", "surface"):
         assert block(results, name) == NOT_MEASURED
     assert block(readme, "results") == block(readme, "picture") == NOT_MEASURED
-    assert not (project / "book/results/curve.png").exists()
+    assert not list((project / "book/results").glob("*.png"))
     assert "`stickers`:" not in results
     assert "`codesearch`:" in block(results, "systems")
 
