@@ -12,6 +12,7 @@ from metaembed_lite.drawings import (
     draw_architectures,
     draw_cascade,
     draw_corners,
+    draw_curriculum,
     draw_game,
     draw_lora,
     draw_rings,
@@ -48,6 +49,8 @@ DRAWINGS = {
     "corners of the paper": lambda: draw_corners(TABLE, PAPER),
     "one corner": lambda: draw_corners([[0.5]], (1, 1)),
     "corners of equal rows": lambda: draw_corners(TABLE, [(4, 8), (4, 16), (4, 64)]),
+    "curriculum": lambda: draw_curriculum([900, 3000, 500]),
+    "curriculum of many steps": lambda: draw_curriculum([10**6, 10**7, 10**6]),
     "lora": draw_lora,
     **{f"lora of rank {rank}": lambda rank=rank: draw_lora(rank) for rank in (1, 32, 127)},
     "lora of a real size": lambda: draw_lora(32, 2048),
@@ -204,6 +207,8 @@ ERRORS = {
         5, [((1, 1), 9)], (4, 8)
     ),
     r"the stages read \[8, 4\] vectors: let each": lambda: draw_cascade(9, [((1, 8), 5)], (2, 4)),
+    r"2 numbers of steps: give 3": lambda: draw_curriculum([1, 2]),
+    r"steps=0: use a whole number from 1 up": lambda: draw_curriculum([1, 0, 2]),
     r"no budgets: give at least one": lambda: draw_rings([], 128),
     r"dim=0: use a whole number from 1 up": lambda: draw_rings(NESTED, 0),
 }
