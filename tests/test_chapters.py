@@ -20,7 +20,9 @@ CHAPTERS = [
     "10_your_own_data",
     "A_suites",
     "B_findings",
+    "D_pretraining",
 ]
+FEWEST_EXERCISES = {"D_pretraining": 1}  # other chapters have at least 3
 TIMES = r"\*About (\d+) minutes to read, .+ to run on a laptop CPU\.\*"
 WORDS_PER_MINUTE = 150  # technical prose in a second language
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)
@@ -68,7 +70,7 @@ def test_every_exercise_has_its_check_and_an_executed_solution(name):
     exercises = [checks_called(source(cell)) for cell in tagged(notebook, "exercise")]
     solutions = [checks_called(source(cell)) for cell in tagged(notebook, "solution")]
     expected = [[f"check_{i}"] for i in range(1, len(exercises) + 1)]
-    assert 3 <= len(exercises) <= 5
+    assert FEWEST_EXERCISES.get(name, 3) <= len(exercises) <= 5
     assert exercises == expected
     assert solutions == expected
 

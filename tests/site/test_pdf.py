@@ -140,4 +140,4 @@ def test_the_book_is_printed_without_the_part_for_instructors(site, tmp_path, mo
     monkeypatch.setattr(make_pdf, "join_site", lambda site, pages, *_: printed.extend(pages))
     assert make_pdf.make_pdf() == tmp_path / "book.pdf"
     left_out = set(make_pdf.make_book.pages()) - set(printed)
-    assert left_out == {"book/teaching", "book/exam_answers"}
+    assert left_out == {"book/teaching"}

@@ -14,7 +14,7 @@ from make_student import heading_levels, instructor_pages
 BOOK = make_book.ROOT / "book"
 TEACHING = (BOOK / "teaching.md").read_text(encoding="utf-8")
 ANSWERS = (BOOK / "exam_answers.md").read_text(encoding="utf-8")
-PART = ["book/teaching", "book/exam_answers"]
+PART = ["book/teaching"]
 
 
 def section(title):
@@ -124,8 +124,34 @@ def test_the_sections_that_the_plans_name_exist():
     assert sorted(missing) == []
 
 
+def test_the_answers_to_the_exam_are_not_on_the_site():
+    assert "book/exam_answers" not in make_book.pages()
+    assert "(exam_answers.md)" not in TEACHING  # a link would be dead on the site
+    assert "`book/exam_answers.md`" in TEACHING
+
+
+def predictions():
+    """List (chapter, path, exercise, answer) of the table of predictions."""
+    pattern = r"^\| \[(\d+): Exercises\]\((\S+)\), (\d) \| \"(.+?)\" \|"
+    return re.findall(pattern, section("Predictions"), re.M)
+
+
+@pytest.mark.parametrize(("chapter", "path", "exercise", "answer"), predictions())
+def test_the_answer_to_a_prediction_is_what_the_solution_measures(chapter, path, exercise, answer):
+    assert f"/{int(chapter):02}_" in path
+    cells = json.loads((BOOK / path).read_text(encoding="utf-8"))["cells"]
+    solutions = [
+        "".join(cell["source"]) for cell in cells if "solution" in cell["metadata"].get("tags", [])
+    ]
+    assert f'check_{exercise}("{answer}")' in solutions[int(exercise) - 1]
+
+
+def test_every_chapter_from_1_on_has_a_prediction_with_its_answer():
+    assert {int(chapter) for chapter, *_ in predictions()} == set(range(1, 11))
+
+
 def test_a_site_for_students_needs_the_three_changes_that_the_page_names():
-    """Nothing else links to the pages, and only the first page of the book to the first of them."""
+    """Nothing else links to the page, except the first page of the book."""
     assert instructor_pages(make_book.ROOT) == PART
     for page in set(make_book.pages()) - set(PART):
         path = make_book.ROOT / page
