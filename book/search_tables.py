@@ -53,19 +53,21 @@ def tabulate_scoring(scoring: dict[str, Any]) -> pd.DataFrame:
 
 
 def format_times(rows: pd.DataFrame) -> str:
-    """A table with one line per budget and one column per method. The fastest exact one is bold."""
+    """A table with one line per method and one column per budget. The fastest exact one is bold."""
     methods = list(rows.method.unique())
-    lines = []
+    columns = {}
     for budget, cell in rows.groupby("budget", sort=False):
         right = cell[cell.error < WRONG].set_index("method").ms
         fastest = right.drop(ROUNDED).idxmin()
-        cells = []
+        texts = []
         for method in methods:
             missing = "wrong" if method in set(cell.method) else "too large"
             text = format_ms(right[method]) if method in right else missing
-            cells.append(f"**{text}**" if method == fastest else text)
-        lines.append([to_plain_text(budget), *cells, format_ms(cell.products.iloc[0])])
-    return format_table(["budget", *map(to_plain_text, methods), "products"], lines)
+            texts.append(f"**{text}**" if method == fastest else text)
+        columns[to_plain_text(budget)] = [*texts, format_ms(cell.products.iloc[0])]
+    names = [*map(to_plain_text, methods), "*products*"]
+    lines = zip(names, *columns.values(), strict=True)
+    return format_table(["ms at budget", *columns], lines)
 
 
 def format_ms(value: float) -> str:

@@ -66,7 +66,7 @@ def render_surface(findings: dict[str, Any]) -> str:
                 alt = f"heat map of P at 1 by query and candidate vectors, {title}"
                 parts.append(f"```{{image}} results/surface.png\n:alt: {alt}\n```")
             parts += [f"**{title}.** {explain_surface(surface)}"]
-            parts.append(fold("The numbers", format_surface(surface)))
+            parts.append(fold(f"The numbers of {label}", format_surface(surface)))
     return "\n\n".join(parts) or NOT_MEASURED
 
 
