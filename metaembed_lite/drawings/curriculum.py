@@ -58,8 +58,9 @@ def draw_curriculum(steps: Sequence[int]) -> Figure:
         draw_label(ax, x, 3.34, f"{count:,} steps")
         _draw_images(ax, x, 2.62, sides)
         draw_arrow(ax, (x, 2.57), (x, 2.34))
-        tower = {"filled": False, "ls": "--"} if reads else {}
-        draw_box(ax, (x - 0.8, 2.0), 1.6, 0.34, "vision tower", OTHER, size=11, **tower)
+        dash = "--" if reads else "-"
+        tower = (x - 0.8, 2.0)
+        draw_box(ax, tower, 1.6, 0.34, "vision tower", OTHER, filled=not reads, size=11, ls=dash)
         draw_arrow(ax, (x, 1.98), (x, 1.72 if reads else 0.98))
         if reads:
             draw_box(ax, (x - 0.8, 1.38), 1.6, 0.34, "language model", CANDIDATE, size=11)
