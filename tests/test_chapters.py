@@ -95,6 +95,15 @@ def test_solutions_fold_and_exercises_show_no_output_on_the_page(name):
 
 
 @every_chapter
+def test_a_folded_solution_names_its_exercise(name):
+    for i, cell in enumerate(tagged(load(name), "solution"), start=1):
+        assert cell["metadata"]["mystnb"]["code_prompt_show"] == f"Solution of exercise {i}"
+        assert (
+            cell["metadata"]["mystnb"]["code_prompt_hide"] == f"Hide the solution of exercise {i}"
+        )
+
+
+@every_chapter
 def test_a_chapter_asks_for_a_prediction(name):
     exercises = markdown(load(name)).partition("## Exercises")[2].partition("### Solutions")[0]
     assert re.search(r"\bpredict", exercises, flags=re.I)
