@@ -208,7 +208,14 @@ def draw_vectors(
 
 
 def mark_area(
-    ax: Axes, corner: Point, width: float, height: float, *, is_right: bool, badge: float = 0.1
+    ax: Axes,
+    corner: Point,
+    width: float,
+    height: float,
+    *,
+    is_right: bool,
+    badge: float = 0.1,
+    line: float = 3,
 ) -> None:
     """Outline an area of an image: green with a check mark, or dashed orange with a cross.
 
@@ -217,7 +224,8 @@ def mark_area(
         corner: (x, y) of the lower left corner.
         width, height: of the area.
         is_right: whether the area is what the query asks for.
-        badge: radius of the mark in the upper right corner. Defaults to 0.1.
+        badge: radius of the mark in the upper right corner. 0 draws none. Defaults to 0.1.
+        line: width of the outline, in points. Defaults to 3.
 
     Example:
         >>> figure, ax = new_canvas(3, 1)
@@ -226,21 +234,24 @@ def mark_area(
         3
     """
     color, dash = (RIGHT, "-") if is_right else (CANDIDATE, (0, (2.2, 1.2)))
-    for edge, line, style in ((color, 3, dash), ("white", 5.5, "-")):  # white, below, on any image
-        area = Rectangle(corner, width, height, fill=False, ec=edge, lw=line, ls=style)
+    white = ("white", 1.8 * line, "-")  # below, so that the outline shows on any image
+    for edge, points, style in ((color, line, dash), white):
+        area = Rectangle(corner, width, height, fill=False, ec=edge, lw=points, ls=style)
         area.set_zorder(4 if edge == color else 3)
         ax.add_patch(area)
+    if not badge:
+        return
     x, y = corner[0] + width - 0.75 * badge, corner[1] + height - 0.75 * badge
     ax.add_patch(Circle((x, y), badge, fc=color, ec="white", lw=1.2, zorder=5))
     check = [[(-0.5, 0.0), (-0.12, -0.4), (0.5, 0.4)]]
     cross = [[(-0.4, -0.4), (0.4, 0.4)], [(-0.4, 0.4), (0.4, -0.4)]]
     for stroke in check if is_right else cross:
-        points = np.array(stroke) * badge + (x, y)
-        ax.plot(*points.T, color="white", lw=1.8, solid_capstyle="round", zorder=6)
+        path = np.array(stroke) * badge + (x, y)
+        ax.plot(*path.T, color="white", lw=1.8, solid_capstyle="round", zorder=6)
 
 
 def show_image(ax: Axes, image: Any, corner: Point, edge: float) -> None:
-    """Show an image in a square, with sharp pixels. Its shape is kept.
+    """Show an image in a square. Its shape is kept, and few pixels stay sharp.
 
     Args:
         ax: axes of ``new_canvas``.
@@ -259,7 +270,7 @@ def show_image(ax: Axes, image: Any, corner: Point, edge: float) -> None:
     height, width = (n * scale for n in pixels.shape[:2])
     x, y = corner[0] + (edge - width) / 2, corner[1] + (edge - height) / 2
     extent = (x, x + width, y, y + height)
-    ax.imshow(pixels, cmap="gray", extent=extent, aspect="auto", interpolation="nearest")
+    ax.imshow(pixels, cmap="gray", extent=extent, aspect="auto", interpolation="auto")
     ax.add_patch(Rectangle((x, y), width, height, fill=False, ec=INK, lw=1))
 
 

@@ -31,6 +31,7 @@ from metaembed_lite.canvas import (
     show_image,
     use_style,
 )
+from metaembed_lite.data.named_cells import find_named_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +100,9 @@ def show_rankings(
 ) -> Figure:
     """Show the best k images of one query, one row per ranking. Right images are outlined.
 
-    Each row starts with its name and the rank of its first right image. Among equal scores, wrong
-    images come first, as in ``p_at_1``.
+    Above each row stand its name and the rank of its first right image. Among equal scores, wrong
+    images come first, as in ``p_at_1``. On sheets of stickers and boards of digits, thin frames
+    mark the cells that show what the query names (``data.named_cells``).
 
     Args:
         images: N PIL images, or arrays (H, W) or (H, W, 3).
@@ -131,45 +133,54 @@ def show_rankings(
             )
         if np.isnan(row).any():
             raise ValueError(f"{name!r} has a score that is not a number: look for a NaN before")
-    left, width = 1.6, 6.7
-    edge = min(1.15, (width - left) / k - 0.1)
-    lines = max(len(_wrap_name(name)) for name in scores)
-    row_height = max(edge + 0.42, edge / 2 + 0.2 * lines + 0.4)
-    top = 0.05 + row_height * len(scores)
-    head = query_height(query, width - 0.2) + 0.15 if query else 0.0
+    width, gap = 7.0, 0.1
+    names = 0.1 + 0.2 * max(len(_wrap_name(name)) for name in scores)
+    edge = min(1.6, (width - 0.1 + gap) / k - gap)
+    row_height = names + edge + 0.1
+    top = 0.25 + row_height * len(scores)
+    head = query_height(query, width - 0.1) + 0.1 if query else 0.0
     figure, ax = new_canvas(width, top + head)
     if query:
-        draw_query(ax, query, (0.1, top + 0.1), width - 0.2)
+        draw_query(ax, query, (0.05, top + 0.05), width - 0.1)
     for i, (name, row) in enumerate(scores.items()):
         order = np.lexsort((is_right, -row))  # by score, and wrong images first among equal ones
-        y = top - row_height * (i + 1) + 0.3
-        _label_ranking(ax, name, is_right[order], y + edge / 2)
-        for rank, j in enumerate(order[:k], start=1):
-            x = left + (rank - 1) * (edge + 0.1)
-            show_image(ax, images[j], (x, y), edge)
-            if is_right[j]:
-                mark_area(ax, (x, y), edge, edge, is_right=True)
-            color = RIGHT if is_right[j] else INK
-            draw_label(ax, x + edge / 2, y - 0.13, str(rank), color, 10)
+        y = top - row_height * (i + 1) + 0.08
+        _label_ranking(ax, name, is_right[order], y + edge + names / 2)
+        for rank, j in enumerate(order[:k]):
+            corner = (0.05 + rank * (edge + gap), y)
+            _show_found(ax, images[j], query, corner, edge, is_right=bool(is_right[j]))
+    for rank in range(k):
+        text = f"rank {rank + 1}" if edge > 0.6 else str(rank + 1)
+        draw_label(ax, 0.05 + rank * (edge + gap) + edge / 2, 0.13, text)
     return figure
+
+
+def _wrap_name(name: str) -> list[str]:
+    return textwrap.wrap(name, 48) or [""]
 
 
 def _label_ranking(ax: Axes, name: str, is_right: np.ndarray, y: float) -> None:
     """Write the name of a ranking, and the rank of its first right image."""
     ranks = np.flatnonzero(is_right) + 1
     text = f"first right: rank {ranks[0]:,}" if len(ranks) else "none is right"
-    draw_label(
-        ax,
-        0.05,
-        y + 0.04,
-        "\n".join(_wrap_name(name)),
-        INK,
-        11,
-        ha="left",
-        va="bottom",
-        weight="bold",
-    )
-    draw_label(ax, 0.05, y - 0.04, text, RIGHT if is_right[0] else INK, 10, ha="left", va="top")
+    color, right_edge = RIGHT if is_right[0] else INK, ax.get_xlim()[1] - 0.05
+    draw_label(ax, 0.05, y, "\n".join(_wrap_name(name)), INK, 11, ha="left", weight="bold")
+    draw_label(ax, right_edge, y, text, color, 11, ha="right")
+
+
+def _show_found(
+    ax: Axes, image: Any, query: str, corner: tuple[float, float], edge: float, *, is_right: bool
+) -> None:
+    """Show an image of a ranking, with the cells that the query names, and outline a right one."""
+    show_image(ax, image, corner, edge)
+    columns, cells = find_named_cells(query, image)
+    for cell, shows_it in cells.items():
+        row, column = divmod(cell, columns)
+        side = edge / columns
+        place = (corner[0] + column * side, corner[1] + edge - (row + 1) * side)
+        mark_area(ax, place, side, side, is_right=shows_it, badge=0, line=1.7)
+    if is_right:
+        mark_area(ax, corner, edge, edge, is_right=True)
 
 
 def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
@@ -205,10 +216,6 @@ def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
         ax.imshow(tint, extent=extent, interpolation="nearest")
     return fig
-
-
-def _wrap_name(name: str) -> list[str]:
-    return textwrap.wrap(name, 16) or [""]
 
 
 def plot_alignment(

@@ -97,6 +97,15 @@ def test_solutions_fold_and_exercises_show_no_output_on_the_page(name):
 
 
 @every_chapter
+def test_a_folded_solution_names_its_exercise(name):
+    for i, cell in enumerate(tagged(load(name), "solution"), start=1):
+        assert cell["metadata"]["mystnb"]["code_prompt_show"] == f"Solution of exercise {i}"
+        assert (
+            cell["metadata"]["mystnb"]["code_prompt_hide"] == f"Hide the solution of exercise {i}"
+        )
+
+
+@every_chapter
 def test_a_chapter_asks_for_a_prediction(name):
     exercises = markdown(load(name)).partition("## Exercises")[2].partition("### Solutions")[0]
     assert re.search(r"\bpredict", exercises, flags=re.I)
@@ -142,6 +151,43 @@ def test_plumbing_is_hidden(name):
 def test_cells_on_the_page_are_short(name):
     lengths = [len(source(cell).splitlines()) for cell in visible(load(name))]
     assert statistics.median(lengths) <= 8
+
+
+def titles_in_black(code):
+    """Calls that title a figure outside of ``use_style()`` and name no color: black on black."""
+    found, todo = [], [(ast.parse(code), False)]
+    while todo:
+        node, styled = todo.pop()
+        if isinstance(node, ast.With):
+            styled |= any("use_style" in ast.unparse(item) for item in node.items)
+        if isinstance(node, ast.Call) and not styled:
+            call = getattr(node.func, "attr", "")
+            keywords = {keyword.arg for keyword in node.keywords}
+            titled = call in ("set_title", "suptitle") or (call == "set" and "title" in keywords)
+            if titled and "color" not in keywords:
+                found.append(ast.unparse(node))
+        todo += [(child, styled) for child in ast.iter_child_nodes(node)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "is_black"),
+    [
+        ("ax.set(title='a')", True),
+        ("ax.set_title('a')", True),
+        ("ax.set_title('a', color=INK)", False),
+        ("with use_style():\n    ax.set(title='a')", False),
+        ("ax.set(xlabel='a')", False),
+    ],
+)
+def test_a_title_that_a_dark_page_hides_is_found(code, is_black):
+    assert bool(titles_in_black(code)) == is_black
+
+
+@every_chapter
+def test_titles_of_figures_can_be_read_on_a_dark_page(name):
+    for cell in visible(load(name)):
+        assert not titles_in_black(source(cell))
 
 
 @every_chapter

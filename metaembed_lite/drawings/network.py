@@ -87,7 +87,9 @@ def _draw_column(
         draw_label(ax, x, y, f"{heading}: {text}", color, 10)
 
 
-def draw_sequence(n_content: int = 6, r_q: int = 2, r_c: int = 4, kept: str = "document") -> Figure:
+def draw_sequence(
+    n_content: int = 6, r_q: int = 2, r_c: int = 4, kept: str = "document", *, mask: bool = True
+) -> Figure:
     """Draw the sequence [content | M_q | M_c], its causal mask, and the outputs that are kept.
 
     Args:
@@ -95,6 +97,7 @@ def draw_sequence(n_content: int = 6, r_q: int = 2, r_c: int = 4, kept: str = "d
         r_q, r_c: numbers of meta tokens. Default to 2 and 4.
         kept: "query" keeps the outputs of M_q, and "document" those of M_c. Defaults to
             "document".
+        mask: whether to draw the causal mask below the sequence. Defaults to True.
 
     Raises:
         ValueError: if a number is not a whole number from 1 up, or ``kept`` is unknown.
@@ -111,9 +114,8 @@ def draw_sequence(n_content: int = 6, r_q: int = 2, r_c: int = 4, kept: str = "d
     kinds = np.repeat(range(3), counts)  # per position: 0 content, 1 M_q, 2 M_c
     cell = (min(0.6, 5.2 / len(kinds)), min(0.21, 2.7 / len(kinds)))  # of the mask, in inches
     edges = MASK_LEFT + cell[0] * np.cumsum([0, *counts])
-    top = 0.42 + cell[1] * len(kinds)  # of the mask
+    top = 0.42 + cell[1] * len(kinds) if mask else 0.0  # of the mask
     figure, ax = new_canvas(max(edges[-1] + 0.3, 5.0), top + 2.15)
-    _draw_mask(ax, kinds, keep, cell, top)
     middles = spread((edges[:-1] + edges[1:]) / 2, 0.5, edges[-1])
     for kind, middle in enumerate(middles):
         draw_label(ax, middle, top + 0.22, KIND_NAMES[kind], COLOR_OF_KIND[kind], 11)
@@ -123,8 +125,8 @@ def draw_sequence(n_content: int = 6, r_q: int = 2, r_c: int = 4, kept: str = "d
             text = "" if n == counts[kind] else str(counts[kind])
             _draw_position(ax, (x, top + 0.42), width, COLOR_OF_KIND[kind], text, kind == keep)
     _label_outputs(ax, edges, top + 1.2, keep, counts)
-    draw_label(ax, 0.1, 0.18, "causal mask: each row reads itself and what stands before it",
-               ha="left")  # fmt: skip
+    if mask:
+        _draw_mask(ax, kinds, keep, cell, top)
     return figure
 
 
@@ -167,6 +169,8 @@ def _draw_mask(
     ax: Axes, kinds: np.ndarray, keep: int, cell: tuple[float, float], top: float
 ) -> None:
     """The causal mask: one row per position, filled where it reads. Kept rows are colored."""
+    text = "causal mask: each row reads itself and what stands before it"
+    draw_label(ax, 0.1, 0.18, text, ha="left")
     n, (step, row) = len(kinds), cell
     end, bottom = MASK_LEFT + n * step, top - n * row
     pixels = np.zeros((n, n, 4))  # RGBA

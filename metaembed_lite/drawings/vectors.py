@@ -90,7 +90,8 @@ def draw_sum(n_facts: int = 5, seed: int = 122) -> Figure:
 def draw_scores(scores: Mapping[str, ArrayLike]) -> Figure:
     """Draw the scores of a batch at several times of a training, as heat maps on one scale.
 
-    The right pairs, on the diagonal, are outlined.
+    The right pairs, on the diagonal, are outlined. Square maps stand next to each other, and wide
+    ones below each other.
 
     Args:
         scores: title -> (B, B), or (B, 2B) if each query has a hard negative in the second half.
@@ -104,6 +105,38 @@ def draw_scores(scores: Mapping[str, ArrayLike]) -> Figure:
         >>> [ax.get_title() for ax in figure.axes[:2]]
         ['step 0', 'step 90']
     """
+    tables = _check_tables(scores)
+    low = min(table.min() for table in tables.values())
+    high = max(table.max() for table in tables.values())
+    is_wide = any(table.shape[1] > table.shape[0] for table in tables.values())
+    n = len(tables)
+    width = 4.9 if is_wide else 5.6 / n  # inches of a panel
+    heights = [width * table.shape[0] / table.shape[1] + 0.35 for table in tables.values()]
+    size = (6.8, sum(heights) + 0.5 if is_wide else min(max(heights), 3.4) + 0.55)
+    with use_style():
+        figure, grid = plt.subplots(
+            *((n, 1) if is_wide else (1, n)), squeeze=False, layout="constrained", figsize=size
+        )
+        plt.close(figure)
+        for i, (ax, (title, table)) in enumerate(zip(grid.flat, tables.items(), strict=True)):
+            shades = ax.imshow(table, cmap="cividis", vmin=low, vmax=high)
+            _outline_right_pairs(ax, table, width)
+            ax.set_title(title, fontsize=11)
+            if i == 0 or is_wide:
+                ax.set_ylabel("queries", fontsize=11)
+            if is_wide and i < n - 1:
+                ax.set_xticks([])  # the lowest panel names the columns
+        bar = figure.colorbar(
+            shades, ax=list(grid.flat), label="score", shrink=0.8 / len(grid), aspect=14
+        )
+        ends = sorted({low, high})
+        bar.set_ticks(ends, labels=[f"{end:.1f}".replace("-", MINUS) for end in ends])
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _check_tables(scores: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """The scores as (B, B) or (B, 2B) arrays of finite values."""
     tables = {title: np.asarray(table, dtype=float) for title, table in scores.items()}
     if not tables:
         raise ValueError("no scores: give at least one (B, B) table, such as {'step 0': scores}")
@@ -117,27 +150,7 @@ def draw_scores(scores: Mapping[str, ArrayLike]) -> Figure:
             raise ValueError(
                 f"scores {title!r} have a value that is not finite: pass the scores before any mask"
             )
-    low = min(table.min() for table in tables.values())
-    high = max(table.max() for table in tables.values())
-    width = 5.6 / len(tables)  # inches of a panel
-    height = max(width * table.shape[0] / table.shape[1] for table in tables.values())
-    with use_style():
-        size = (6.8, min(height, 3.4) + 0.9)
-        figure, grid = plt.subplots(
-            1, len(tables), squeeze=False, layout="constrained", figsize=size
-        )
-        plt.close(figure)
-        for i, (ax, (title, table)) in enumerate(zip(grid[0], tables.items(), strict=True)):
-            shades = ax.imshow(table, cmap="cividis", vmin=low, vmax=high)
-            _outline_right_pairs(ax, table, width)
-            ax.set_title(title, fontsize=11)
-            if i == 0:
-                ax.set_ylabel("queries", fontsize=11)
-        bar = figure.colorbar(shades, ax=list(grid[0]), label="score", shrink=0.8, aspect=14)
-        ends = sorted({low, high})
-        bar.set_ticks(ends, labels=[f"{end:.1f}".replace("-", MINUS) for end in ends])
-        bar.outline.set_visible(False)
-    return figure
+    return tables
 
 
 def _outline_right_pairs(ax: Axes, table: np.ndarray, width: float) -> None:

@@ -390,6 +390,7 @@ def test_a_corpus_has_a_size_and_a_latency_and_a_bad_number_is_named(chapter, ex
     field.fill("1e9")
     gib = 8 * expected.page["dim"] * 4 * 1e9 / 2**30
     assert read_figure(chapter, "index") == f"{gib:,.0f} GiB"
+    expect(chapter.locator(".scale")).to_contain_text("a corpus of 1,000,000,000 candidates")
     cost = expected.page["cost"]
     ms = cost["encode_query_ms"] + cost["score_ms"][3][7] * 1e9 / cost["measured_candidates"]
     number, unit = read_figure(chapter, "latency").split()

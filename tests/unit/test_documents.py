@@ -180,3 +180,12 @@ def test_the_card_of_the_single_vector_model_does_not_promise_budgets():
     card = (checkpoints.HERE / "tiny-single" / "README.md").read_text(encoding="utf-8")
     assert "This model encodes an item as vectors with 128 dimensions per vector." in card
     assert "meta tokens" not in card
+
+
+def test_the_landing_page_states_the_size_of_its_model():
+    intro = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+    parameters = list(load("tiny", device="cpu").parameters())
+    n_all = sum(p.numel() for p in parameters)
+    n_trained = sum(p.numel() for p in parameters if p.requires_grad)
+    for n in (n_all, n_all - n_trained, n_trained):
+        assert f"{n / 1e6:.1f} million" in intro

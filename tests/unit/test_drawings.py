@@ -128,6 +128,23 @@ def test_the_sequence_keeps_the_meta_tokens_of_one_side(kept, n):
     assert np.array_equal(mask, np.tri(12, dtype=bool))
 
 
+def test_a_sequence_without_its_mask_keeps_the_same_vectors():
+    figure = draw_sequence(6, 2, 4, mask=False)
+    assert_readable(figure)
+    assert not figure.axes[0].images
+    with_mask = [text for text in words(draw_sequence(6, 2, 4)) if "mask" not in text]
+    assert sorted({*words(figure)}) == sorted({*with_mask})
+
+
+def test_score_matrices_with_hard_negatives_stand_below_each_other():
+    figure = draw_scores({f"step {i}": TABLE[:12, :24] for i in range(3)})
+    figure.canvas.draw()
+    boxes = [ax.get_position() for ax in figure.axes[:3]]
+    assert boxes[0].y0 > boxes[1].y1 > boxes[2].y1
+    width, _ = figure.get_size_inches()
+    assert min(box.width for box in boxes) * width > 4
+
+
 def test_all_score_matrices_share_one_color_scale():
     figure = draw_scores({"step 0": np.zeros((3, 6)), "step 9": np.eye(3, 6) * 7})
     limits = [ax.images[0].get_clim() for ax in figure.axes[:2]]

@@ -5,7 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from figures import assert_readable, words
+from PIL import Image
 
+from metaembed_lite import load_task
+from metaembed_lite.data.named_cells import find_named_cells
+from metaembed_lite.data.sheets import render_sheet
+from metaembed_lite.data.stickers import describe, sample_triple
 from metaembed_lite.plots import (
     plot_alignment,
     plot_budget_curve,
@@ -104,6 +109,57 @@ def test_rankings_of_any_length_are_readable(k):
     names = ["budget (1, 1)", "a much longer name of a ranking, in words"]
     rows = {name: np.arange(8.0) for name in names}
     assert_readable(show_rankings(IMAGES, [0, 1] * 4, rows, k=k, query="an owl and a key, " * 8))
+
+
+def framed_cells(figure, side):
+    """The cells that thin colored frames mark, image by image, with the frame's color."""
+    ax = figure.axes[0]
+    frames = [p for p in ax.patches if p.get_linewidth() == 1.7]
+    cells = []
+    for image in ax.images:
+        left, right, bottom, top = image.get_extent()
+        size = (right - left) / side
+        cells.append({})
+        for frame in frames:
+            box = frame.get_bbox()
+            x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+            if left < x < right and bottom < y < top:
+                assert (box.width, box.height) == pytest.approx((size, size))
+                cell = int((top - y) / size) * side + int((x - left) / size)
+                cells[-1][cell] = frame.get_edgecolor()
+    return cells
+
+
+def test_rankings_of_sheets_frame_the_stickers_that_the_query_names():
+    triple = sample_triple(np.random.default_rng(3))
+    sheets = [triple.sheet, triple.negative]
+    images = [render_sheet(sheet) for sheet in sheets]
+    figure = show_rankings(images, [1, 0], {"a": [2, 1]}, query=describe(triple.named))
+    assert_readable(figure)
+    named = [np.flatnonzero(np.isin(sheet.things, triple.named)).tolist() for sheet in sheets]
+    framed = framed_cells(figure, side=4)
+    assert [sorted(cells) for cells in framed] == named
+    assert len(named[0]) == len(named[1]) + 1  # the hard negative lacks one of the named things
+    assert len({color for cells in framed for color in cells.values()}) == 1
+
+
+def test_rankings_of_boards_frame_the_named_places_by_whether_they_match():
+    task = load_task("handwriting", n_queries=1, n_train=0, side=3)
+    figure = show_rankings(task.candidates, [1, 0], {"a": [2, 1]}, query=task.queries[0])
+    right, negative = framed_cells(figure, side=3)
+    columns, rows = "ABC", "123"
+    places = [part.split(" ")[1] for part in task.queries[0].split(", ")]
+    named = sorted(rows.index(place[1]) * 3 + columns.index(place[0]) for place in places)
+    assert sorted(right) == sorted(negative) == named
+    assert len(set(right.values())) == 1
+    assert sum(negative[cell] != right[cell] for cell in named) == 1  # the replaced digit
+
+
+@pytest.mark.parametrize("query", ["violin, red apple", "4 A1, 7 C2", "a violin", ""])
+@pytest.mark.parametrize("edge", [128, 1024])
+def test_a_photo_has_no_frames(query, edge):
+    assert find_named_cells(query, Image.new("RGB", (edge, edge), "red")) == (0, {})
+    assert find_named_cells(query, np.zeros((edge, edge))) == (0, {})
 
 
 def test_stacked_bars_show_parts_and_totals():

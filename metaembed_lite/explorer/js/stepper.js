@@ -9,6 +9,7 @@ import { followTheme } from "./theme.js";
 
 const SCAN = { cell: 180, row: 2400 }; // milliseconds per cell, and at most per row
 const REST = 1300; // milliseconds between two steps while it plays
+const WIDE = 8; // columns: with more, their names are vertical, and the image stands above
 
 /** The table of similarities: `update(picks, step, scanned)` marks the cells. */
 function tableView({ similarities, query_labels, candidate_labels }) {
@@ -88,6 +89,8 @@ function render({ model, el }) {
   const label = h("span", {});
   const sum = h("strong", {});
   const terms = h("span", { class: "terms" });
+  const isWide = page.candidate_labels.length > WIDE;
+  const stage = `stage${board.node ? " pictured" : ""}${isWide ? " wide" : ""}`;
   const button = (text, onclick) => h("button", { type: "button", onclick }, text);
   const buttons = {
     play: button("Play", toggle), back: button("‹ Back", back),
@@ -106,8 +109,9 @@ function render({ model, el }) {
   },
   h("div", { class: "row" }, buttons.play, buttons.back, buttons.forward, buttons.reset,
     h("span", { class: "note keys" }, "Keys: ← → step, space plays, Home resets")),
-  h("div", { class: board.node ? "stage" : "" }, board.node, table.node),
-  status, h("p", { class: "total" }, label, " ", sum, " ", terms), spoken);
+  h("div", { class: stage }, board.node, table.node,
+    h("div", { class: "told" }, status, h("p", { class: "total" }, label, " ", sum, " ", terms))),
+  spoken);
 
   function goTo(step) {
     model.set("step", step); // calls stop and paints, if it is another step

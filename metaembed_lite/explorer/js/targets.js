@@ -23,7 +23,7 @@ function field({ label, value, read, change, key, hint }) {
     h("label", { for: key }, label), input, hint && h("span", { class: "unit" }, hint), error);
 }
 
-/** Five figures of the budget: `update(budget, corpus)` paints them. */
+/** Five figures of the budget, and the size of the corpus that two of them are for. */
 export function figuresView(page) {
   const figures = [
     ["NDCG@5", (budget) => three(quality(page, budget))],
@@ -32,10 +32,15 @@ export function figuresView(page) {
     ["index", (budget, corpus) => memory(bytesPerCandidate(page, budget[1]) * corpus)],
     ["latency", (budget, corpus) => duration(latency(page, budget, corpus))],
   ].map(([label, text]) => ({ text, label: h("dt", {}, label), value: h("dd", {}) }));
-  const node = h("dl", { class: "figures" },
-    ...figures.map(({ label, value }) => h("div", {}, label, value)));
+  const scale = h("p", { class: "note scale" });
+  const node = h("div", {},
+    h("dl", { class: "figures" },
+      ...figures.map(({ label, value }) => h("div", {}, label, value))),
+    scale);
   const update = (budget, corpus) => {
     for (const { text, value } of figures) value.textContent = text(budget, corpus);
+    scale.textContent = `Index and latency: for a corpus of ${whole(corpus)} candidates. You can ` +
+      "change this number at the end.";
   };
   return { node, update };
 }
