@@ -24,14 +24,27 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
     """Check the numbers and the precision of a training run.
 
     Raises:
-        ValueError: naming the argument and its value.
+        ValueError: naming the argument and its value. Also if there are steps and epochs.
 
     Example:
-        >>> check_schedule({"batch_size": 8, "learning_rate": 1e-4, "precision": "bf16"})
+        >>> check_schedule({"steps": 100, "learning_rate": 1e-4, "precision": "bf16"})
+        >>> check_schedule({"steps": 100, "epochs": 3})
+        Traceback (most recent call last):
+        ...
+        ValueError: steps=100 and epochs=3 both say how long to train: give one of them
     """
+    steps, epochs = schedule.get("steps"), schedule.get("epochs")
+    if steps is not None and epochs is not None:
+        raise ValueError(
+            f"steps={steps!r} and epochs={epochs!r} both say how long to train: give one of them"
+        )
     for name, value in schedule.items():
-        if name in ("batch_size", "log_steps", "save_steps"):
+        if name in ("steps", "epochs") and value is None:
+            continue
+        if name in ("steps", "batch_size", "log_steps", "save_steps"):
             whole_number(value, name)
+        elif name == "epochs" and not (is_finite_number(value) and value > 0):
+            raise ValueError(f"epochs={value!r}: use a number above 0, such as 3 or 0.5")
         elif name in ("warmup_steps", "seed"):
             whole_number(value, name, least=0)
         elif name.endswith("learning_rate"):
@@ -45,32 +58,23 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
 def count_steps(
     steps: int | None, epochs: float | None, lengths: Sequence[int], batch_size: int, devices: int
 ) -> int:
-    """The optimizer steps of a run that is given in steps or in epochs.
+    """The optimizer steps of a run that is given in steps, in epochs, or in neither.
 
     In an epoch, each row is used once. Rows that do not fill a batch are left out.
 
     Args:
-        steps: optimizer steps, or None.
-        epochs: passes over the rows, or None. A fraction is rounded up to a step.
+        steps: optimizer steps. None is ``DEFAULT_STEPS`` if ``epochs`` is None, too.
+        epochs: passes over the rows, or None. A part of a step is rounded up.
         lengths: rows of each training set. A batch comes from one set.
         batch_size: queries per step and device.
         devices: number of processes.
-
-    Raises:
-        ValueError: if both are given, or either is not a number above 0.
 
     Example:
         >>> count_steps(None, 2, lengths=[100], batch_size=32, devices=1)  # 4 rows are left out
         6
     """
     if epochs is None:
-        return whole_number(DEFAULT_STEPS if steps is None else steps, "steps")
-    if steps is not None:
-        raise ValueError(
-            f"steps={steps!r} and epochs={epochs!r} both say how long to train: give one of them"
-        )
-    if not is_finite_number(epochs) or epochs <= 0:
-        raise ValueError(f"epochs={epochs!r}: use a number above 0, such as 3 or 0.5")
+        return DEFAULT_STEPS if steps is None else int(steps)
     batches = sum(length // batch_size for length in lengths)
     return math.ceil(epochs * (batches // devices))
 

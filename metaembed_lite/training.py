@@ -205,7 +205,7 @@ def train(
         "save_steps": save_steps, "log_steps": log_steps, "precision": precision,
         "gradient_checkpointing": gradient_checkpointing, "seed": seed,
     }  # fmt: skip
-    check_schedule(schedule)
+    check_schedule(schedule | {"steps": steps, "epochs": epochs})
     check_device(model, devices)
     _check_modes(output, resume=resume, restart=restart, overwrite=overwrite)
     loggers = choose_loggers(report_to, has_output=output is not None)
