@@ -60,7 +60,7 @@ from metaembed_lite.model_folder import check_output, is_finished
 from metaembed_lite.pooling import WardPooling
 from metaembed_lite.results import PRETRAINING_LOG, load_pretraining_log
 from metaembed_lite.saving import save
-from metaembed_lite.training import FRESH_WEIGHTS
+from metaembed_lite.schedule import FRESH_WEIGHTS
 
 POOLED_SIZES = (1, 4, 8, 16)  # numbers of token vectors that remain after pooling
 VALIDATIONS = 10  # per training run

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from metaembed_lite.model import build
     from metaembed_lite.pooling import PrefixPooling
     from metaembed_lite.saving import save
+    from metaembed_lite.schedule import training_arguments
     from metaembed_lite.scoring import maxsim
-    from metaembed_lite.training import train, training_arguments
+    from metaembed_lite.training import train
 
 __version__ = "0.1.0"
 
@@ -53,7 +54,7 @@ _MODULES = {  # imported on first use: torch and transformers take seconds
     "save": "saving",
     "sweep": "evaluation",
     "train": "training",
-    "training_arguments": "training",
+    "training_arguments": "schedule",
 }
 __all__ = list(_MODULES)
 

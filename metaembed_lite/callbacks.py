@@ -100,7 +100,9 @@ class LossByBudget(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.steps and "loss" in logs:
             means = [sum(values) / len(self.steps) for values in zip(*self.steps, strict=True)]
-            state.log_history[-1].update(zip(map(str, self.loss.budgets), means, strict=True))
+            for budget, mean in zip(self.loss.budgets, means, strict=True):
+                state.log_history[-1][str(budget)] = mean
+                logs[f"loss_{budget.r_q}x{budget.r_c}"] = mean  # for loggers and the progress bar
             self.steps.clear()
 
 

@@ -130,21 +130,31 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the finished model there.")
     ] = False,
+    start_from: Annotated[
+        str | None,
+        typer.Option(help="A trained model to train further, in place of the recipe's model."),
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train a recipe, evaluate the model per budget, and save it with its quality on the card."""
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("metaembed_lite").setLevel(logging.INFO)
-    from metaembed_lite import build, load_task, sweep
+    from metaembed_lite import load_task, sweep, training_run
     from metaembed_lite import recipes as shipped
     from metaembed_lite import train as run
     from metaembed_lite.model_card import add_to_card
+    from metaembed_lite.recipes import start
 
-    chosen = shipped.read(recipe, overrides or [])
+    chosen = shipped.read(recipe, overrides or [], start_from)
+    modes: dict[str, Any] = {"resume": resume, "restart": restart, "overwrite": overwrite}
+    if int(os.environ.get("RANK", 0)) == 0:
+        training_run.check_free(output.absolute(), **modes)
+    validation = start.load_validation(chosen)
     task = load_task(**chosen.data)
     _print_once(repr(task))
-    model = build(**chosen.model)
+    model = start.load_model(chosen)
     run(
-        model, task.train, output=output, resume=resume, restart=restart, overwrite=overwrite,
+        model, task.train, validation=validation, output=output, progress=progress, **modes,
         recipe={"model": chosen.model, "data": chosen.data, "train": chosen.train},
         **chosen.train,
     )  # fmt: skip
@@ -181,6 +191,9 @@ def evaluate(
         list[str] | None, typer.Option(help="Such as 4x8. Repeat the option for more than one.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for mteb's results.")] = Path("results"),
+    batch_size: Annotated[
+        int | None, typer.Option(help="Inputs encoded at a time. Defaults to 64, or mteb's 32.")
+    ] = None,
 ) -> None:
     """Measure quality and cost on a suite or on a benchmark of mteb, per budget.
 
@@ -191,17 +204,18 @@ def evaluate(
     from metaembed_lite import Budget, load, load_task, recipes, sweep
 
     budgets = [Budget.parse(text) for text in budget] if budget else None
+    at_once = {} if batch_size is None else {"batch_size": batch_size}
     if benchmark is None:
         chosen, description = recipes.choose_held_out(
             model, suite, settings or [], n_queries=queries
         )
         loaded, task = load(model), load_task(**chosen)
         _print_once(f"{task!r}: {description}")
-        table = sweep(loaded, task, budgets)
+        table = sweep(loaded, task, budgets, **at_once)
     else:
         from metaembed_lite.mteb_bridge import evaluate as on_mteb
 
-        table = on_mteb(load(model), benchmark, budgets, output, name=model)
+        table = on_mteb(load(model), benchmark, budgets, output, name=model, **at_once)
     _print_once(_format(table))
 
 

@@ -75,12 +75,18 @@ def load(
         similarity_fn_name=config.get("similarity_fn_name", "maxsim"),
     )
     _check_loaded(model, path)
-    card = path / "README.md"
-    model.loaded_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    model.loaded_from = path.name if path == Path(name_or_path) else str(name_or_path)
+    model.loaded_card = _read_note(path / "README.md")
+    model.loaded_recipe = _read_note(path / "recipe.yaml")
     configure(model)
     for module, state in zip(small, states, strict=True):  # not rounded to the backbone's type
         module.load_state_dict(state)
     return model
+
+
+def _read_note(file: Path) -> str:
+    """The text of a file that describes the model, or "" if there is none."""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _load_modules(

@@ -23,6 +23,7 @@ ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 CHECKPOINTS = "checkpoints"  # of training, below the folder of the model
 WHOLE = "whole.json"  # in a checkpoint, written last: the size of each of its files
 RUN = "run.json"  # in CHECKPOINTS: the settings of the training run
+LOGS = frozenset({"runs", "emissions.csv"})  # in CHECKPOINTS: of tensorboard and codecarbon
 # These are written or changed after the model is saved, so they are not hashed.
 NOTES = frozenset({MARKER, "README.md", "recipe.yaml", "training_curve.csv"})
 LARGEST_JSON = 64 * 2**20  # bytes, where the largest tokenizers have 35 million
@@ -216,6 +217,8 @@ def strange_checkpoint(checkpoints: Path) -> str | None:
     marked = (checkpoints / RUN).is_file()
     for path in sorted(checkpoints.iterdir()):
         if path.name == RUN or path.name.startswith(f".{RUN}."):  # left by a killed process
+            continue
+        if path.name in LOGS and marked and not path.is_symlink():
             continue
         if not (CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()):
             return f"{CHECKPOINTS}/{path.name}"

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from metaembed_lite.arguments import whole_number
 from metaembed_lite.budget import Budget, BudgetLike, Budgets, as_budget
 from metaembed_lite.meta_tokens import choose_budgets, full_budget
 from metaembed_lite.scoring import as_embeddings, maxsim
@@ -195,6 +196,7 @@ def evaluate(
     budgets: Budgets | None = None,
     output: str | Path | None = None,
     name: str = "model",
+    batch_size: int = 32,
 ) -> pd.DataFrame:
     """Run a benchmark of mteb at one or more budgets. Every input is encoded once.
 
@@ -217,6 +219,7 @@ def evaluate(
         output: a folder for the results in mteb's format. Defaults to none.
         name: the name of the model in these results. Each budget has separate results. Defaults to
             "model".
+        batch_size: inputs per batch. Defaults to mteb's 32.
 
     Returns:
         DataFrame with r_q, r_c, task, subset, main_score (in the task's main metric) and
@@ -235,6 +238,7 @@ def evaluate(
         ValueError: mteb knows no benchmark or task 'no such benchmark'; ...
     """
     mteb = _mteb()
+    encode_kwargs = {"batch_size": whole_number(batch_size, "batch_size")}
     chosen = choose_budgets(model, budgets)
     embeddings: dict[tuple[Any, ...], Tensor] | None = {} if len(chosen) > 1 else None
     identity = revision(model)
@@ -246,7 +250,7 @@ def evaluate(
     for task in tasks:
         for encoder, rows in zip(encoders, scores, strict=True):
             results = mteb.evaluate(
-                encoder, task, cache=cache, show_progress_bar=False,
+                encoder, task, cache=cache, show_progress_bar=False, encode_kwargs=encode_kwargs,
                 overwrite_strategy=_strategy(cache, task, encoder.mteb_model_meta),
             )  # fmt: skip
             rows += _rows(results, task)

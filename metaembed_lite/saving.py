@@ -16,7 +16,8 @@ from metaembed_lite.model_folder import check_output, is_finished, replacing
 def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a model to a folder, completely or not at all.
 
-    Training checkpoints in the folder stay.
+    Training checkpoints in the folder stay. If the model was trained by ``train``, or loaded,
+    ``recipe.yaml`` says how it was trained, as far as it is known.
 
     Args:
         model: from ``build``, ``load`` or ``train``.
@@ -102,5 +103,9 @@ def write_model(
         trained = "generated_from_trainer" in model.model_card_data.tags
         if card and not trained:  # the loaded card still describes the weights
             (new / "README.md").write_text(card, encoding="utf-8")
-        for name, text in (notes or {}).items():
+        recipe = getattr(model, "trained_recipe", "")  # of train()
+        if not recipe and not trained:
+            recipe = getattr(model, "loaded_recipe", "")
+        texts = {"recipe.yaml": recipe} if recipe else {}
+        for name, text in {**texts, **(notes or {})}.items():
             (new / name).write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,33 +14,40 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 import torch
 import yaml
-from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
-from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers import MultiVectorEncoderTrainingArguments
 from torch import nn
+from transformers import PrinterCallback
 
-from metaembed_lite import memory, training_run
-from metaembed_lite.arguments import is_finite_number, whole_number
+from metaembed_lite import memory, provenance, training_run
+from metaembed_lite.best_checkpoint import read_weights, restore_best
 from metaembed_lite.budget import Budget, Budgets
 from metaembed_lite.callbacks import LossByBudget, MarkWhole, NestAfter
 from metaembed_lite.data.rows import check_rows
-from metaembed_lite.loading import load
 from metaembed_lite.locking import lock
 from metaembed_lite.losses import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss
 from metaembed_lite.model_card import remove_examples
 from metaembed_lite.model_folder import CHECKPOINTS
+from metaembed_lite.progress import ProgressBar, choose_loggers
 from metaembed_lite.saving import check_not_backbone, write_model
+from metaembed_lite.schedule import check_schedule, count_steps, training_arguments
+from metaembed_lite.trainable import describe_trained, freeze_dropout
+from metaembed_lite.validation import (
+    BudgetEvaluator,
+    ValidatingTrainer,
+    make_evaluator,
+    tabulate,
+    validation_arguments,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import MultiVectorEncoder
     from transformers import TrainerCallback
 
-logger = logging.getLogger(__name__)
+    from metaembed_lite.data.held_out import Rows
+    from metaembed_lite.data.task import RetrievalTask
 
-# Meta tokens, the projection and LinearPooling start at random values, so they may need a larger
-# learning rate.
-FRESH_WEIGHTS = r"trainable_tokens|(^|model\.)\d+\.linear\."
-PRECISIONS = ("fp32", "bf16", "fp16")
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -53,12 +60,16 @@ def train(
     scale_temperature: bool = False,
     nest_after: float = 0.0,
     loss: nn.Module | None = None,
-    steps: int = 1000,
+    steps: int | None = None,
+    epochs: float | None = None,
     batch_size: int = 64,
     mini_batch_size: int | None = None,
     learning_rate: float = 1e-4,
     fresh_learning_rate: float | None = None,
     warmup_steps: int = 50,
+    validation: RetrievalTask | Rows | None = None,
+    validate_every: int | None = None,
+    keep_best: bool | str = False,
     output: str | Path | None = None,
     save_steps: int = 250,
     resume: bool = False,
@@ -67,6 +78,8 @@ def train(
     card_examples: bool = False,
     recipe: Mapping[str, Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    report_to: str | Sequence[str] = (),
+    progress: bool = True,
     log_steps: int = 10,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     gradient_checkpointing: bool = False,
@@ -74,8 +87,8 @@ def train(
 ) -> pd.DataFrame:
     """Train a model in place, print which parameters train, and return the training curve.
 
-    It uses ``MultiVectorEncoderTrainer``. Without the memory estimate, safe folders and the curve,
-    this program does the same training::
+    It uses ``MultiVectorEncoderTrainer``. Without the memory estimate, validation, safe folders and
+    the curve, this program does the same training::
 
         loss = MatryoshkaMultiVectorLoss(model)
         freeze_dropout(model)
@@ -105,7 +118,9 @@ def train(
             meta tokens. ``budgets``, ``weights``, ``temperature``, ``scale_temperature`` and
             ``mini_batch_size`` must then be set in that loss, ``nest_after`` stays 0, and no memory
             is estimated. Defaults to MMR.
-        steps: optimizer steps. Defaults to 1000.
+        steps: optimizer steps. Defaults to 1000, unless ``epochs`` is given.
+        epochs: passes over the rows, in place of ``steps``. In a pass, rows that do not fill a
+            batch are left out. Defaults to None.
         batch_size: queries per step and device. Defaults to 64.
         mini_batch_size: inputs encoded at a time, by gradient caching. It is the same training in
             less memory, and each input is encoded twice. Defaults to the whole batch at once.
@@ -115,6 +130,15 @@ def train(
             tokens are rows of the embedding and learn at ``learning_rate``. Defaults to
             ``learning_rate``.
         warmup_steps: steps of linear warm-up. Defaults to 50.
+        validation: a RetrievalTask, or rows like those of the training, on which P@1 and NDCG@5
+            are measured per budget: before the first step, while the model trains, and after the
+            last step. It does not change the training. It runs in the precision of the training.
+            Rows become a task by ``data.held_out.task_from_rows``. Defaults to None.
+        validate_every: steps between validations. Defaults to ``save_steps``.
+        keep_best: end with the best validated model in place of the last one, in memory and in
+            ``output``. True takes the mean of P@1 over the budgets. "4x8" takes P@1 at this budget,
+            and "ndcg_at_5 4x8" NDCG@5. Of equal ones, the first is kept. Each new best is written
+            as a checkpoint. Defaults to False.
         output: a folder for the trained model. While training runs, ``checkpoints/`` in it gets a
             checkpoint every ``save_steps``, and the last one stays. Defaults to None, which writes
             nothing.
@@ -129,9 +153,14 @@ def train(
         card_examples: put a few captions and images of the training rows into the model's card.
             Defaults to False.
         recipe: a record of what was trained on what, and how. It is written as ``recipe.yaml`` next
-            to the weights. Defaults to none.
-        callbacks: more callbacks of transformers' trainer, such as one that evaluates the model. A
-            resume does not check that they are the same. Defaults to none.
+            to the weights. Defaults to what is known: the model, the number of rows, and these
+            settings.
+        callbacks: more callbacks of transformers' trainer, such as ``EarlyStoppingCallback``, which
+            needs ``validation``. A resume does not check that they are the same. Defaults to none.
+        report_to: loggers of transformers, such as "tensorboard" or ["wandb", "mlflow"]. They get
+            the loss and the validation per budget. Files of tensorboard go to ``checkpoints/runs``
+            in ``output``. Defaults to none.
+        progress: show a progress bar with the loss per budget. Defaults to True.
         log_steps: steps between rows of the curve. Defaults to 10.
         precision: precision of the arithmetic, such as "bf16" on a GPU that supports it. Weights
             keep their type. Defaults to "fp32".
@@ -143,14 +172,19 @@ def train(
         DataFrame with step, loss (weighted sum over the budgets that are trained), grad_norm and
         one column per budget (unweighted InfoNCE, in nats, also of budgets that are not trained
         yet). Values are means since the previous row, except that grad_norm is that of the last
-        step. Another ``loss`` gives no columns per budget.
+        step. Another ``loss`` gives no columns per budget. With ``validation``, there are also
+        columns such as "p_at_1 (4, 8)" and "ndcg_at_5 (4, 8)", which are NaN in rows without a
+        validation. With ``keep_best``, ``attrs["best_step"]`` is the step of the model.
 
     Raises:
         ValueError: on no rows, wrong columns, fewer rows than a batch, or an unknown precision.
-            Also on ``nest_after`` out of range or with a single budget. Also on ``loss`` with
-            settings of MMR, or a model of which nothing trains. Also if something in ``output``
-            would be lost, or on a resume with other settings. Also if weights are not finite at
-            the end. The model in ``output`` is then kept.
+            Also on both ``steps`` and ``epochs``. Also on ``validate_every`` or ``keep_best``
+            without ``validation``, and on ``validation`` of a model without meta tokens. Also on
+            ``nest_after`` out of range or with a single budget. Also on ``loss`` with settings of
+            MMR, or a model of which nothing trains. Also if something in ``output`` would be lost,
+            or on a resume with other settings. Also if weights are not finite at the end. The model
+            in ``output`` is then kept.
+        ImportError: naming the package of a logger that is not installed.
         MemoryError: if the run will not fit according to the estimate, which is logged.
         BlockingIOError: if another process trains into ``output``.
 
@@ -160,30 +194,33 @@ def train(
         >>> model = build("tiny-vlm", r_q=2, r_c=4, dim=32, lora_rank=4, device="cpu")
         >>> curve = train(model, task.train, steps=2, batch_size=8, log_steps=1)
         training 44,288 of 1,812,992 parameters: LoRA 39,424, meta tokens 768, projection 4,096
-        ...
         >>> curve.columns.tolist()
         ['step', 'loss', 'grad_norm', '(1, 1)', '(2, 4)']
     """
     devices = int(os.environ.get("WORLD_SIZE", 1))
     is_main = int(os.environ.get("RANK", 0)) == 0
     schedule: dict[str, Any] = {
-        "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate,
+        "batch_size": batch_size, "learning_rate": learning_rate,
         "fresh_learning_rate": fresh_learning_rate, "warmup_steps": warmup_steps,
         "save_steps": save_steps, "log_steps": log_steps, "precision": precision,
         "gradient_checkpointing": gradient_checkpointing, "seed": seed,
     }  # fmt: skip
-    check_schedule(schedule)
+    check_schedule(schedule | {"steps": steps, "epochs": epochs})
     check_device(model, devices)
     _check_modes(output, resume=resume, restart=restart, overwrite=overwrite)
+    loggers = choose_loggers(report_to, has_output=output is not None)
     datasets = check_rows(rows, batch_size * devices)
+    lengths = [len(dataset) for dataset in datasets.values()]
+    steps = schedule["steps"] = count_steps(steps, epochs, lengths, batch_size, devices)
     mmr_settings = {
         "budgets": budgets, "weights": weights, "temperature": temperature,
         "scale_temperature": None if scale_temperature is False else scale_temperature,
         "mini_batch_size": mini_batch_size,
     }  # fmt: skip
     curve_budgets: Sequence[Budget] = ()
-    own_callbacks: list[TrainerCallback] = [MarkWhole(model, devices)]
+    own_callbacks: list[Any] = [MarkWhole(model, devices)]
     full_steps = 0
+    own_loss = None if loss is None else type(loss).__name__
     if loss is None:
         loss = _make_loss(model, mmr_settings, gather=devices > 1)
         curve_budgets = loss.budgets
@@ -194,19 +231,33 @@ def train(
         logger.info(_check_memory(model, datasets, loss.budgets, *sizes))
     else:
         _check_own_loss(model, loss, mmr_settings, nest_after)
+    evaluator = make_evaluator(
+        model, validation, curve_budgets or None, mini_batch_size or batch_size,
+        validate_every=validate_every, keep_best=keep_best,
+    )  # fmt: skip
     trained = describe_trained(model)
     freeze_dropout(model)
     target = None if output is None else Path(os.path.abspath(output))
     if target is not None:
         check_not_backbone(model, target)
-    notes = {}  # written before training, so that a recipe that is not YAML costs no run
-    if recipe is not None:
-        notes["recipe.yaml"] = yaml.safe_dump(dict(recipe), sort_keys=False)
+    if recipe is None:
+        choices = {
+            **mmr_settings, "budgets": curve_budgets or None, "loss": own_loss,
+            "nest_after": nest_after or None, "validate_every": validate_every,
+            "keep_best": keep_best or None,
+        }  # fmt: skip
+        recipe = provenance.describe_training(model, datasets, evaluator, choices | schedule)
+    # Written before training, so that a recipe that is not YAML costs no run.
+    recipe_text = yaml.safe_dump(dict(recipe), sort_keys=False)
     with _reserve_checkpoints(target, is_main) as checkpoints:
+        has_checkpoints = target is not None or keep_best
         arguments = training_arguments(
             checkpoints,
-            **schedule | {"save_steps": save_steps if target is not None else None},
+            **schedule | {"save_steps": save_steps if has_checkpoints else None},
             use_cpu=model.device.type == "cpu",
+            disable_tqdm=True,
+            restore_callback_states_from_checkpoint=bool(callbacks),
+            **validation_arguments(evaluator, min(validate_every or save_steps, steps), keep_best),
         )
         settings = schedule | {
             "mini_batch_size": mini_batch_size, "devices": devices,
@@ -216,152 +267,33 @@ def train(
         }  # fmt: skip
         if full_steps:  # in steps, because a lengthened run must not return to the first phase
             settings["nest_after"] = f"{full_steps} steps"
+        if evaluator is not None and keep_best:  # the best so far was chosen by these
+            settings["keep_best"] = training_run.describe_evaluator(evaluator)
         modes = {"resume": resume, "restart": restart, "overwrite": overwrite}
         checkpoint = _begin(target, settings, arguments, is_main, **modes)
+        arguments.eval_on_start = evaluator is not None and checkpoint is None
         if is_main:
             print(trained)
-        trainer = MultiVectorEncoderTrainer(
+        trainer = ValidatingTrainer(
             model=model,
             args=arguments,
             train_dataset=datasets if len(datasets) > 1 else next(iter(datasets.values())),
             loss=loss,
-            callbacks=[*own_callbacks, *callbacks],
+            evaluator=evaluator,
+            keep_best=bool(keep_best),
+            callbacks=[*own_callbacks, *loggers, *([ProgressBar()] * progress), *callbacks],
         )
+        trainer.remove_callback(PrinterCallback)
         if not card_examples:
             remove_examples(model)
-        curve = _to_curve(_run(trainer, checkpoint, steps), curve_budgets)
+        history = _run(trainer, checkpoint, steps)
+        curve = _to_curve(history, curve_budgets, evaluator)
+        if keep_best:
+            curve.attrs["best_step"] = restore_best(trainer, history, is_main)
+        model.trained_recipe = recipe_text
         if target is not None and is_main:
-            _finish(model, target, settings, curve, notes)
+            _finish(model, target, settings, curve)
     return curve
-
-
-def training_arguments(
-    checkpoints: str | Path,
-    *,
-    steps: int = 1000,
-    batch_size: int = 64,
-    learning_rate: float = 1e-4,
-    fresh_learning_rate: float | None = None,
-    warmup_steps: int = 50,
-    save_steps: int | None = 250,
-    log_steps: int = 10,
-    precision: str = "fp32",
-    gradient_checkpointing: bool = False,
-    seed: int = 0,
-    use_cpu: bool = False,
-) -> MultiVectorEncoderTrainingArguments:
-    """The trainer's arguments that ``train`` uses. Those not listed here are described there.
-
-    Args:
-        checkpoints: the folder of the checkpoints.
-        save_steps: steps between checkpoints. None writes none. Defaults to 250.
-        use_cpu: train on the CPU even where there is a GPU. Defaults to False.
-
-    Example:
-        >>> arguments = training_arguments("out", steps=100, save_steps=None, use_cpu=True)
-        >>> arguments.max_steps, arguments.lr_scheduler_type.value
-        (100, 'cosine')
-    """
-    return MultiVectorEncoderTrainingArguments(
-        str(checkpoints),
-        max_steps=steps,
-        per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
-        learning_rate_mapping={FRESH_WEIGHTS: fresh_learning_rate} if fresh_learning_rate else {},
-        lr_scheduler_type="cosine",
-        warmup_steps=warmup_steps,
-        weight_decay=0.0,
-        batch_sampler=BatchSamplers.BATCH_SAMPLER,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        save_strategy="no" if save_steps is None else "steps",
-        save_steps=500 if save_steps is None else save_steps,
-        save_total_limit=2,
-        logging_steps=min(log_steps, steps),
-        use_cpu=use_cpu,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        **({"gradient_checkpointing": True} if gradient_checkpointing else {}),
-        ddp_find_unused_parameters=False,
-        report_to=[],
-        seed=seed,
-    )
-
-
-def freeze_dropout(model: MultiVectorEncoder) -> None:
-    """Switch off the dropout of a frozen backbone. That of LoRA stays.
-
-    Dropout regularizes weights, and those of a frozen backbone do not change. Dropout also prevents
-    the fast kernels of attention.
-
-    Example:
-        >>> from metaembed_lite import build
-        >>> model = build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, lora_dropout=0.1, device="cpu")
-        >>> freeze_dropout(model)
-    """
-    if any("lora_" in name for name, _ in model.named_parameters()):
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
-                module.p = 0.0
-
-
-def describe_trained(model: MultiVectorEncoder) -> str:
-    """One line on which parameters train.
-
-    Raises:
-        ValueError: if the model's adapter is frozen, or nothing trains.
-
-    Example:
-        >>> from metaembed_lite import build
-        >>> describe_trained(build("tiny-vlm", r_q=2, r_c=4, lora_rank=4, device="cpu"))
-        'training 40,192 of 1,808,896 parameters: LoRA 39,424, meta tokens 768'
-    """
-    kinds = dict.fromkeys(["LoRA", "meta tokens", "projection", "backbone", "rest"], 0)
-    frozen_adapter = False
-    for name, parameter in model.named_parameters():
-        if "lora_" in name and not parameter.requires_grad:
-            frozen_adapter = True
-        if not parameter.requires_grad:
-            continue
-        if "lora_" in name:
-            kinds["LoRA"] += parameter.numel()
-        elif "trainable_tokens" in name:
-            kinds["meta tokens"] += parameter.numel()
-        elif name.startswith("1.linear"):
-            kinds["projection"] += parameter.numel()
-        else:
-            kinds["backbone" if name.startswith("0.model") else "rest"] += parameter.numel()
-    if frozen_adapter or not sum(kinds.values()):
-        raise ValueError(
-            f"the model's {'adapter is' if frozen_adapter else 'weights are all'} frozen, so "
-            "training would not move it: load it with metaembed_lite.load, or set "
-            "requires_grad_(True) on what should train"
-        )
-    parts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items() if count)
-    total = sum(p.numel() for p in model.parameters())
-    return f"training {sum(kinds.values()):,} of {total:,} parameters: {parts}"
-
-
-def check_schedule(schedule: Mapping[str, Any]) -> None:
-    """Check the numbers and the precision of a training run.
-
-    Raises:
-        ValueError: naming the argument and its value.
-
-    Example:
-        >>> check_schedule({"steps": 100, "learning_rate": 1e-4, "precision": "bf16"})
-    """
-    for name, value in schedule.items():
-        if name in ("steps", "batch_size", "log_steps", "save_steps"):
-            whole_number(value, name)
-        elif name in ("warmup_steps", "seed"):
-            whole_number(value, name, least=0)
-        elif name.endswith("learning_rate"):
-            optional = name == "fresh_learning_rate" and value is None
-            if not optional and not (is_finite_number(value) and value > 0):
-                raise ValueError(f"{name}={value!r}: use a positive, finite number such as 1e-4")
-        elif name == "precision" and value not in PRECISIONS:
-            raise ValueError(f"precision {value!r}: choose 'fp32', 'bf16' or 'fp16'")
 
 
 def check_device(model: MultiVectorEncoder, devices: int) -> None:
@@ -435,14 +367,12 @@ def _check_memory(
     return memory.check(largest, model.device)
 
 
-def _run(
-    trainer: MultiVectorEncoderTrainer, checkpoint: Path | None, steps: int
-) -> list[dict[str, Any]]:
+def _run(trainer: ValidatingTrainer, checkpoint: Path | None, steps: int) -> list[dict[str, Any]]:
     """Train from a checkpoint on, or from the start. Returns the trainer's log."""
     model = trainer.model
     if checkpoint is not None and training_run.step_of(checkpoint) >= steps:
         # The run was cut off after its last step: nothing is left to train.
-        model.load_state_dict(load(checkpoint, device=str(model.device)).state_dict())
+        read_weights(model, checkpoint)
         history = training_run.read_json(checkpoint / "trainer_state.json")["log_history"]
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -453,11 +383,18 @@ def _run(
     return list(history)
 
 
-def _to_curve(history: Iterable[Mapping[str, Any]], budgets: Sequence[Budget]) -> pd.DataFrame:
+def _to_curve(
+    history: Sequence[Mapping[str, Any]],
+    budgets: Sequence[Budget],
+    evaluator: BudgetEvaluator | None,
+) -> pd.DataFrame:
     """The trainer's log as a table."""
     rows = pd.DataFrame(row for row in history if "loss" in row)
     columns = ["step", "loss", "grad_norm", *map(str, budgets)]
-    return rows.reindex(columns=columns).astype(float)
+    curve = rows.reindex(columns=columns).astype(float)
+    if evaluator is None:
+        return curve
+    return curve.merge(tabulate(history, evaluator.budgets), on="step", how="outer", sort=True)
 
 
 def _begin(
@@ -477,17 +414,14 @@ def _begin(
 
 
 def _finish(
-    model: MultiVectorEncoder,
-    target: Path,
-    settings: dict[str, Any],
-    curve: pd.DataFrame,
-    notes: Mapping[str, str],
+    model: MultiVectorEncoder, target: Path, settings: dict[str, Any], curve: pd.DataFrame
 ) -> None:
-    """Save the trained model with its curve and further notes, and close the run."""
+    """Save the trained model with its curve and recipe, and close the run."""
     table = curve.round(4).to_csv(index=False)
-    write_model(model, target, {**notes, "training_curve.csv": table})
-    training_run.keep_newest(target)
-    training_run.write_run(target, settings, finished=settings["steps"])
+    best = curve.attrs.get("best_step")
+    write_model(model, target, {"training_curve.csv": table})
+    training_run.keep_newest(target, best)
+    training_run.write_run(target, settings, finished=settings["steps"], best=best)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +60,11 @@ def begin(
         True
     """
     recover(output)
-    check_output(output)
+    check_free(output, resume=resume, restart=restart, overwrite=overwrite)
     run = read_run(output, tolerate_damage=restart)
     if resume:
         checkpoint = _resumed(output, run, settings)
     else:
-        _check_free(output, run, restart, overwrite)
         # One by one: run.json stays, so a crash in between does no harm.
         for old in find_checkpoints(output):
             shutil.rmtree(old)
@@ -107,8 +106,16 @@ def read_run(output: Path, tolerate_damage: bool = False) -> dict[str, Any] | No
     return run
 
 
-def write_run(output: Path, settings: dict[str, Any], finished: int | None) -> None:
+def write_run(
+    output: Path, settings: dict[str, Any], finished: int | None, best: int | None = None
+) -> None:
     """Write the settings of a run, and the step at which it finished, or None.
+
+    Args:
+        output: the folder of the model.
+        settings: of the run, ready for JSON.
+        finished: the last step of a finished run.
+        best: the step of the saved model, if it is not the last one. Defaults to None.
 
     Example:
         >>> import tempfile
@@ -119,10 +126,30 @@ def write_run(output: Path, settings: dict[str, Any], finished: int | None) -> N
         10
     """
     content = {"finished": finished, "settings": settings}
+    if best is not None:
+        content["best"] = best
     write_whole(output / CHECKPOINTS / RUN, json.dumps(content, indent=1) + "\n")
 
 
-def _check_free(output: Path, run: dict[str, Any] | None, restart: bool, overwrite: bool) -> None:
+def check_free(output: Path, *, resume: bool, restart: bool, overwrite: bool) -> None:
+    """Check that a run may write to a folder, before anything is loaded. Nothing is changed.
+
+    Raises:
+        ValueError: if something in the folder would be lost, or there is nothing to resume.
+
+    Example:
+        >>> check_free(Path("a new folder"), resume=False, restart=False, overwrite=False)
+    """
+    check_output(output)
+    run = read_run(output, tolerate_damage=restart)
+    finished = is_finished(output)
+    if resume:
+        if run is None and finished:
+            raise ValueError(
+                f"{output} holds a finished model and no checkpoint of its training: there is "
+                "nothing to resume. train(load(...), ...) trains it further"
+            )
+        return
     steps = [step_of(path) for path in find_checkpoints(output)]
     unfinished = run is not None and run["finished"] is None
     if unfinished and steps and not restart:
@@ -131,7 +158,7 @@ def _check_free(output: Path, run: dict[str, Any] | None, restart: bool, overwri
             "resume=True (--resume) continues from there, restart=True (--restart) deletes them "
             "and starts again"
         )
-    if is_finished(output) and not overwrite:
+    if finished and not overwrite:
         raise ValueError(
             f"{output} holds a finished model: overwrite=True (--overwrite) replaces it when the "
             "new one is trained, resume=True (--resume) with more steps lengthens its training"
@@ -140,11 +167,6 @@ def _check_free(output: Path, run: dict[str, Any] | None, restart: bool, overwri
 
 def _resumed(output: Path, run: dict[str, Any] | None, settings: dict[str, Any]) -> Path | None:
     if run is None:
-        if is_finished(output):
-            raise ValueError(
-                f"{output} holds a finished model and no checkpoint of its training: there is "
-                "nothing to resume. train(load(...), ...) trains it further"
-            )
         return None
     check_settings(run["settings"], settings, output)
     checkpoint = find_newest_whole(output)
@@ -269,14 +291,45 @@ def find_newest_whole(output: Path) -> Path | None:
     return None
 
 
-def keep_newest(output: Path) -> None:
+def find_best_whole(folder: Path, steps: Sequence[int]) -> int:
+    """The first of some steps whose checkpoint is complete.
+
+    Args:
+        folder: the folder of the checkpoints.
+        steps: the best first.
+
+    Raises:
+        ValueError: if none is complete.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "checkpoint-20").mkdir()
+        >>> mark_whole(folder / "checkpoint-20")
+        >>> find_best_whole(folder, [10, 20])  # checkpoint-10 was lost
+        20
+    """
+    for step in steps:
+        damage = describe_damage(folder / f"checkpoint-{step}")
+        if damage is None:
+            return step
+        logger.warning("the best model, of step %d, is lost: %s", step, damage)
+    raise ValueError(f"no checkpoint in {folder} of a validated step is complete: train again")
+
+
+def keep_newest(output: Path, best: int | None = None) -> None:
     """Remove the old checkpoints of a finished run. The newest stays, to lengthen the run from it.
+
+    Args:
+        output: the folder of the model.
+        best: a step whose checkpoint stays, too. Defaults to None.
 
     Example:
         >>> keep_newest(Path("no-such-folder"))
     """
     for checkpoint in find_checkpoints(output)[1:]:
-        shutil.rmtree(checkpoint)
+        if step_of(checkpoint) != best:
+            shutil.rmtree(checkpoint)
 
 
 def describe_rows(datasets: Mapping[str, Dataset]) -> list[list[Any]]:
@@ -332,6 +385,29 @@ def describe_model(model: MultiVectorEncoder) -> dict[str, Any]:
             "lora_dropout": config.lora_dropout,
         }
     return record
+
+
+def describe_evaluator(evaluator: Any) -> dict[str, Any]:
+    """A record of the validation that chooses the best model, ready for JSON.
+
+    Args:
+        evaluator: a ``BudgetEvaluator``.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> from metaembed_lite.validation import BudgetEvaluator
+        >>> rows = [{"query": "red apple", "positive": "apple"}]
+        >>> describe_evaluator(BudgetEvaluator(load("tiny", device="cpu"), rows))["by"]
+        'p_at_1_mean'
+    """
+    task = evaluator.task
+    return {
+        "by": evaluator.primary_metric,
+        "budgets": [str(budget) for budget in evaluator.budgets],
+        "queries": len(task.queries),
+        "candidates": len(task.candidates),
+        "relevance": hashlib.sha256(task.relevance.tobytes()).hexdigest()[:16],
+    }
 
 
 def describe_loss(loss: nn.Module) -> dict[str, Any]:

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "metaembed_lite"
 
 # From bottom to top. A module may import from the layers below its own and from no other.
 LAYERS = [
-    "arguments timing locking results exercises canvas thumbnails",
-    "budget items backbones model_folder",
+    "arguments timing locking results exercises canvas thumbnails progress",
+    "budget items backbones model_folder schedule trainable",
     "scoring plain_text checkpoints settings hub",
     "data adapter clustering index",
     "saved_model",
@@ -20,8 +20,9 @@ LAYERS = [
     "false_negatives model_card attention_clustering",
     "encoder",
     "losses model loading saving interpretability",
-    "baselines evaluation training_run memory",
-    "callbacks mteb_bridge plots",
+    "baselines evaluation training_run memory provenance",
+    "callbacks validation mteb_bridge plots",
+    "best_checkpoint",
     "training explorer drawings",
     "recipes",
     "indexing search_app",

@@ -1,15 +1,16 @@
 """Recipes: a backbone, data and training settings, in one YAML file each, in this folder.
 
-    model:  arguments of build()
+    model:  arguments of build(), or start_from, a trained model that is trained further
     data:   arguments of load_task()
     train:  arguments of train()
 
 ``metaembed-lite train NAME`` runs a recipe, and ``section.key=value`` overrides any line of it.
+With ``validate_every`` or ``keep_best`` it validates on the validation split of the suite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from typing import Any
 from metaembed_lite import checkpoints
 from metaembed_lite.data import find_suite
 from metaembed_lite.model import build
-from metaembed_lite.settings import check, parse
+from metaembed_lite.recipes.start import continue_from
+from metaembed_lite.settings import check, parameters, parse
 from metaembed_lite.training import train
 
 FOLDER = Path(__file__).parent
 SECTIONS = ("model", "data", "train")
+LENGTHS = ("steps", "epochs")  # a run has one of them
 RUN_ARGUMENTS = (  # arguments of train() that a recipe may not set
     "model", "rows", "output", "resume", "restart", "overwrite", "recipe", "callbacks",
+    "validation", "progress",
 )  # fmt: skip
 PAPER_NOTE = """\
 The recipes llama-3.2-vision-11b, paligemma-3b and qwen2.5-vl-* follow the published configuration
@@ -39,7 +43,7 @@ class Recipe:
 
     Attributes:
         name: name of the recipe, or the path of its file.
-        model: arguments of ``build``.
+        model: arguments of ``build``, or of ``start.continue_from``.
         data: arguments of ``load_task``, with the suite as ``name``.
         train: arguments of ``train``.
 
@@ -64,7 +68,9 @@ def list_names() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
-def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def read(
+    name_or_path: str | Path, overrides: Sequence[str] = (), start_from: str | None = None
+) -> Recipe:
     """Read a bundled recipe, by name, or your own, by path.
 
     Every value is checked against the signature of its function: ``build``, the suite's function,
@@ -73,6 +79,9 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         name_or_path: such as "tiny" or "my/recipe.yaml".
         overrides: "section.key=value", with the value as YAML: "train.steps=100", "model.dim=null".
+            train.steps and train.epochs replace each other.
+        start_from: a trained model to train further, in place of the section ``model``: a bundled
+            name, a folder, or a hub id. Defaults to the model of the recipe.
 
     Raises:
         ValueError: on an unknown recipe, section, suite or key, or a value of a wrong type. Also on
@@ -88,6 +97,8 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not file.is_file():
         file = Path(name_or_path)
     sections = _read_sections(file)
+    if start_from is not None:
+        sections["model"] = {"start_from": start_from}
     for override in overrides:
         path, value = parse_assignment(override)
         section, dot, key = path.partition(".")
@@ -96,7 +107,10 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"override {override!r}: write section.key=value with a section of "
                 f"{', '.join(SECTIONS)}, such as train.steps=100"
             )
-        sections[section] = {**sections[section], key: value}
+        kept = sections[section]
+        if section == "train" and key in LENGTHS:
+            kept = {name: kept[name] for name in kept if name not in LENGTHS}
+        sections[section] = {**kept, key: value}
     return _check_sections(str(name_or_path), sections)
 
 
@@ -160,7 +174,9 @@ def choose_held_out(
         ('stickers', 10, "the test split of the model's training")
     """
     file = (checkpoints.folder(str(model)) or Path(model)) / "recipe.yaml"
-    data = dict(read(file).data) if file.is_file() else {}
+    sections = _read_sections(file) if file.is_file() else {"model": {}, "data": {}}
+    # A training in Python can have any rows, so its recipe.yaml names no suite.
+    data = dict(read(file).data) if "name" in sections["data"] else {}
     trained_on = data.pop("name", None)
     name = name or trained_on or "handwriting"
     all_assignments = [*assignments, *([] if n_queries is None else [f"n_queries={n_queries}"])]
@@ -170,16 +186,35 @@ def choose_held_out(
             f"{file} says that the model was trained on path={data['path']}. A recipe does not "
             f"choose what is read: add path={data['path']}, or another path"
         )
+    csv = dict(map(parse_assignment, assignments)).get("csv")
+    trained_csv = data.get("csv", "captions.csv")
+    if name == trained_on and csv not in (None, trained_csv):
+        settings = read_suite_settings(name, all_assignments, n_queries=500, n_train=0)
+        return {"name": name, **settings}, (
+            f"all items of {csv}. The model was trained on {trained_csv}, and an item that is in "
+            "both may be one of its training items"
+        )
     if name == trained_on and _is_same_path(path, data.get("path")):
         # An image folder splits its images only if there are training rows. One row is enough.
         n_train = 1 if name == "image_folder" and data.get("n_train") != 0 else 0
         settings = read_suite_settings(name, all_assignments, **{**data, "n_train": n_train})
         return {"name": name, **settings}, "the test split of the model's training"
     settings = read_suite_settings(name, all_assignments, n_queries=500, n_train=0)
-    part = "other data than the model was trained on"
+    return {"name": name, **settings}, _describe_other(file, sections["model"], trained_on)
+
+
+def _describe_other(file: Path, model: Mapping[str, Any], trained_on: str | None) -> str:
+    """What is known of items that are not from the suite that a model was trained on."""
+    if not file.is_file():
+        return "the model has no recipe.yaml, so it may have been trained on these items"
     if trained_on is None:
-        part = "the model has no recipe.yaml, so it may have been trained on these items"
-    return {"name": name, **settings}, part
+        return "the model was trained in Python, so it may have been trained on these items"
+    if "start_from" in model:
+        return (
+            "other data than in the model's last training. It started from "
+            f"{model['start_from']}, which may have been trained on these items"
+        )
+    return "other data than the model was trained on"
 
 
 def _is_same_path(first: Any, second: Any) -> bool:
@@ -230,9 +265,16 @@ def _check_sections(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
         load = find_suite(suite)
     except ValueError as error:
         raise ValueError(f"{owner}: data: {error}") from error
+    model = sections["model"]
+    others = sorted(model.keys() - parameters(continue_from).keys(), key=str)
+    if "start_from" in model and others:
+        raise ValueError(
+            f"{owner}: model starts from {model['start_from']!r}, which is built already: leave "
+            f"out {', '.join(map(str, others))}, or use --start-from, which does"
+        )
     return Recipe(
         name,
-        model=check(build, sections["model"], f"{owner}: model"),
+        model=check(continue_from if "start_from" in model else build, model, f"{owner}: model"),
         data={"name": suite, **check(load, settings, f"{owner}: data")},
         train=check(train, sections["train"], f"{owner}: train", RUN_ARGUMENTS),
     )

@@ -24,7 +24,7 @@ from metaembed_lite.data.handwriting import training_rows
 from metaembed_lite.model_folder import MARKER
 from metaembed_lite.pooling import LinearPooling
 from metaembed_lite.saving import save
-from metaembed_lite.training import training_arguments
+from metaembed_lite.schedule import training_arguments
 
 EVERY_BASELINE = [single_vector, token_vectors, constant_vectors, attention_clusters]
 

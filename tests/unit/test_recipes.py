@@ -416,7 +416,7 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path, caching):
         launch += [f"--nproc_per_node={processes}", "-m", "metaembed_lite.cli"]
         done = subprocess.run(
             [*launch, "train", "tiny-handwriting", *SMALL, batch, *caching, "--output", str(out),
-             "train.precision=fp32"],
+             "train.precision=fp32", "train.validate_every=1", "train.keep_best=true"],
             capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
