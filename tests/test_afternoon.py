@@ -27,7 +27,7 @@ from metaembed_lite.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 N_IMAGES, SIDE = 200, 48
-STEPS, SAVE_EVERY = 12, 2
+STEPS, SAVE_EVERY = 8, 2
 AWKWARD_NAMES = (
     "with space.png", "naïve — 写真.png", "it's \"quoted\".png", "a,comma.png", "-dash.png",
     "100%.png", "semi;colon.png", "deep/er/folder.png",
@@ -143,8 +143,8 @@ def training_command(folder, output, *more):
     return [
         "train", "tiny", "--output", str(output), "data.name=image_folder",
         *(f"data.{setting}" for setting in settings(folder)),
-        "model.r_q=2", "model.r_c=4", "model.lora_rank=2", "model.device=cpu",
-        "train.budgets=[1x1, 2x4]", f"train.steps={STEPS}", "train.batch_size=8",
+        "model.r_q=4", "model.r_c=8", "model.lora_rank=2", "model.device=cpu",
+        "train.budgets=[1x1, 4x8]", f"train.steps={STEPS}", "train.batch_size=8",
         f"train.save_steps={SAVE_EVERY}", "train.log_steps=1", "train.precision=fp32",
         "train.warmup_steps=0", "train.nest_after=0", *more,
     ]  # fmt: skip
@@ -266,7 +266,7 @@ def test_evaluation_uses_no_image_that_was_trained_on_and_no_album_of_one(
             output = succeed("evaluate", model, f"path={folder}", f"split={part}", "--misses", 3)
         assert f"the {part} split of the model's training" in output
         assert f"{n_queries} queries" in output
-        assert f"of {n_queries} queries are missed at (2, 4)" in output
+        assert f"of {n_queries} queries are missed at (4, 8)" in output
         assert watch.candidates
         assert not watch.candidates & trained_on
         albums = {album_of[shown] for shown in watch.candidates}
@@ -290,7 +290,7 @@ def test_a_loaded_model_trains_on_from_where_it_was(folder, model):
         batch_size=8,
         learning_rate=1e-4,
         warmup_steps=0,
-        budgets=["1x1", "2x4"],
+        budgets=["1x1", "4x8"],
     )
     free = {name: p for name, p in loaded.named_parameters() if p.requires_grad}
     moves = {name: (p.detach() - before[name]).abs().max().item() for name, p in free.items()}
@@ -308,6 +308,26 @@ def test_every_awkward_file_is_found_by_a_search(folder, index):
     assert ImageOps.exif_transpose(Image.open(photo)).size != Image.open(photo).size
     printed = succeed("search", index, "--image", photo, "--budget", "1x1", "--k", 3)
     assert "bytes read" in printed
+
+
+def test_the_programs_of_the_page_on_your_own_data_run(
+    folder, model, tmp_path, monkeypatch, capsys
+):
+    page = (ROOT / "book" / "your_own_data.md").read_text(encoding="utf-8")
+    programs = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    assert len(programs) == 2
+    (tmp_path / "my-images").symlink_to(folder)
+    (tmp_path / "my-model").symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    for program in programs:
+        exec(compile(program, "your_own_data.md", "exec"), {})
+    assert re.search(r"from [\d.]+ on: [\d.]+% of the wrong pairs", capsys.readouterr().out)
+    assert load("my-model-2", device="cpu")
+
+
+# `metaembed-lite doctor` and `explain` belong here, once they are on main: doctor ends with 0 on
+# `model` and with another status on a model whose adapter is spoiled, and the parts that explain
+# returns for the best result of a search add up to its printed score.
 
 
 def test_an_upload_without_a_hub_ends_with_one_clear_line(model):
