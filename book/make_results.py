@@ -1,8 +1,8 @@
-"""Write the measured numbers into README.md and book/results.md, so that none is typed by hand.
+"""Write the measured numbers into the pages in ``PAGES``, so that none is typed by hand.
 
     python book/make_results.py
 
-Both pages have blocks between ``<!-- name -->`` and ``<!-- /name -->``. Each block is rendered
+The pages have blocks between ``<!-- name -->`` and ``<!-- /name -->``. Each block is rendered
 from one file of ``book/results/``. ``BLOCKS`` lists them. Each ``render_...`` takes the content of
 its file and returns Markdown.
 """
@@ -32,7 +32,7 @@ from results_tables import (
 from search_tables import render_kills, render_scoring, render_search
 from stickers_aims import render_aims
 from stickers_bytes import PICTURE, plot_bytes, render_bytes
-from stickers_cells import find_cells
+from stickers_cells import find_cells, read_field
 from stickers_rivals import (
     format_comparison,
     render_artist,
@@ -54,7 +54,7 @@ from metaembed_lite.results import load_findings, load_pretraining_log, load_res
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
-PAGES = ("README.md", "book/results.md")
+PAGES = ("README.md", "book/results.md", "book/your_own_data.md")
 CELL_FILES = ("findings", "tiny")
 SHIPPED = {  # the bundled model of each cell in tiny.json
     ("stickers", "MMR"): "tiny",
@@ -109,6 +109,23 @@ def render_summary(findings: dict[str, Any]) -> str:
 def render_results(findings: dict[str, Any]) -> str:
     """Write the README's table: MetaEmbed and its rivals on stickers."""
     return format_comparison(findings) if find_cells(findings) else NOT_MEASURED
+
+
+def render_own_data(findings: dict[str, Any]) -> str:
+    """Say how long the recipe ``tiny`` takes."""
+    cells = find_cells(findings, ["MMR"])
+    if not cells:
+        return NOT_MEASURED
+    seconds = [read_field(name, cell, "train_seconds") for name, cell in cells.items()]
+    training = read_field(*next(iter(cells.items())), "train")
+    low, high = (f"{value / 60:.0f}" for value in (min(seconds), max(seconds)))
+    minutes = low if low == high else f"{low} to {high}"
+    return (
+        f"The recipe `tiny` trained in {minutes} minutes on one CPU core: {training['steps']:,} "
+        f"steps of {training['batch_size']} rows in {training['precision']}, {len(seconds)} runs. "
+        "The time grows with the steps and the batch, not with the size of your folder.\n\n"
+        f"{format_environment(findings)}"
+    )
 
 
 def render_systems(findings: dict[str, Any]) -> str:
@@ -237,6 +254,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "picture": ("findings", render_picture),
     "summary": ("findings", render_summary),
     "results": ("findings", render_results),
+    "own-data": ("findings", render_own_data),
     "systems": ("findings", render_systems),
     "code": ("findings", render_code),
     "shipped": ("tiny", render_shipped),

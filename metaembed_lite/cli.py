@@ -1,6 +1,7 @@
 """The command line of the package.
 
 metaembed-lite recipes
+metaembed-lite check-data my-images
 metaembed-lite train tiny --output my-model train.steps=100
 accelerate launch -m metaembed_lite.cli train qwen2.5-vl-7b --output my-model
 metaembed-lite evaluate my-model --suite image_folder path=my-images
@@ -17,13 +18,17 @@ import logging
 import os
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from metaembed_lite import search_commands
+from metaembed_lite import data_commands, search_commands
 from metaembed_lite.model_folder import files
+
+if TYPE_CHECKING:
+    from metaembed_lite.budget import Budget
+    from metaembed_lite.evaluation import EncodedTask
 
 
 def is_expected(error: Exception) -> bool:
@@ -190,6 +195,9 @@ def evaluate(
     budget: Annotated[
         list[str] | None, typer.Option(help="Such as 4x8. Repeat the option for more than one.")
     ] = None,
+    misses: Annotated[
+        int, typer.Option(min=0, help="Queries to list whose best candidate is wrong.")
+    ] = 0,
     output: Annotated[Path, typer.Option(help="Folder for mteb's results.")] = Path("results"),
     batch_size: Annotated[
         int | None, typer.Option(help="Inputs encoded at a time. Defaults to 64, or mteb's 32.")
@@ -199,24 +207,45 @@ def evaluate(
 
     The budgets default to those of the paper that the model can meet, and its full budget. On the
     suite that the model was trained on, the test split of that training is used, which has no
-    training item in it.
+    training item in it. --misses lists queries at the largest budget: which candidate is right,
+    its rank, and which one was found.
     """
-    from metaembed_lite import Budget, load, load_task, recipes, sweep
+    from metaembed_lite import Budget, load, load_task, recipes
+    from metaembed_lite.evaluation import encode
+    from metaembed_lite.evaluation import evaluate as measure
+    from metaembed_lite.meta_tokens import choose_budgets
 
+    if misses and benchmark is not None:
+        raise typer.BadParameter("--misses needs a suite: leave it out, or leave out --benchmark")
     budgets = [Budget.parse(text) for text in budget] if budget else None
-    at_once = {} if batch_size is None else {"batch_size": batch_size}
+    at_once: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     if benchmark is None:
         chosen, description = recipes.choose_held_out(
             model, suite, settings or [], n_queries=queries
         )
         loaded, task = load(model), load_task(**chosen)
         _print_once(f"{task!r}: {description}")
-        table = sweep(loaded, task, budgets, **at_once)
+        within = choose_budgets(loaded, budgets)  # before the work of encoding
+        encoded = encode(loaded, task, **at_once)
+        table = measure(encoded, within)
     else:
         from metaembed_lite.mteb_bridge import evaluate as on_mteb
 
         table = on_mteb(load(model), benchmark, budgets, output, name=model, **at_once)
     _print_once(_format(table))
+    if misses:
+        _print_misses(encoded, within[-1], misses)
+
+
+def _print_misses(encoded: EncodedTask, budget: Budget, n: int) -> None:
+    from metaembed_lite.evaluation import find_misses
+    from metaembed_lite.items import describe
+
+    table, queries = find_misses(encoded, budget), encoded.task.queries
+    _print_once(f"\n{len(table)} of {len(queries)} queries are missed at {budget}")
+    if len(table):
+        texts = [describe(queries[i]) for i in table["query"][:n]]
+        _print_once(_format(table[:n].assign(query=texts)))
 
 
 @app.command()
@@ -243,6 +272,7 @@ def push(
     _print_once(f"uploaded: {len(names)} files to https://huggingface.co/{name}")
 
 
+app.command("check-data")(data_commands.check_data)
 app.command()(search_commands.index)
 app.command()(search_commands.search)
 app.command()(search_commands.serve)

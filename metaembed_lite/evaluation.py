@@ -286,6 +286,53 @@ def _evaluate_at(encoded: EncodedTask, budget: Budget) -> dict[str, Any]:
     }
 
 
+def find_misses(encoded: EncodedTask, budget: Budget | str | None = None) -> pd.DataFrame:
+    """The queries whose best candidate is wrong, and what was found in place of the right one.
+
+    Args:
+        encoded: from ``encode``.
+        budget: such as "4x8". Defaults to the full budget.
+
+    Returns:
+        DataFrame with one row per such query, the worst ranks first: query (its index), rank (that
+        of the best right candidate, from 1), right and found (``candidate_names`` of the best right
+        candidate and of the best wrong one, or their indices as text), and behind (the difference
+        of their scores). As many rows as ``p_at_1`` counts misses.
+
+    Raises:
+        ValueError: on a budget that needs more vectors than there are, or scores that overflow.
+
+    Example:
+        >>> from metaembed_lite.data.task import RetrievalTask
+        >>> names = ["cat.png", "dog.png"]
+        >>> task = RetrievalTask("pets", ["dog"], names, [[0, 1]], candidate_names=names)
+        >>> queries, candidates = torch.tensor([[[1.0, 0.0]]]), torch.eye(2)[:, None]
+        >>> find_misses(EncodedTask(task, queries, candidates))
+           query  rank    right    found  behind
+        0      0     2  dog.png  cat.png     1.0
+    """
+    (chosen,) = budgets_within(encoded.full_budget, budget or encoded.full_budget)
+    task = encoded.task
+    names = task.candidate_names or list(map(str, range(len(task.candidates))))
+    with torch.inference_mode():
+        scores = _check_scores(maxsim(encoded.queries, encoded.candidates, chosen).numpy())
+    relevant, other = _sides(task.relevance, task.pool)
+    right = np.where(relevant, scores, -np.inf)
+    wrong = np.where(other, scores, -np.inf)
+    best_right, best_wrong = right.max(axis=1), wrong.max(axis=1)
+    missed = np.flatnonzero(best_wrong >= best_right)
+    table = pd.DataFrame(
+        {
+            "query": missed,
+            "rank": 1 + (wrong >= best_right[:, None]).sum(axis=1)[missed],
+            "right": [names[i] for i in right.argmax(axis=1)[missed]],
+            "found": [names[i] for i in wrong.argmax(axis=1)[missed]],
+            "behind": (best_wrong - best_right)[missed],
+        }
+    )
+    return table.sort_values("rank", ascending=False, kind="stable", ignore_index=True)
+
+
 def evaluate_all(encoded: EncodedTask) -> pd.DataFrame:
     """Quality at each of the R_q x R_c budgets, from one cumulative pass over the embeddings.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from metaembed_lite import checkpoints, items
 from metaembed_lite.arguments import whole_number
 from metaembed_lite.data import SUITES, RetrievalTask, load_task
+from metaembed_lite.data.image_files import find_images
 from metaembed_lite.data.sticker_art import ATTRIBUTION
 from metaembed_lite.index import MetaIndex
 from metaembed_lite.index.incoming import check_ids
@@ -25,10 +25,6 @@ from metaembed_lite.thumbnails import encode_thumbnail
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
-SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
-    ".tiff", ".webp",
-)  # fmt: skip
 THUMBNAIL_PX = 160  # of an image's longer side
 COMMIT_EVERY = 2048  # candidates. What is committed survives an interruption
 MAX_NAMED = 20  # unreadable files that an error names
@@ -86,36 +82,6 @@ def _kinds(item: Any) -> list[str]:
     return ["image"]
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """The image files in a folder and below it, sorted. Hidden files and folders are left out.
-
-    Raises:
-        ValueError: if there is none.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> from PIL import Image
-        >>> with TemporaryDirectory() as folder:
-        ...     Path(folder, "pets").mkdir()
-        ...     Image.new("RGB", (8, 8)).save(Path(folder, "pets", "cat.png"))
-        ...     [file.name for file in find_images(folder)]
-        ['cat.png']
-    """
-    files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent, name) for name in names if _is_image_name(name)]
-    if not files:
-        raise ValueError(
-            f"no image in {folder} or below it: their names end in {', '.join(SUFFIXES)}"
-        )
-    return sorted(files)
-
-
-def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-
-
 def read_folder(
     folder: str | Path,
     *,
@@ -168,17 +134,21 @@ def read_folder(
 
 
 def read_task(task: RetrievalTask) -> Corpus:
-    """The candidates of a task. An id is a hash of the content, so equal items have one id.
+    """The candidates of a task. An id is the name that the task has for a candidate.
+
+    Without names, an id is a hash of the content, and equal items are one candidate.
 
     Example:
         >>> corpus = read_task(load_task("stickers", n_queries=2, n_train=0))
         >>> len(corpus.ids), len(corpus.ids[0]), corpus.metadata_columns()
         (4, 16, ['thumbnail'])
     """
+    credit = ATTRIBUTION if ATTRIBUTION in task.about else None
+    if task.candidate_names is not None:
+        return Corpus(list(task.candidate_names), list(task.candidates), credit=credit)
     unique: dict[str, Any] = {}
     for item in task.candidates:
         unique.setdefault(f"{items.key(items.read(item)):016x}", item)
-    credit = ATTRIBUTION if ATTRIBUTION in task.about else None
     return Corpus(list(unique), list(unique.values()), credit=credit)
 
 

@@ -127,12 +127,15 @@ def _format(results: pd.DataFrame) -> str:
         return "no candidate passes the filter, or the index is empty"
     table = results.assign(score=results.score.map("{:.4f}".format))
     for name in table.columns.drop("score"):
-        table[name] = [_shorten(str(value)) for value in table[name]]
+        from_end = name in ("id", "path")  # the end of a path says which file it is
+        table[name] = [_shorten(str(value), from_end) for value in table[name]]
     table.index = range(1, len(table) + 1)
     return str(table.to_string())
 
 
-def _shorten(text: str) -> str:
+def _shorten(text: str, from_end: bool = False) -> str:
     plain = "".join(c if c.isprintable() else " " for c in text)
     plain = " ".join(plain.split())
-    return plain if len(plain) <= MAX_CELL else f"{plain[: MAX_CELL - 1]}…"
+    if len(plain) <= MAX_CELL:
+        return plain
+    return f"…{plain[1 - MAX_CELL :]}" if from_end else f"{plain[: MAX_CELL - 1]}…"

@@ -26,7 +26,7 @@ LAYERS = [
     "training explorer drawings",
     "recipes",
     "indexing search_app",
-    "search_commands",
+    "data_commands search_commands",
     "cli",
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer.split()}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
-from csv import Error as CsvError
-from csv import reader as csv_reader
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from metaembed_lite.data.rows import lazy_rows, resolve_picture
-from metaembed_lite.data.task import RetrievalTask, check_sizes
+from metaembed_lite.data.captions import read_captions
+from metaembed_lite.data.folder_split import SPLIT_COLUMN, as_list, split_folder
+from metaembed_lite.data.rows import lazy_rows
+from metaembed_lite.data.task import RetrievalTask, check_split
 from metaembed_lite.items import open_picture
 
 ABOUT = """\
@@ -20,7 +21,9 @@ Your own data: a folder of images and a CSV with one caption per row. The image 
 row are relevant to each other. Other pairs count as not relevant, even if a caption happens to fit
 another image.
 """
-_FOLDER_STREAM = 20  # keeps the split's random stream apart from the other suites'
+_NEGATIVES_STREAM = 21  # keeps the random negatives apart from the other random streams
+
+__all__ = ["changed_split", "load_image_folder", "read_captions", "split_folder"]
 
 
 def load_image_folder(
@@ -31,12 +34,17 @@ def load_image_folder(
     n_queries: int = 500,
     n_train: int | None = None,
     seed: int = 0,
+    n_validation: int = 0,
+    split: str = "test",
+    group: str | None = None,
+    negative: str | Sequence[str] | None = None,
 ) -> RetrievalTask:
     """Load the task: caption to image, from a folder with a CSV of both.
 
     An image may have several captions, and a caption several images. The split is by image, not by
-    row, so no test image is trained on. There are no hard negatives: the other images of a batch
-    serve as negatives.
+    row, so no test image is trained on. ``split_folder`` shows it row by row, and
+    ``folder_report.inspect_folder`` finds what is wrong with a folder. The other images of a batch
+    serve as negatives, except images whose caption or whose pixels are equal.
 
     Args:
         path: the folder. Images may lie anywhere below it.
@@ -45,17 +53,33 @@ def load_image_folder(
             "./p.png") are one image. A path may not lead out of the folder. Defaults to
             "image".
         text: column of captions. Defaults to "text".
-        n_queries: captions to test with. At most half of all images are held out for the test.
-            Defaults to 500.
-        n_train: number of training rows. Defaults to all that are left. With 0, every image is a
-            candidate of the test.
+        n_queries: captions to test with. As many images are held out for the test, but at most half
+            of all. Defaults to 500.
+        n_train: number of training rows. Defaults to all that are left. With 0, and no validation,
+            every image is a candidate of the test.
         seed: random seed of the split. Defaults to 0.
+        n_validation: captions to validate with. As many images are held out for it, but at most
+            half of those that the test leaves. Defaults to 0, no validation.
+        split: the part that queries and candidates come from: "test", "validation" or "train". The
+            training rows are the same for each. "train" has at most ``n_queries`` images of them.
+            Defaults to "test".
+        group: column that names the group of an image, such as its album or photographer. A group
+            is never divided between parts. An image without a group is alone. Defaults to None:
+            every image is alone.
+        negative: column of image paths, or several. They are hard negatives: images that do not fit
+            the caption of their row. A row without one gets a random training image that has
+            another caption, and so does a row whose hard negative is in another part. An image that
+            no row captions belongs to the group of its row, and is a candidate there. Defaults to
+            None: no hard negatives.
+
+    Returns:
+        The task. ``candidate_names`` are paths relative to the folder.
 
     Raises:
         FileNotFoundError: if the CSV or an image is missing.
-        ValueError: on fewer than one query, a negative ``n_train``, or a file that is not a CSV in
-            UTF-8. Also on missing columns, empty cells, paths that lead out of the folder, broken
-            images, or fewer than two images.
+        ValueError: on fewer than one query, negative sizes, or a file that is not a CSV in UTF-8.
+            Also on missing columns, empty cells, paths that lead out of the folder, broken images,
+            fewer than two images, or an empty part. Also if an image is a hard negative of itself.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -65,118 +89,115 @@ def load_image_folder(
         ...         Image.new("RGB", (48, 48), name).save(f"{folder}/{name}.png")
         ...     csv = "image,text\\nred.png,a red square\\nblue.png,a blue square\\n"
         ...     _ = Path(folder, "captions.csv").write_text(csv)
-        ...     load_image_folder(folder, n_train=0).queries
-        ['a red square', 'a blue square']
+        ...     task = load_image_folder(folder, n_train=0)
+        >>> task.queries, task.candidate_names
+        (['a red square', 'a blue square'], ['red.png', 'blue.png'])
     """
-    check_sizes(n_queries, n_train or 0)
+    check_split(split)
+    table = split_folder(
+        path, csv, image, text, n_queries, n_train, seed, n_validation, group, negative
+    )
+    rest = table[table[SPLIT_COLUMN] == "train"].sample(frac=1, random_state=seed)[:n_train]
+    part = table[table[SPLIT_COLUMN] == split]
+    if split == "train":
+        part = part[part[image].isin(rest[image].drop_duplicates()[:n_queries])]
+    if part.empty:
+        remedy = "leave out n_train=0" if split == "train" else "set n_validation"
+        raise ValueError(f"split={split!r} of {Path(path) / csv} has no image: {remedy}")
+    negatives = as_list(negative)
+    names = list(dict.fromkeys([*part[image], *_uncaptioned(part, table[image], negatives)]))
+    n_captions = n_validation if split == "validation" else n_queries
+    queries = part[text].drop_duplicates().to_list()[:n_captions]
     root = Path(path)
-    table = _read_table(root, csv, image, text)
-    files = table[image].drop_duplicates().to_list()
-    order = np.random.default_rng([seed, _FOLDER_STREAM]).permutation(len(files))
-    n_candidates = len(files) if n_train == 0 else min(n_queries, len(files) // 2)
-    candidates = [files[i] for i in sorted(order[:n_candidates])]
-    test = table[table[image].isin(candidates)]
-    queries = test[text].drop_duplicates().to_list()[:n_queries]
-    rest = table[~table[image].isin(candidates)].sample(frac=1, random_state=seed)[:n_train]
     columns = {
         "query": (rest[text].to_list(), [""] * len(rest)),
         "positive": ([""] * len(rest), rest[image].to_list()),
     }
+    rng = np.random.default_rng([seed, _NEGATIVES_STREAM])
+    for i, column in enumerate(negatives):
+        chosen = _choose_negatives(table, rest, (image, text, column), rng)
+        columns["negative" if i == 0 else f"negative_{i}"] = ([""] * len(rest), chosen)
     return RetrievalTask(
         name=root.name,
         queries=queries,
-        candidates=[open_picture(Path(file)) for file in candidates],
-        relevance=_grade(queries, candidates, zip(test[text], test[image], strict=True)),
+        candidates=[open_picture(root / name) for name in names],
+        relevance=_grade(queries, names, zip(part[text], part[image], strict=True)),
         train=lazy_rows(columns, root, str(root / csv)) if len(rest) else None,
         about=ABOUT,
+        candidate_names=names,
     )
 
 
-def _read_table(root: Path, csv: str, image: str, text: str) -> pd.DataFrame:
-    """Read the captions, with resolved image paths that all exist."""
-    if not (root / csv).is_file():
-        raise FileNotFoundError(f"{root / csv} is missing: a CSV with columns {image}, {text}")
-    table = read_captions(root / csv, image, text)
-    resolved: dict[str, str] = {}  # as written -> resolved: two spellings of a path are one image
-    for line, name in zip(table.index, table[image], strict=True):
-        if name not in resolved:
-            resolved[name] = str(resolve_picture(root, name, f"{root / csv}, line {line}"))
-    table[image] = table[image].map(resolved)
-    files = table[image].drop_duplicates().to_list()
-    if len(files) < 2:
-        raise ValueError(f"{root / csv} names {len(files)} image; name two or more")
-    missing = next((file for file in files if not Path(file).is_file()), None)
-    if missing is not None:
-        line = table.index[(table[image] == missing).to_numpy().argmax()]
-        raise FileNotFoundError(f"{missing} is missing, which {csv} names in line {line}")
-    return table
+def _uncaptioned(part: pd.DataFrame, captioned: pd.Series, negatives: Sequence[str]) -> list[str]:
+    """The hard negatives of a part that no row captions. They make its candidates harder."""
+    known = {"", *captioned}
+    return [name for column in negatives for name in part[column] if name not in known]
+
+
+def _choose_negatives(
+    table: pd.DataFrame, rows: pd.DataFrame, columns: tuple[str, str, str],
+    rng: np.random.Generator,
+) -> list[str]:  # fmt: skip
+    """A hard negative per training row. Where none is named or allowed, a random other image."""
+    image, text, negative = columns
+    training = table[table[SPLIT_COLUMN] == "train"]
+    images = training[image].drop_duplicates().to_numpy()
+    allowed = {*images, *_uncaptioned(training, table[image], [negative])}
+    fitting = table.groupby(text)[image].agg(set)
+    chosen = []
+    for caption, name in zip(rows[text], rows[negative], strict=True):
+        fits = fitting[caption]
+        if name not in allowed or name in fits:
+            if fits.issuperset(images):
+                raise ValueError(
+                    f"the caption {caption!r:.80} stands for every training image, so none can be "
+                    f"its hard negative: name one in the column {negative}"
+                )
+            while (name := str(rng.choice(images))) in fits:
+                pass
+        chosen.append(name)
+    return chosen
 
 
 def _grade(
     queries: list[str], candidates: list[str], pairs: Iterable[tuple[str, str]]
 ) -> np.ndarray:
-    """Grade (Q, N): 1 where a caption and an image file stand in one row."""
+    """Grade (Q, N): 1 where a caption and an image stand in one row."""
     rows = {caption: i for i, caption in enumerate(queries)}
-    columns = {file: j for j, file in enumerate(candidates)}
+    columns = {name: j for j, name in enumerate(candidates)}
     relevance = np.zeros((len(queries), len(candidates)), dtype=np.float32)
-    for caption, file in pairs:
+    for caption, name in pairs:
         if caption in rows:
-            relevance[rows[caption], columns[file]] = 1
+            relevance[rows[caption], columns[name]] = 1
     return relevance
 
 
-def read_captions(file: Path, image: str, text: str) -> pd.DataFrame:
-    """Read two columns of a CSV exactly as written, so "NA" is a caption.
+def changed_split(trained: Mapping[str, Any], used: Mapping[str, Any]) -> list[str]:
+    """The settings because of which images that trained a model may be among the candidates now.
+
+    Args:
+        trained: settings of ``load_image_folder`` in training.
+        used: settings of ``load_image_folder`` now, with the split "test" or "validation".
 
     Returns:
-        DataFrame with the columns ``image`` and ``text``, indexed by the line each row starts in.
-
-    Raises:
-        ValueError: naming the file and the line, if it is not a CSV in UTF-8, lacks a column, or
-            has an empty cell.
+        Their names. Fewer queries than in training are no such setting where the test is used,
+        because a smaller test is a subset of a larger one.
 
     Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     file = Path(folder, "captions.csv")
-        ...     _ = file.write_text("image,text\\na.png,NA\\n")
-        ...     read_captions(file, "image", "text").loc[2].to_list()
-        ['a.png', 'NA']
+        >>> changed_split({"n_queries": 100}, {"n_queries": 50, "seed": 1})
+        ['seed']
     """
-    data = file.read_bytes()
-    try:
-        content = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{file}: line {line} is not UTF-8 ({error.reason}); save the file as UTF-8"
-        ) from error
-    reader = csv_reader(io.StringIO(content, newline=""), strict=True)
-    cells: dict[int, list[str]] = {}  # line -> the cells of the row that starts there
-    line = 1
-    try:
-        header = next(reader, [])
-        line = reader.line_num + 1
-        for row in reader:
-            if row:
-                cells[line] = row
-            line = reader.line_num + 1
-    except CsvError as error:
-        raise ValueError(f"{file}: the row of line {line} is not CSV: {error}") from error
-    missing = [column for column in (image, text) if column not in header]
-    if missing:
-        raise ValueError(
-            f"{file} has no column {', '.join(missing)}; it has {', '.join(header)}: "
-            "name your columns with image= and text="
-        )
-    columns = [header.index(image), header.index(text)]
-    for line, row in cells.items():
-        if any(row[len(header) :]):
-            raise ValueError(
-                f"{file}: line {line} has {len(row)} cells, and the header {len(header)}; put "
-                "quotes around a cell that holds a comma"
-            )
-        if any(column >= len(row) or not row[column].strip() for column in columns):
-            raise ValueError(f"{file}: line {line} has an empty cell")
-    pairs = [[row[column] for column in columns] for row in cells.values()]
-    return pd.DataFrame(pairs, index=list(cells), columns=[image, text])
+    defaults = {name: p.default for name, p in signature(load_image_folder).parameters.items()}
+    before, now = {**defaults, **trained}, {**defaults, **used}
+    changed = [
+        name
+        for name in ("csv", "image", "text", "seed", "group", "negative")
+        if before[name] != now[name]
+    ]
+    if now["split"] == "test":
+        changed += ["n_queries"] * (now["n_queries"] > before["n_queries"])
+    else:
+        changed += ["n_queries"] * (now["n_queries"] != before["n_queries"])
+        changed += ["n_validation"] * (now["n_validation"] > before["n_validation"])
+    is_whole = now["n_train"] == 0 and not now["n_validation"]
+    return [*changed, "n_train"] if is_whole else changed

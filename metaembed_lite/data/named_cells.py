@@ -121,7 +121,7 @@ def find_named_cells(query: Item, image: Item) -> tuple[int, dict[int, bool]]:
 
 def _match(facts: list[Fact], contents: list[int]) -> dict[int, bool]:
     """Cell -> whether it shows the fact. A fact without a place is where it is shown, if at all."""
-    cells = {}
+    cells: dict[int, bool] = {}
     for fact in facts:
         places = [fact.place] if fact.place is not None else np.flatnonzero(
             np.array(contents) == fact.content

@@ -36,9 +36,11 @@ class RetrievalTask:
             query has its own list. It is stored as bool. Defaults to None, so all candidates
             count.
         about: what the data is, where it comes from and what it cannot show. Defaults to "".
+        candidate_names: N different names by which a person finds a candidate, such as the paths of
+            files. Defaults to None.
 
     Raises:
-        ValueError: on shapes that do not match, or invalid grades or pool values. Also on a
+        ValueError: on shapes that do not match, or invalid grades, pool values or names. Also on a
             relevant candidate outside its query's pool, or a query without a relevant candidate.
 
     Example:
@@ -53,6 +55,7 @@ class RetrievalTask:
     train: Dataset | None = field(default=None, repr=False)
     pool: np.ndarray | None = field(default=None, repr=False)
     about: str = ""
+    candidate_names: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("queries", "candidates"):
@@ -73,6 +76,7 @@ class RetrievalTask:
             raise ValueError(f"task {self.name!r}: {error}") from None
         if self.pool is not None and (self.relevance[~self.pool] > 0).any():
             raise ValueError(f"task {self.name!r}: a relevant candidate is not in its query's pool")
+        _check_names(self.name, self.candidate_names, shape[1])
         unanswered = np.flatnonzero(self.relevance.max(axis=1) <= 0)
         if len(unanswered):
             raise ValueError(
@@ -85,6 +89,18 @@ class RetrievalTask:
         return (
             f"RetrievalTask({self.name!r}: {len(self.queries):,} queries, "
             f"{len(self.candidates):,} candidates, {n_train:,} training rows)"
+        )
+
+
+def _check_names(task: str, names: Any, n: int) -> None:
+    if names is None:
+        return
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"task {task!r}: candidate_names is not a list of texts: {names!r:.60}")
+    if len(names) != n or len(set(names)) != n:
+        raise ValueError(
+            f"task {task!r}: {len(names)} candidate_names, {len(set(names))} of them different, "
+            f"for {n} candidates; give each candidate a name that no other has"
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from metaembed_lite import checkpoints
 from metaembed_lite.data import find_suite
+from metaembed_lite.data.image_folder import changed_split
 from metaembed_lite.model import build
 from metaembed_lite.recipes.start import continue_from
 from metaembed_lite.settings import check, parameters, parse
@@ -198,7 +199,14 @@ def choose_held_out(
         # An image folder splits its images only if there are training rows. One row is enough.
         n_train = 1 if name == "image_folder" and data.get("n_train") != 0 else 0
         settings = read_suite_settings(name, all_assignments, **{**data, "n_train": n_train})
-        return {"name": name, **settings}, "the test split of the model's training"
+        changed = changed_split(data, settings) if name == "image_folder" else []
+        part = f"the {settings.get('split', 'test')} split of the model's training"
+        if changed:
+            part = (
+                f"not {part}, because of {', '.join(changed)}: it may hold images that the model "
+                "was trained on"
+            )
+        return {"name": name, **settings}, part
     settings = read_suite_settings(name, all_assignments, n_queries=500, n_train=0)
     return {"name": name, **settings}, _describe_other(file, sections["model"], trained_on)
 

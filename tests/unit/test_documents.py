@@ -8,9 +8,11 @@ from pathlib import Path
 import make_book
 import pytest
 import torch
+import typer
 import yaml
 
 from metaembed_lite import checkpoints, load, load_task, maxsim, recipes, save
+from metaembed_lite.cli import app
 from metaembed_lite.model_card import TEMPLATE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +113,24 @@ def test_the_command_line_takes_the_readmes_training_command():
     recipe = recipes.read(name, overrides)
     assert recipe.data["name"] == "image_folder"
     assert "tiny" in recipes.list_names()
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/your_own_data.md"])
+def test_the_command_line_takes_every_command_of_a_page(page):
+    """Options, recipes and settings are checked as the commands check them. Nothing is run."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = "".join(re.findall(r"^```bash\n(.*?)^```$", text, re.M | re.S)).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in blocks.splitlines()]
+    commands = [words[1:] for words in lines if words[:1] == ["metaembed-lite"]]
+    assert {name for name, *_ in commands} >= {"check-data", "train", "evaluate", "index", "serve"}
+    group = typer.main.get_command(app)
+    for name, *arguments in commands:
+        values = group.commands[name].make_context(name, arguments).params
+        if name == "train":
+            recipes.read(values["recipe"], values["overrides"])
+        if name in ("check-data", "evaluate"):
+            assignments = [a for a in values["settings"] or [] if not a.startswith("path=")]
+            recipes.read_suite_settings("image_folder", assignments, path="my-images")
 
 
 def test_the_readmes_five_lines_run():

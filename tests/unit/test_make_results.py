@@ -1,4 +1,4 @@
-"""README and results page show the numbers of the measured JSON, and none is typed by hand."""
+"""The pages show the numbers of the measured JSON, and none is typed by hand."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A copy of the pages, the results and the pretraining log, for the script to work on."""
-    for path in ("README.md", "book/results.md", "book/results", *LOGS):
+    for path in (*PAGES, "book/results", *LOGS):
         source, target = ROOT / path, tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
@@ -33,7 +33,7 @@ def project(tmp_path, monkeypatch):
 
 
 LOGS = [f"metaembed_lite/checkpoints/{name}/pretraining_log.json" for name in checkpoints.BACKBONES]
-PAGES = ["README.md", "book/results.md"]
+PAGES = ["README.md", "book/results.md", "book/your_own_data.md"]
 
 
 def change(project, function, name="findings"):
@@ -44,7 +44,7 @@ def change(project, function, name="findings"):
 
 
 def run(project):
-    """Run the script and return the text of both pages."""
+    """Run the script and return the texts of the pages."""
     make_results.main()
     return [(project / page).read_text() for page in PAGES]
 
@@ -59,7 +59,7 @@ def refusal(project):
     return stop.value.code
 
 
-@pytest.mark.parametrize("page", ["README.md", "book/results.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_a_page_shows_what_the_json_holds(page):
     text = (ROOT / page).read_text()
     assert fill(text, render_blocks()) == text, "run: python book/make_results.py"
@@ -87,7 +87,7 @@ def test_a_suite_or_system_that_nobody_measured_is_not_listed(project):
         result["systems"]["new-system"] = "a new system"
 
     change(project, add)
-    _, results = run(project)
+    _, results, _ = run(project)
     assert "`codesearch`:" in results
     assert not re.search("new-suite|new-system|a new system|not measured:", results, re.IGNORECASE)
 
@@ -130,7 +130,7 @@ def test_a_row_over_more_seeds_names_their_number_and_range(project, system, qua
                 point["p_at_1"] = p_at_1
 
     change(project, add)
-    readme, results = run(project)
+    readme, results, _ = run(project)
     labels = ["MetaEmbed with MMR", "MetaEmbed without MMR"]
     many, one = labels if system == "MMR" else reversed(labels)
     for page, name in ((readme, "results"), (results, "rivals"), (results, "systems")):
@@ -244,7 +244,7 @@ def test_text_from_json_is_never_markup_and_never_a_cell(project):
     change(project, spoil_search, "search")
     change(project, lambda result: result.update(shape=HOSTILE), "efficiency_tiny")
     before = (ROOT / "book/results.md").read_text()
-    readme, results = run(project)
+    readme, results, _ = run(project)
     for page in (readme, results):
         assert "<script" not in page
         assert (
