@@ -31,7 +31,7 @@ from results_tables import (
 )
 from search_tables import render_kills, render_scoring, render_search
 from stickers_aims import render_aims
-from stickers_bytes import PICTURE, plot_bytes, render_bytes
+from stickers_bytes import PICTURE, plot_bytes, render_bytes, summarize_dimensions
 from stickers_cells import find_cells, read_field
 from stickers_rivals import (
     format_comparison,
@@ -100,10 +100,11 @@ def render_picture(findings: dict[str, Any]) -> str:
 
 
 def render_summary(findings: dict[str, Any]) -> str:
-    """Say in two sentences how MetaEmbed compares with its rivals on stickers."""
+    """Say in a few sentences how MetaEmbed compares with its rivals on stickers."""
     if not find_cells(findings):
         return NOT_MEASURED
-    return summarize_rivals(findings) or NOT_MEASURED
+    sentences = summarize_rivals(findings), summarize_dimensions(findings)
+    return " ".join(filter(None, sentences)) or NOT_MEASURED
 
 
 def render_results(findings: dict[str, Any]) -> str:

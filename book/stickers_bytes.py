@@ -1,6 +1,6 @@
 """What each system finds on the suite stickers for the bytes of its index: a figure, in words too.
 
-A line shows the best point of a system with at most so many bytes. So it never falls.
+A line shows the best point of a system with these bytes or fewer. So it never falls.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def render_bytes(findings: dict[str, Any]) -> str:
         return NOT_MEASURED
     parts = [
         "Each line is one system on unseen sheets of stickers, mean over the seeds: the highest "
-        "P@1 that it reaches with at most so many bytes per sheet, in float32.",
+        "P@1 that it reaches with these bytes per sheet or fewer, in float32.",
         f"```{{image}} results/{PICTURE}\n:alt: {describe_lines(table)}\n```",
         describe_best(table),
         describe_dimensions(table),
@@ -134,6 +134,24 @@ def find_best(table: pd.DataFrame, size: float) -> tuple[str, float]:
     fitting = table[table.bytes_per_candidate <= size]
     row = fitting.loc[fitting.p_at_1.idxmax()]
     return str(row.system), float(row.p_at_1)
+
+
+def summarize_dimensions(findings: dict[str, Any]) -> str:
+    """Say in one sentence what short vectors find in the bytes of one long vector."""
+    table = tabulate_bytes(findings)
+    if not {"MMR", "MRL"} <= set(table.system):
+        return ""
+    rows = table[table.system == "MRL"]
+    size = table.bytes_per_candidate[table.system == "MMR"].min()
+    found = rows[rows.bytes_per_candidate == size]
+    if found.empty:
+        return ""
+    label = to_plain_text(rows.label.iloc[0])
+    return (
+        f'For the fewest bytes, cut the vectors and not their number: "{label}" has '
+        f"{found.p_at_1.iloc[0]:.3f} at {size:,.0f} bytes, the size of one vector of MMR. Its "
+        "searches always compare all vectors."
+    )
 
 
 def describe_dimensions(table: pd.DataFrame) -> str:

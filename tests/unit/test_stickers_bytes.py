@@ -2,7 +2,13 @@
 
 import pytest
 from results_tables import MOST_COLUMNS, NOT_MEASURED, format_suite, held_out_points
-from stickers_bytes import DRAWN, plot_bytes, render_bytes, tabulate_bytes
+from stickers_bytes import (
+    DRAWN,
+    plot_bytes,
+    render_bytes,
+    summarize_dimensions,
+    tabulate_bytes,
+)
 from test_stickers_pages import BUDGETS, REAL, make_cell, make_findings, make_point
 
 DIMS = [32, 128]
@@ -52,6 +58,12 @@ def test_the_words_say_who_is_highest_with_and_without_nested_dimensions(finding
     ) in text
     assert "label of MRL 0.10 at 128 to 0.98 at 8,192" in text  # the alternative text
     assert "Their points (1 seed), less those of MMR: -35.0 at 512 bytes" in text
+
+
+def test_one_sentence_says_what_short_vectors_find_in_the_bytes_of_one_long_vector(findings):
+    sentence = summarize_dimensions(findings)
+    assert '"label of MRL" has 0.200 at 512 bytes' in sentence
+    assert summarize_dimensions(make_findings(make_cell("MMR", 0, BUDGETS, [0.5] * 4))) == ""
 
 
 def test_without_a_system_there_is_no_figure():
