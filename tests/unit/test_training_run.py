@@ -412,7 +412,7 @@ def test_a_loss_of_another_model_is_refused(rows):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"steps": 2.0}, {"steps": None}, {"batch_size": "x"}, {"save_steps": 0},
+        {"steps": 2.0}, {"steps": "4"}, {"batch_size": "x"}, {"save_steps": 0},
         {"warmup_steps": -1}, {"seed": "a"}, {"learning_rate": "1e-4"}, {"learning_rate": 0},
         {"fresh_learning_rate": float("nan")},
     ],
