@@ -299,6 +299,16 @@ def test_every_miss_is_listed_with_both_names_and_the_rank():
             assert row.behind == pytest.approx(score[order[0]] - score[right[0]], abs=1e-5)
 
 
+def test_a_tie_with_a_wrong_candidate_is_a_miss_as_in_p_at_1():
+    task = RetrievalTask("tie", ["q"], ["a", "b"], [[0, 1]], candidate_names=["a", "b"])
+    encoded = EncodedTask(task, torch.ones(1, 1, 4), torch.ones(2, 1, 4))
+    misses = find_misses(encoded)
+    assert evaluate(encoded).p_at_1.item() == 0
+    assert misses.to_dict("records") == [
+        {"query": 0, "rank": 2, "right": "b", "found": "a", "behind": 0.0}
+    ]
+
+
 # Which splits hold out what training held out
 
 
