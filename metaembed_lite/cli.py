@@ -9,6 +9,7 @@ metaembed-lite push my-model you/my-model
 metaembed-lite index tiny stickers n_queries=200 --output my-index
 metaembed-lite search my-index "violin, red apple" --budget 4x8
 metaembed-lite serve my-index
+metaembed-lite doctor my-model my-images
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from metaembed_lite import search_commands
+from metaembed_lite import doctor_command, search_commands
 from metaembed_lite.model_folder import files
 
 
@@ -232,6 +233,7 @@ def push(
 app.command()(search_commands.index)
 app.command()(search_commands.search)
 app.command()(search_commands.serve)
+app.command()(doctor_command.doctor)
 
 
 def _format(table: Any) -> str:

@@ -21,11 +21,11 @@ LAYERS = [
     "encoder",
     "losses model loading saving interpretability",
     "baselines evaluation training_run memory",
-    "callbacks mteb_bridge plots",
-    "training explorer drawings",
-    "recipes",
+    "callbacks mteb_bridge plots threshold",
+    "training explorer drawings explanation",
+    "recipes diagnosis",
     "indexing search_app",
-    "search_commands",
+    "doctor_command search_commands",
     "cli",
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer.split()}

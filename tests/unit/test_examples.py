@@ -11,7 +11,11 @@ import pytest
 import metaembed_lite
 
 # The command line shows commands, which its help and the README hold.
-WITHOUT_EXAMPLES = {"metaembed_lite.cli", "metaembed_lite.search_commands"}
+WITHOUT_EXAMPLES = {
+    "metaembed_lite.cli",
+    "metaembed_lite.search_commands",
+    "metaembed_lite.doctor_command",
+}
 
 MODULES = sorted(
     module.name
