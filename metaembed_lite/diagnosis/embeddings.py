@@ -204,14 +204,14 @@ def check_collapse(subject: Subject) -> Finding:
     """
     enough = len(subject.own) >= LEAST_ITEMS
     vectors = subject.own_embeddings if enough else subject.embeddings["document"]
-    source = "your items" if enough else "generated items"
+    source = "of your" if enough else "generated"
     means = [v.float().mean(dim=0) for v in vectors[:MAX_COMPARED] if len(v)]
     if len({v.shape for v in vectors}) == 1:  # every vector counts, not only their mean
         means = [v.float().flatten() for v in vectors[:MAX_COMPARED]]
     unit = torch.nn.functional.normalize(torch.stack(means), dim=1)  # (n, R D)
     n = len(unit)
     cosine = ((unit.sum(dim=0).square().sum() - n) / (n * (n - 1))).item()  # over ordered pairs
-    measured = f"mean cosine {cosine:.3f} between {n:,} of {source}"
+    measured = f"mean cosine {cosine:.3f} between {n:,} {source} items"
     if cosine > COLLAPSED:
         return Finding(
             FAILED,
