@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metaembed_lite.budget import PAPER_BUDGETS, Budget
     from metaembed_lite.data import RetrievalTask, load_task
+    from metaembed_lite.diagnosis import doctor
     from metaembed_lite.evaluation import sweep
+    from metaembed_lite.explanation import explain
     from metaembed_lite.explorer import BudgetExplorer
     from metaembed_lite.index import MetaIndex
     from metaembed_lite.loading import load
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from metaembed_lite.saving import save
     from metaembed_lite.schedule import training_arguments
     from metaembed_lite.scoring import maxsim
+    from metaembed_lite.threshold import choose_threshold
     from metaembed_lite.training import train
 
 __version__ = "0.1.0"
@@ -47,6 +50,9 @@ _MODULES = {  # imported on first use: torch and transformers take seconds
     "PrefixPooling": "pooling",
     "RetrievalTask": "data",
     "build": "model",
+    "choose_threshold": "threshold",
+    "doctor": "diagnosis",
+    "explain": "explanation",
     "load": "loading",
     "load_task": "data",
     "maxsim": "scoring",

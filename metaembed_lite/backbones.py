@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -237,9 +237,7 @@ def describe_adapter(model: nn.Module) -> str | None:
         >>> print(describe_adapter(load("tiny", device="cpu")[0].model)[:65])
         LoRA of rank 32 and alpha 32 on 28 linear layers in 4 of 4 layers
     """
-    from peft.tuners.lora import LoraLayer
-
-    adapted = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    adapted = _adapted(model)
     if not adapted:
         return None
     ranks = sorted({rank for module in adapted.values() for rank in module.r.values()})
@@ -256,6 +254,58 @@ def describe_adapter(model: nn.Module) -> str | None:
         f"LoRA of rank {', '.join(map(str, ranks))} and alpha {', '.join(map(str, alphas))} on "
         f"{len(adapted)} linear layers{layers} of the language model: {', '.join(names)}"
     )
+
+
+class Reach(NamedTuple):
+    """Which layers an adapter reaches, compared with the layers of the language model.
+
+    Attributes:
+        n_layers: layers of the language model.
+        without_attention: numbers of the layers in which no linear layer of attention is adapted.
+        outside: full names of adapted layers that are not in the language model's layers.
+
+    Example:
+        >>> Reach(n_layers=4, without_attention=[3], outside=[]).without_attention
+        [3]
+    """
+
+    n_layers: int
+    without_attention: list[int]
+    outside: list[str]
+
+
+def find_reach(model: nn.Module) -> Reach | None:
+    """Which layers an adapter reaches. None if the language model's layers are not found.
+
+    Args:
+        model: a backbone, with or without an adapter.
+
+    Example:
+        >>> from metaembed_lite import load
+        >>> find_reach(load("tiny", device="cpu")[0].model)
+        Reach(n_layers=4, without_attention=[], outside=[])
+    """
+    located = language_layers(model)
+    if located is None:
+        return None
+    prefix, layers = located
+    outside, reached = [], set()
+    for name in _adapted(model):
+        if not name.startswith(f"{prefix}."):
+            outside.append(name)
+            continue
+        number, _, path = name.removeprefix(f"{prefix}.").partition(".")
+        if any(_plays(part, path) for part in ATTENTION):
+            reached.add(int(number))
+    missing = [number for number in range(len(layers)) if number not in reached]
+    return Reach(len(layers), missing, sorted(outside))
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    """The linear layers that LoRA adapts, by their full names."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def _named_modules_of(part: nn.Module, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

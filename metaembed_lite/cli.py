@@ -10,6 +10,7 @@ metaembed-lite push my-model you/my-model
 metaembed-lite index tiny stickers n_queries=200 --output my-index
 metaembed-lite search my-index "violin, red apple" --budget 4x8
 metaembed-lite serve my-index
+metaembed-lite doctor my-model my-images
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from metaembed_lite import data_commands, search_commands
+from metaembed_lite import data_commands, doctor_command, search_commands
 from metaembed_lite.model_folder import files
 
 if TYPE_CHECKING:
@@ -276,6 +277,7 @@ app.command("check-data")(data_commands.check_data)
 app.command()(search_commands.index)
 app.command()(search_commands.search)
 app.command()(search_commands.serve)
+app.command()(doctor_command.doctor)
 
 
 def _format(table: Any) -> str:

@@ -126,7 +126,7 @@ def precision_at_1(scores: Any, relevance: Any, pool: Any = None) -> float:
         >>> precision_at_1(scores=[[0.9, 0.1], [0.5, 0.5]], relevance=[[1, 0], [1, 0]])
         0.5
     """
-    return _precision_at_1(*_judged(scores, relevance, pool))
+    return _precision_at_1(*check_judged(scores, relevance, pool))
 
 
 def mrr_at_10(scores: Any, relevance: Any, pool: Any = None) -> float:
@@ -139,7 +139,7 @@ def mrr_at_10(scores: Any, relevance: Any, pool: Any = None) -> float:
         >>> mrr_at_10(scores=[[0.9, 0.1]], relevance=[[0, 1]])
         0.5
     """
-    return _mrr_at_10(*_judged(scores, relevance, pool))
+    return _mrr_at_10(*check_judged(scores, relevance, pool))
 
 
 def ndcg_at_5(scores: Any, relevance: Any, pool: Any = None) -> float:
@@ -152,13 +152,22 @@ def ndcg_at_5(scores: Any, relevance: Any, pool: Any = None) -> float:
         >>> round(ndcg_at_5(scores=[[0.9, 0.1]], relevance=[[0, 1]]), 3)
         0.631
     """
-    return _ndcg_at_5(*_judged(scores, relevance, pool))
+    return _ndcg_at_5(*check_judged(scores, relevance, pool))
 
 
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # scores, grades and pool, checked
 
 
-def _judged(scores: Any, relevance: Any, pool: Any) -> Judged:
+def check_judged(scores: Any, relevance: Any, pool: Any = None) -> Judged:
+    """Scores, grades and pool as arrays (Q, N) of one shape. The pool stays None if it is None.
+
+    Arguments and errors are those of ``precision_at_1``.
+
+    Example:
+        >>> scores, grades, pool = check_judged([[2, 1]], [[True, False]])
+        >>> scores.tolist(), grades.tolist(), pool
+        ([[2.0, 1.0]], [[1.0, 0.0]], None)
+    """
     scores = _check_scores(scores)
     grades = as_grades(relevance, scores.shape)
     return scores, grades, None if pool is None else as_pool(pool, scores.shape)

@@ -134,6 +134,19 @@ class ItemTransformer(AdapterTransformer):
             )
         return room - n_appended if length is None else min(room - n_appended, length)
 
+    def count_tokens(self, inputs: Sequence[Any], task: str | None = None) -> list[int]:
+        """Content tokens of each item, before anything is cut. Compare with ``content_limit``.
+
+        Args:
+            inputs: items.
+            task: "query", "document" or None.
+
+        Raises:
+            ItemError: a ValueError that names the item that cannot be read.
+        """
+        rows = self._read(inputs)
+        return [int(_lengths(self._preprocess_whole([row], None, task=task))[0]) for row in rows]
+
     @property
     def reads_images(self) -> bool:
         """Whether the backbone reads images."""

@@ -183,18 +183,22 @@ def _show_found(
         mark_area(ax, corner, edge, edge, is_right=True)
 
 
-def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
+def show_attention(
+    image: Any, maps: ArrayLike, columns: int = 6, titles: Sequence[str] | None = None
+) -> Figure:
     """Show one copy of the image per meta token, overlaid with that token's attention.
 
-    Each map is scaled to its own maximum, which is written above it.
+    Each map is scaled to its own maximum.
 
     Args:
         image: a PIL image, or an array (H, W) or (H, W, 3).
         maps: (R, height, width) weights on a grid over the image.
         columns: images per row. Defaults to 6.
+        titles: R captions above the maps. Defaults to names such as "c1" and the maxima.
 
     Raises:
-        ValueError: if the maps are not (R, height, width), or one of these is 0.
+        ValueError: if the maps are not (R, height, width), or one of these is 0. Also if there are
+            not R titles.
 
     Example:
         >>> fig = show_attention(np.zeros((6, 6)), np.full((2, 3, 3), 0.1))
@@ -206,7 +210,8 @@ def show_attention(image: Any, maps: ArrayLike, columns: int = 6) -> Figure:
         raise ValueError(
             f"maps have shape {weights.shape}: expected (R, height, width), none of them 0"
         )
-    titles = [f"c{i + 1}: {w.max():.2f}" for i, w in enumerate(weights)]
+    if titles is None:
+        titles = [f"c{i + 1}: {w.max():.2f}" for i, w in enumerate(weights)]
     fig = show_boards([image] * len(weights), titles, columns, cells=1)
     height, width = np.asarray(image).shape[:2]
     for ax, weight in zip(fig.axes, weights, strict=False):

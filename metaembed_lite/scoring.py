@@ -122,12 +122,16 @@ def maxsim(
     query_mask: Tensor | None = None,
     candidate_mask: Tensor | None = None,
     products: str = "exact",
+    reduce: str = "sum",
 ) -> Tensor:
     """Every query's late-interaction score with every candidate.
 
     ``s(q, c) = sum over i <= r_q of max over j <= r_c of <q_i, c_j>`` (MetaEmbed, section 3;
-    ColBERT's MaxSim on prefixes). Scores are sums, not means, so normalized vectors give at most
-    r_q.
+    ColBERT's MaxSim on prefixes). Scores are sums, so normalized vectors give at most r_q, and
+    scores at two values of r_q have two scales. ``reduce="mean"`` divides by the number of query
+    vectors, so that normalized vectors give at most 1 at every budget. A ranking does not change.
+    A threshold still needs ``choose_threshold`` per budget, because more candidate vectors raise
+    the maxima.
 
     Args:
         queries: (Q, R_q, D), or Q tensors (R_q, D).
@@ -141,6 +145,8 @@ def maxsim(
         products: "exact", or "bfloat16" to round both sides and each similarity to 8 bits. That
             takes half to a quarter of the time on a CPU with AVX512-BF16, and changes a score by up
             to 0.01 (benchmarks/scoring.py). Sums stay float32. Defaults to "exact".
+        reduce: "sum", or "mean" over the query vectors that ``query_mask`` keeps. A query that
+            keeps none scores 0. Defaults to "sum", as in the paper.
 
     Returns:
         (Q, N) scores. They are float32 for half-precision input, because bf16 sums between 8 and 16
@@ -153,7 +159,7 @@ def maxsim(
             budget that are not finite. Also on scores that overflow, or whole numbers too large to
             be scored exactly. Also on a mask of values other than 0 and 1, a budget beyond R_q or
             R_c, or a candidate without an unmasked vector within the budget. Also on bfloat16
-            products of whole numbers or float64.
+            products of whole numbers or float64, or an unknown ``reduce``.
 
     Example:
         >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # (Q, R_q, D) = (1, 2, 2)
@@ -162,7 +168,10 @@ def maxsim(
         tensor([[2., 1.]])
         >>> maxsim(query, candidates, budget=(1, 1))
         tensor([[1., 1.]])
+        >>> maxsim(query, candidates, reduce="mean")
+        tensor([[1.0000, 0.5000]])
     """
+    check_reduce(reduce)
     queries = _stacked(queries, "queries")
     candidates = _stacked(candidates, "candidates")
     if queries.shape[2] != candidates.shape[2]:
@@ -196,7 +205,27 @@ def maxsim(
             f"{scores[query, candidate].item()}: the embeddings are too large for {dtype}; "
             "L2-normalize them, or pass both as float64"
         )
-    return scores
+    return scores if reduce == "sum" else scores / _query_sizes(queries, query_mask)
+
+
+def check_reduce(reduce: str) -> None:
+    """Check how similarities are reduced to a score: "sum" or "mean".
+
+    Raises:
+        ValueError: on anything else.
+
+    Example:
+        >>> check_reduce("mean")
+    """
+    if reduce not in ("sum", "mean"):
+        raise ValueError(f"reduce={reduce!r}: choose 'sum' or 'mean'")
+
+
+def _query_sizes(queries: Tensor, query_mask: Tensor | None) -> Tensor | int:
+    """How many vectors of each query count: a number, or (Q, 1) of at least 1."""
+    if query_mask is None:
+        return int(queries.shape[1])
+    return query_mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def best_similarities(

@@ -21,12 +21,12 @@ LAYERS = [
     "encoder",
     "losses model loading saving interpretability",
     "baselines evaluation training_run memory provenance",
-    "callbacks validation mteb_bridge plots",
+    "callbacks validation mteb_bridge plots threshold",
     "best_checkpoint",
-    "training explorer drawings",
-    "recipes",
+    "training explorer drawings explanation",
+    "recipes diagnosis",
     "indexing search_app",
-    "data_commands search_commands",
+    "data_commands doctor_command search_commands",
     "cli",
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer.split()}

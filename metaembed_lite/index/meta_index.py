@@ -30,7 +30,7 @@ from metaembed_lite.index.stages import plan, rescore, scan
 from metaembed_lite.index.storage import TABLE, among, commit, connect, is_local
 from metaembed_lite.index.stored import StoredCandidates
 from metaembed_lite.locking import lock
-from metaembed_lite.scoring import as_embeddings
+from metaembed_lite.scoring import as_embeddings, check_reduce
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -321,6 +321,7 @@ class MetaIndex(StoredCandidates):
         prefetch: Sequence[tuple[BudgetLike, int]] = (),
         where: str | None = None,
         nprobes: int | None = None,
+        reduce: str = "sum",
     ) -> pd.DataFrame:
         """The k best candidates for one query.
 
@@ -334,6 +335,8 @@ class MetaIndex(StoredCandidates):
             where: a filter on metadata in SQL, such as ``"year > 2020"``. Defaults to none.
             nprobes: partitions of the ANN index to read. With it, the index of ``build_ann`` does
                 the first stage, at (1, 1). Defaults to none, an exact scan.
+            reduce: "sum", or "mean", which divides each score by the budget's r_q. Then scores of
+                normalized vectors are at most 1 at every budget. Defaults to "sum".
 
         Returns:
             DataFrame with id, score (MaxSim at ``budget``) and the metadata, best first. Equal
@@ -342,11 +345,12 @@ class MetaIndex(StoredCandidates):
 
         Raises:
             ValueError: if the query has another shape or holds NaN, a budget needs more vectors
-                than the index has, ``k`` is below 1, or the filter is not understood.
+                than the index has, ``k`` is below 1, the filter is not understood, or ``reduce`` is
+                unknown.
         """
         queries = as_embeddings(query[None] if isinstance(query, Tensor) else [query], "query")
         return self.search_batch(
-            queries, k, budget, prefetch=prefetch, where=where, nprobes=nprobes
+            queries, k, budget, prefetch=prefetch, where=where, nprobes=nprobes, reduce=reduce
         ).drop(columns="query")
 
     def search_batch(
@@ -358,6 +362,7 @@ class MetaIndex(StoredCandidates):
         prefetch: Sequence[tuple[BudgetLike, int]] = (),
         where: str | None = None,
         nprobes: int | None = None,
+        reduce: str = "sum",
     ) -> pd.DataFrame:
         """The k best candidates for each query, from one scan.
 
@@ -368,6 +373,7 @@ class MetaIndex(StoredCandidates):
         Returns:
             As ``search``, with the number of the query in the first column.
         """
+        check_reduce(reduce)
         columns = self.columns
         stages = plan(columns, k, budget, prefetch)
         queries = self._check_queries(queries)
@@ -383,6 +389,8 @@ class MetaIndex(StoredCandidates):
             found, stats = rescore(snapshot, columns, queries, found, stage)
             all_stats.append(stats)
         results = snapshot.describe(found, self._metadata_names(snapshot.table))
+        if reduce == "mean":
+            results["score"] /= stages[-1].budget.r_q
         results.attrs["stats"] = {
             "bytes_read": sum(stats.bytes_read for stats in all_stats),
             "seconds": time.perf_counter() - start,

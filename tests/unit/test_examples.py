@@ -14,6 +14,7 @@ import metaembed_lite
 WITHOUT_EXAMPLES = {
     "metaembed_lite.cli",
     "metaembed_lite.data_commands",
+    "metaembed_lite.doctor_command",
     "metaembed_lite.search_commands",
 }
 

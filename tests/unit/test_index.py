@@ -135,6 +135,17 @@ def test_a_batch_of_queries_ranks_as_maxsim_does(index, budget):
     assert list(results["query"]) == sorted([*range(7)] * 5)
 
 
+@pytest.mark.parametrize("prefetch", [(), [((1, 1), 50)]])
+def test_a_mean_score_is_the_score_divided_by_the_query_vectors_of_the_budget(index, prefetch):
+    query = unit(1, 4, DIM, seed=1)[0]
+    total = index.search(query, 5, (3, 2), prefetch=prefetch)
+    mean = index.search(query, 5, (3, 2), prefetch=prefetch, reduce="mean")
+    assert mean.id.tolist() == total.id.tolist()
+    np.testing.assert_allclose(mean.score, total.score / 3)
+    with pytest.raises(ValueError, match="reduce='max'"):
+        index.search(query, reduce="max")
+
+
 def test_equal_scores_keep_the_order_in_which_candidates_were_added(tmp_path):
     index = MetaIndex.create(tmp_path / "index", DIM, BUDGETS)
     same = unit(1, 6, DIM).expand(20, 6, DIM)

@@ -434,3 +434,29 @@ def test_a_mask_of_other_values_is_refused_with_the_value(bad):
 def test_anything_but_a_plain_mask_is_refused(bad):
     with pytest.raises(ValueError, match="candidate_mask"):
         maxsim(unit(2, 3, 4), unit(5, 6, 4), candidate_mask=bad)
+
+
+@pytest.mark.parametrize("budget", [None, (2, 3)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_mean_is_the_sum_divided_by_the_query_vectors_that_count(budget, masked):
+    queries, candidates = unit(3, 4, 8), unit(5, 6, 8, seed=1)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]]) if masked else None
+    total = maxsim(queries, candidates, budget, query_mask=mask)
+    mean = maxsim(queries, candidates, budget, query_mask=mask, reduce="mean")
+    r_q = 4 if budget is None else budget[0]
+    for i in range(3):
+        n = int(mask[i, :r_q].sum()) if masked else r_q
+        torch.testing.assert_close(mean[i], total[i] / n if n else torch.zeros(5))
+
+
+def test_normalized_vectors_have_means_of_at_most_1_at_every_budget():
+    vectors = unit(4, 8, 16)
+    for budget in ((1, 1), (4, 8), (8, 8)):
+        scores = maxsim(vectors, vectors, budget, reduce="mean")
+        torch.testing.assert_close(scores.diagonal(), torch.ones(4))
+        assert scores.max() <= 1 + 1e-6
+
+
+def test_an_unknown_reduction_is_named():
+    with pytest.raises(ValueError, match="reduce='max': choose 'sum' or 'mean'"):
+        maxsim(torch.ones(1, 1, 2), torch.ones(1, 1, 2), reduce="max")
