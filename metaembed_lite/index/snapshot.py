@@ -27,7 +27,7 @@ def explained(path: str) -> Iterator[None]:
     """LanceDB's errors as an ``OSError`` of one line that names the index.
 
     Raises:
-        OSError: for every ``RuntimeError``, ``ValueError`` or ``OSError`` inside.
+        OSError: for every error inside, because damaged files can make LanceDB raise any kind.
 
     Example:
         >>> with explained("my-index"):
@@ -38,7 +38,7 @@ def explained(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OSError(f"index {path}: {reason}") from error
 

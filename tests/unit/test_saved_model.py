@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder
 
 from metaembed_lite import build, checkpoints, load, save
+from metaembed_lite.chat_templates import check_template
 from metaembed_lite.model_folder import MARKER, write_marker
-from metaembed_lite.saved_model import check_template
 
 
 @pytest.fixture(scope="module")

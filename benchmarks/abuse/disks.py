@@ -1,0 +1,192 @@
+"""Disks: full ones, read-only ones, and ones that fill while a file is written."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from abuse.tally import Effort, Row
+from abuse.things import BUDGETS, DIM, answer, contents, saved, start, unit
+from metaembed_lite import MetaIndex, load
+
+# Each program takes a folder, fails or not, and prints what its error says.
+WRITERS = {
+    "save to a new folder": "save(small(1), folder / 'new')",
+    "save over a model": "save(small(1), folder / 'model', overwrite=True)",
+    "train": "train(small(1), rows(), steps=2, batch_size=4, save_steps=1, output=folder / 'run')",
+    "train over a model": "train(small(1), rows(), steps=2, batch_size=4, save_steps=1, "
+    "output=folder / 'model', overwrite=True)",
+    "add to an index": "index.add([f'new {i}' for i in range(3000)], unit(3000, 6, DIM))",
+    "upsert": "index.upsert([f'{i}' for i in range(3000)], unit(3000, 6, DIM))",
+    "delete": "index.delete(['0', '1'])",
+    "optimize": "index.optimize()",
+    "a new index": "MetaIndex.create(folder / 'new-index', DIM, BUDGETS)",
+    "write_whole": "write_whole(folder / 'result.json', 'x' * 200_000)",
+}  # fmt: skip
+PROGRAM = """
+import os, resource, signal, sys, traceback
+from pathlib import Path
+from abuse.tally import find_problem
+from abuse.things import BUDGETS, DIM, be_quiet, rows, small, unit
+from metaembed_lite import MetaIndex, save, train
+from metaembed_lite.locking import write_whole
+be_quiet()
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+index = MetaIndex.open(folder / "index")
+rows(), small(1)
+if limit:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+for line in sys.stdin.read().splitlines():
+    sys.stdout.flush()
+    try:
+        exec(line)
+        print("VERDICT done", flush=True)
+    except Exception as error:
+        problem = find_problem(error, [str(folder)])
+        print("VERDICT", "clear" if problem is None else "unclear " + repr(problem), flush=True)
+"""
+
+
+def abuse(effort: Effort, folder: Path) -> list[Row]:
+    """Nothing that was there before may be harmed, and the error names the path."""
+    base = saved(folder)
+    made = [limited(effort, folder, base)]
+    if can_mount(folder):  # as root, on most machines
+        made += [full(effort, folder, base), read_only(effort, folder, base)]
+    return made
+
+
+class Work:
+    """A folder with a model, an index and a result, which writers then change or not."""
+
+    def __init__(self, folder: Path, base: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        shutil.copytree(base, folder / "model")
+        index = MetaIndex.create(folder / "index", DIM, BUDGETS)
+        index.add([str(i) for i in range(50)], unit(50, 6, DIM))
+        (folder / "result.json").write_text("{}")
+        self.ids, self.model = index.ids(), contents(folder / "model")
+
+    def run(self, names: list[str], limit: int = 0) -> dict[str, str]:
+        """The verdict of each writer: "done", "clear" or "unclear", and why. All in one process."""
+        child = start(PROGRAM, self.folder, str(limit), stdin=subprocess.PIPE)
+        output, errors = child.communicate("\n".join(WRITERS[n] for n in names), timeout=300)
+        lines = [line for line in output.splitlines() if line.startswith("VERDICT ")]
+        verdicts = [line.removeprefix("VERDICT ") for line in lines]
+        verdicts += [f"ended: {errors[-300:]}"] * (len(names) - len(verdicts))
+        return dict(zip(names, verdicts, strict=True))
+
+    def find_harm(self, done: set[str]) -> str | None:
+        """What is wrong with what was there before, given the writers that finished."""
+        try:
+            return self._find_harm(done)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _find_harm(self, done: set[str]) -> str | None:
+        index = MetaIndex.open(self.folder / "index")
+        index.check()
+        expected = set(self.ids)
+        if "upsert" in done:
+            expected |= {str(i) for i in range(3000)}
+        if "add to an index" in done:
+            expected |= {f"new {i}" for i in range(3000)}
+        if "delete" in done:
+            expected -= {"0", "1"}
+        if index.ids() != expected:
+            return f"the index holds {len(index)} candidates, not {len(expected)}"
+        now = contents(self.folder / "model")
+        now = {name: data for name, data in now.items() if not name.startswith("checkpoints")}
+        if now != self.model and not {"save over a model", "train over a model"} & done:
+            return "the model has changed"
+        if not answer(load(self.folder / "model", device="cpu")).isfinite().all():
+            return "the model is damaged"
+        text = (self.folder / "result.json").read_text()
+        return None if text in ("{}", "x" * 200_000) else "the result is cut"
+
+
+def judge(row: Row, case: str, verdict: str) -> None:
+    """Count what a writer said."""
+    if verdict in ("done", "clear"):
+        row.survive()
+    elif verdict.startswith("unclear"):
+        row.note_unclear(case, verdict)
+    else:
+        row.fail(case, verdict)
+
+
+def limited(effort: Effort, folder: Path, base: Path) -> Row:
+    """RLIMIT_FSIZE: a file that grows beyond it cannot be written."""
+    sizes = (1, 500, 2000, 8000, 20_000, 60_000, 150_000, 400_000)
+    row = Row("a limit on the size of files: save, train, index, results", len(sizes) * len(WRITERS))
+    for size in sizes[4:5] if effort.is_short else sizes[: effort.count(len(sizes), 1)]:
+        work = Work(folder / f"limited-{size}", base)
+        verdicts = work.run(list(WRITERS), size)
+        for name, verdict in verdicts.items():
+            judge(row, f"{name}, limit {size}", verdict)
+        harm = work.find_harm({name for name, verdict in verdicts.items() if verdict == "done"})
+        if harm:
+            row.fail(f"all writers, limit {size}", harm)
+    return row
+
+
+def can_mount(folder: Path) -> bool:
+    """Whether small disks can be mounted, as root outside of most containers."""
+    try:
+        with small_disk(folder / "probe", "size=1m"):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@contextmanager
+def small_disk(at: Path, options: str) -> Iterator[Path]:
+    """A disk in memory."""
+    at.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)]
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", str(at)], check=True, capture_output=True)
+
+
+def full(effort: Effort, folder: Path, base: Path) -> Row:
+    """A disk with room for a part of what is written."""
+    rooms = (0, 20, 100, 300, 700)  # KiB that are free
+    row = Row("a full disk: save, train, index, results", len(rooms) * len(WRITERS))
+    names = ["save over a model", "add to an index"] if effort.is_short else list(WRITERS)
+    for room in rooms[2:3] if effort.is_short else rooms[: effort.count(len(rooms), 1)]:
+        for name in names:
+            with small_disk(folder / "full", "size=40m") as disk:
+                work = Work(disk / "work", base)
+                free = shutil.disk_usage(disk).free
+                (disk / "filler").write_bytes(bytes(max(0, free - room * 1024)))
+                verdict = work.run([name])[name]
+                (disk / "filler").unlink()
+                harm = work.find_harm({name} if verdict == "done" else set())
+            if harm:
+                row.fail(f"{name}, {room} KiB free", harm)
+            else:
+                judge(row, f"{name}, {room} KiB free", verdict)
+    return row
+
+
+def read_only(effort: Effort, folder: Path, base: Path) -> Row:
+    """A disk that is mounted read-only: every write is refused, loading and searching work."""
+    row = Row("a read-only disk: writes are refused by name, reads work", len(WRITERS) + 2)
+    with small_disk(folder / "read-only", "size=40m") as disk:
+        work = Work(disk / "work", base)
+        before = contents(work.folder)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for name, verdict in work.run(list(WRITERS)).items():
+            judge(row, name, "claims to have written" if verdict == "done" else verdict)
+        row.check("all files", contents(work.folder) == before, "files have changed")
+        harm = work.find_harm(set())
+        row.check("load and search", harm is None, str(harm))
+    return row
