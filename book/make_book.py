@@ -201,7 +201,9 @@ def _build_site(profile: str) -> Path:
     html, stamp = tree / "_build" / "html", tree / "stamps" / "site"
     sources = [tree / "_config.yml", tree / "_toc.yml", *files(tree / "book")]
     sources += [tree / "notebooks" / f"{name}.ipynb" for name in notebooks()]
-    sources_digest = digest([*sources, ROOT / "requirements.lock"], sys.version, repr(MENDED), POLICY)
+    sources_digest = digest(
+        [*sources, ROOT / "requirements.lock"], sys.version, repr(MENDED), POLICY
+    )
     if read_stamp(stamp, 1) == [sources_digest] and (html / "index.html").exists():
         print("   site: unchanged", flush=True)
         return html

@@ -58,7 +58,9 @@ def add_policy(html: str) -> str:
         True
     """
     scripts = [body for attributes, body in SCRIPT.findall(html) if runs_inline(attributes)]
-    handlers = [unescape(first or second) for first, second in HANDLER.findall(SCRIPT.sub("", html))]
+    handlers = [
+        unescape(first or second) for first, second in HANDLER.findall(SCRIPT.sub("", html))
+    ]
     hashes = [f" '{name}'" for name in sorted({hash_source(text) for text in scripts + handlers})]
     if handlers:
         hashes.insert(0, " 'unsafe-hashes'")  # which allows the attributes that are listed

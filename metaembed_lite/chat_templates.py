@@ -67,11 +67,7 @@ def check_template(template: str, file: Path) -> None:
     macros = {macro.name for macro in tree.find_all(nodes.Macro)}
     numbers = _numeric_names(tree)
     for node in tree.find_all(nodes.Node):
-        if (
-            _grows(node, numbers)
-            or _calls_itself(node, macros)
-            or _loop_depth(node) > DEEPEST_LOOP
-        ):
+        if _grows(node, numbers) or _calls_itself(node, macros) or _loop_depth(node) > DEEPEST_LOOP:
             raise ValueError(_refusal(f"{file}, line {node.lineno}"))
     for loops, most in ((1, MOST_COPIES), (LOOPS, MOST_COPIES_IN_LOOPS)):
         try:
@@ -156,7 +152,9 @@ class Copies:
                 if self._count(part) > self.most:
                     return int(node.lineno)
             return None
-        if isinstance(node, nodes.Macro | nodes.With | nodes.FilterBlock | nodes.Scope | nodes.CallBlock):
+        if isinstance(
+            node, nodes.Macro | nodes.With | nodes.FilterBlock | nodes.Scope | nodes.CallBlock
+        ):
             if isinstance(node, nodes.With):
                 for target, value in zip(node.targets, node.values, strict=True):
                     self._assign(target, self._count(value))
@@ -192,7 +190,9 @@ class Copies:
         own = [node for node in body if isinstance(node, nodes.Output)]
         inner = [output for node in body for output in node.find_all(nodes.Output)]
         looping = [node for node in body if isinstance(node, nodes.For)]
-        factor = self._loop_factor(nodes.Scope(body)) * (LONG_LOOP if looping and self.loops > 1 else 1.0)
+        factor = self._loop_factor(nodes.Scope(body)) * (
+            LONG_LOOP if looping and self.loops > 1 else 1.0
+        )
         return factor * sum(self._count(part) for output in own + inner for part in output.nodes)
 
     def _count(self, node: Any) -> float:

@@ -155,12 +155,17 @@ def _load_modules(
                 model_kwargs=dict(model_kwargs),
                 init_defaults={"backbone": str(backbone)} if takes_backbone else None,
             )
-        except (ValueError, OSError):
-            raise
-        except Exception as error:  # what transformers makes of odd configurations
+        except Exception as error:  # transformers raises many classes on odd configurations
+            place, kind = path / entry["path"], type(error).__name__
+            if isinstance(error, ValueError | OSError):
+                if str(error).startswith(str(path)):
+                    raise
+                known = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+                raised = known if isinstance(error, OSError) else ValueError
+                raise raised(f"{place}: {error}") from error
             raise ValueError(
-                f"{path / entry['path']}: {entry['type']} cannot be made from its files "
-                f"({type(error).__name__}: {error}): they are damaged, or of another version"
+                f"{place}: {entry['type']} cannot be made from its files ({kind}: {error}): they "
+                "are damaged, or of another version"
             ) from error
     return modules
 

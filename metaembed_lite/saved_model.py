@@ -171,7 +171,10 @@ def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
                 f"{file} is not a file of at most {LONGEST_TEMPLATE * 4:,} bytes, so it is not "
                 "read as a chat template"
             )
-        yield file, file.read_text(encoding="utf-8", errors="replace")
+        try:
+            yield file, file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise OSError(f"{file} cannot be read: {error.strerror or error}") from error
     for file in sorted(folder.glob("*.json")):
         if file.name not in ("modules.json", "tokenizer.json", "vocab.json"):
             templates = read_json(file).get("chat_template")

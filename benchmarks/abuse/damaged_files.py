@@ -143,5 +143,5 @@ def results(effort: Effort, folder: Path) -> Row:
     for i in range(effort.count(row.planned, 60)):
         file.write_bytes(damage(good, rng))
         call: Callable[[], Any] = lambda: load_result(file)  # noqa: E731
-        row.attempt(f"damage {i}", call, is_right=is_right, names=[str(file)])
+        row.attempt(f"damage {i}", call, is_right=is_right, names=[file.name])
     return row

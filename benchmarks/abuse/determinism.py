@@ -95,7 +95,9 @@ def run_all_twice(effort: Effort) -> Row:
         with client.setup_kernel(env=_environment()):
             for _ in range(2):
                 for i, cell in enumerate(notebook.cells):
-                    if cell.cell_type == "code" and "skip-execution" not in cell.metadata.get("tags", []):
+                    if cell.cell_type == "code" and "skip-execution" not in cell.metadata.get(
+                        "tags", []
+                    ):
                         client.execute_cell(cell, i)
                 outputs.append([_texts(cell) for cell in notebook.cells])
         for i, (once, twice) in enumerate(zip(*outputs, strict=True)):
@@ -115,7 +117,11 @@ def _texts(cell: Any) -> list[str]:
     """The texts that a cell gave, without times, addresses in memory and widgets."""
     texts = []
     for output in cell.get("outputs", []):
-        text = output.get("text") or output.get("data", {}).get("text/plain", "") or output.get("ename", "")
+        text = (
+            output.get("text")
+            or output.get("data", {}).get("text/plain", "")
+            or output.get("ename", "")
+        )
         text = re.sub(r"0x[0-9a-f]+|\d+(\.\d+)? ?(ms|s|µs)\b|IPY_MODEL_\w+", "", "".join(text))
         texts.append(text)
     return texts

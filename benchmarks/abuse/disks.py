@@ -26,6 +26,7 @@ WRITERS = {
     "a new index": "MetaIndex.create(folder / 'new-index', DIM, BUDGETS)",
     "write_whole": "write_whole(folder / 'result.json', 'x' * 200_000)",
 }  # fmt: skip
+SHORT = "save over a model"  # the writer that the short form tries on a full disk
 PROGRAM = """
 import os, resource, signal, sys, traceback
 from pathlib import Path
@@ -123,7 +124,9 @@ def judge(row: Row, case: str, verdict: str) -> None:
 def limited(effort: Effort, folder: Path, base: Path) -> Row:
     """RLIMIT_FSIZE: a file that grows beyond it cannot be written."""
     sizes = (1, 500, 2000, 8000, 20_000, 60_000, 150_000, 400_000)
-    row = Row("a limit on the size of files: save, train, index, results", len(sizes) * len(WRITERS))
+    row = Row(
+        "a limit on the size of files: save, train, index, results", len(sizes) * len(WRITERS)
+    )
     for size in sizes[4:5] if effort.is_short else sizes[: effort.count(len(sizes), 1)]:
         work = Work(folder / f"limited-{size}", base)
         verdicts = work.run(list(WRITERS), size)
@@ -160,8 +163,10 @@ def full(effort: Effort, folder: Path, base: Path) -> Row:
     """A disk with room for a part of what is written."""
     rooms = (0, 20, 100, 300, 700)  # KiB that are free
     row = Row("a full disk: save, train, index, results", len(rooms) * len(WRITERS))
-    names = ["save over a model", "add to an index"] if effort.is_short else list(WRITERS)
-    for room in rooms[2:3] if effort.is_short else rooms[: effort.count(len(rooms), 1)]:
+    names = list(WRITERS)
+    if effort.is_short:
+        rooms, names = rooms[2:3], [SHORT]
+    for room in rooms[: effort.count(len(rooms), 1)]:
         for name in names:
             with small_disk(folder / "full", "size=40m") as disk:
                 work = Work(disk / "work", base)

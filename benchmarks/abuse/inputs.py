@@ -237,7 +237,12 @@ def odd_metrics(effort: Effort) -> Row:
 
     def body(case: tuple[str, str, Any]) -> None:
         name, place, odd = case
-        arguments = {"scores": np.eye(2), "relevance": np.eye(2), "pool": np.ones((2, 2)), place: odd}
+        arguments = {
+            "scores": np.eye(2),
+            "relevance": np.eye(2),
+            "pool": np.ones((2, 2)),
+            place: odd,
+        }
         words = [place, "queries", "candidates"]
         if name == "task":
             del arguments["scores"]
@@ -363,7 +368,9 @@ def mutated_captions(effort: Effort, folder: Path) -> Row:
 def requests(effort: Effort) -> Row:
     """Requests to the search app: any JSON, and any value in any field."""
     row = Row("fields of a search request", 1000)
-    values = st.sampled_from([v for v in ODD if v is None or isinstance(v, str | int | float | list)])
+    values = st.sampled_from(
+        [v for v in ODD if v is None or isinstance(v, str | int | float | list)]
+    )
     values |= st.text(max_size=10) | st.lists(st.text(max_size=4), max_size=3)
     fields = st.dictionaries(st.sampled_from([*FIELDS, "odd"]), values, max_size=4)
 
@@ -422,5 +429,9 @@ def odd_index_arguments(effort: Effort, folder: Path) -> Row:
             index.delete(["x", "y"])
         row.check(f"{place}={odd!r:.80}", index.ids() == before, "the index has changed")
 
-    draw(effort.count(row.planned // 2, 40), st.tuples(st.sampled_from([*calls]), st.sampled_from(ODD)), body)
+    draw(
+        effort.count(row.planned // 2, 40),
+        st.tuples(st.sampled_from([*calls]), st.sampled_from(ODD)),
+        body,
+    )
     return row

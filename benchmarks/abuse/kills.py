@@ -110,7 +110,9 @@ def indexing(effort: Effort, folder: Path) -> Row:
 def tiny_book(folder: Path) -> Path:
     """A clone of the book that has one small chapter and one page."""
     clone = folder / "clone"
-    shutil.copytree(ROOT / "book", clone / "book", ignore=shutil.ignore_patterns("results*", "__pycache__"))
+    shutil.copytree(
+        ROOT / "book", clone / "book", ignore=shutil.ignore_patterns("results*", "__pycache__")
+    )
     for name in ("_config.yml", "requirements.lock"):
         shutil.copy(ROOT / name, clone / name)
     (clone / "_toc.yml").write_text(

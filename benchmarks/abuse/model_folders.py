@@ -197,7 +197,12 @@ def settings() -> Iterator[Change]:
                  "2_Normalize/config.json", "1_Dense/config.json", "processor_config.json"):  # fmt: skip
         for text in ("", "[", "[]", "null", "\udcff", "[" * 100_000, '{"a": 1'):
             yield f"{name} is {text[:9]!r}", "whole", write(name, text), False
-    yield "prompts of numbers", "whole", edit("config_sentence_transformers.json", prompts=[1]), False
+    yield (
+        "prompts of numbers",
+        "whole",
+        edit("config_sentence_transformers.json", prompts=[1]),
+        False,
+    )
 
 
 def modules() -> Iterator[Change]:
@@ -241,10 +246,11 @@ def adapters() -> Iterator[Change]:
         {"rank_pattern": {"(.*.*)*x": 9}}, {"alpha_pattern": {"a": "b"}}, {"loftq_config": {"a": 1}},
         {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 9999]]}, {"bias": "all"},
         {tokens: {"language_model.embed_tokens": ["a"]}}, {tokens: [1]}, {tokens: 3},
-        {tokens: {"language_model.embed_tokens": [10**9]}}, {"task_type": "EVIL"},
+        {tokens: {"language_model.embed_tokens": [10**9]}},
     ]  # fmt: skip
     for value in values:
         yield str(value), "adapter", edit("adapter_config.json", **value), False
+    yield "a task that nobody knows", "adapter", edit("adapter_config.json", task_type="EVIL"), True
     pattern = edit("adapter_config.json", target_modules="(.*.*)*x")
     yield "a pattern that runs for ever", "adapter", pattern, True
     for text in ("", "[]", "{", "\udcff"):
@@ -284,7 +290,9 @@ def weights() -> Iterator[Change]:
     """Weights that do not fit the configuration, in safetensors."""
     from safetensors.torch import load_file, save_file
 
-    def change_tensors(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def change_tensors(
+        name: str, change: Callable[[dict[str, Any]], Any]
+    ) -> Callable[[Path], None]:
         def apply(folder: Path) -> None:
             tensors = load_file(folder / name)
             change(tensors)

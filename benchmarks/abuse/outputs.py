@@ -124,7 +124,11 @@ def paths(effort: Effort, folder: Path) -> Row:
     row = Row("paths that no model may be written to", len(odd))
     for path in odd:
         # check_output first: an attempt that is not refused must not destroy the machine
-        row.attempt(path, lambda path=path: _save_if_safe(Path(path), folder), names=[path, "output", "null"])
+        row.attempt(
+            path,
+            lambda path=path: _save_if_safe(Path(path), folder),
+            names=[path, "output", "/proc"],
+        )
     return row
 
 

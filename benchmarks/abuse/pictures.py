@@ -120,7 +120,12 @@ def bombs(effort: Effort, folder: Path) -> Row:
 
         header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
         data = zlib.compress(bytes(1000))
-        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+        return (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"IDAT", data)
+            + chunk(b"IEND", b"")
+        )
 
     files = {
         "30000 x 30000": png(30000, 30000), "2**31 - 1 wide": png(2**31 - 1, 1),
@@ -166,5 +171,7 @@ def objects(effort: Effort, folder: Path) -> Row:
     row = Row("objects that are no items, such as BytesIO, int64 and tensors", 2 * len(odd))
     for name, item in odd.items():
         for encode in (tiny().encode_document, tiny().encode_query):
-            row.attempt(name, lambda item=item, encode=encode: encode(["violin", item]), names=["item 1"])
+            row.attempt(
+                name, lambda item=item, encode=encode: encode(["violin", item]), names=["item 1"]
+            )
     return row

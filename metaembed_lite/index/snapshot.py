@@ -43,6 +43,15 @@ def explained(path: str) -> Iterator[None]:
         raise OSError(f"index {path}: {reason}") from error
 
 
+class FilterError(ValueError):
+    """A filter that LanceDB does not understand.
+
+    Example:
+        >>> str(FilterError("where='color =': ..."))
+        "where='color =': ..."
+    """
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A table that stays at one version, whatever other processes write.
@@ -70,7 +79,7 @@ class Snapshot:
         """Check that LanceDB understands the filter.
 
         Raises:
-            ValueError: naming the filter, and the columns that there are.
+            FilterError: a ValueError that names the filter, and the columns that there are.
         """
         if self.where is None:
             return
@@ -78,7 +87,7 @@ class Snapshot:
             self.table.search().where(self.where).select(["id"]).limit(1).to_batches()
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"where={self.where!r}: {reason}") from error
+            raise FilterError(f"where={self.where!r}: {reason}") from error
 
     def scan(self, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows that pass the filter, with ``_rowid``, in batches."""

@@ -75,9 +75,7 @@ def plan(
         raise ValueError(f"prefetch={prefetch!r:.80}: give a list of {PAIRS}")
     for entry in prefetch:
         if not isinstance(entry, Sequence) or len(entry) != 2 or isinstance(entry, str):
-            raise ValueError(
-                f"prefetch holds {entry!r}: give {PAIRS}"
-            )
+            raise ValueError(f"prefetch holds {entry!r}: give {PAIRS}")
         stages.append(Stage(as_budget(entry[0]), whole_number(entry[1], "prefetch: candidates")))
     last = full if budget is None else as_budget(budget)
     if columns.rescore and not stages:

@@ -14,6 +14,8 @@ from filelock import FileLock
 
 from metaembed_lite import MetaIndex
 from metaembed_lite.index import meta_index
+from metaembed_lite.index.header import Header
+from metaembed_lite.index.meta_index import VERSION
 
 ROOT = Path(__file__).parents[2]
 BUDGETS = [(1, 1), (2, 3), (4, 6)]
@@ -253,6 +255,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(PermissionError, match=f"this folder cannot be written.*{tmp_path}"):
         MetaIndex.create(tmp_path / "index", DIM, BUDGETS)
+
+
+def test_an_index_without_its_newest_version_is_not_taken_for_an_older_one(index):
+    """LanceDB would open the version before, which holds fewer candidates."""
+    index.add(["one more"], unit(1, 6, DIM))
+    versions = sorted(Path(index.path).glob("*.lance/_versions/*"))  # numbered downwards
+    versions[0].unlink()
+    with pytest.raises(OSError, match="missing or damaged"):
+        len(MetaIndex.open(index.path))
+
+
+def test_an_index_without_a_record_of_its_version_opens(index):
+    (Path(index.path) / VERSION).unlink()
+    assert len(MetaIndex.open(index.path)) == 3
+
+
+def test_a_damaged_header_is_named():
+    with pytest.raises(ValueError, match=r"index here: .*KeyError.*damaged"):
+        Header.from_json('{"format": 1}', "here")
 
 
 def test_damaged_vectors_are_found_and_named(index):

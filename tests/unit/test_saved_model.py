@@ -365,7 +365,11 @@ def test_no_pattern_of_a_checkpoint_is_run(hostile, saved):
         "{% set r = range %}{{ r(99999) }}", "{% set f='%50000000s' %}{{ f % 'a' }}",
         "{{ lipsum(n=1000000) }}", "{{ ['a']|batch(500000000, 'x')|list }}",
         "{{ ['a']|map('center', 50000000)|list }}", "{{ 'a'|tojson(indent=50000000) }}",
-        "{{ 'a'|slice(500000000)|list }}",
+        "{{ 'a'|slice(500000000)|list }}", "{% set f = '%*d' %}{{ f % (999999999, 1) }}",
+        "{% set a = 'aa' %}" + "{% set a = a ~ a %}" * 30, "{{ '\"\"'" + "|tojson" * 30 + " }}",
+        "{% set n = namespace(s='A') %}{% for c in m %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "{% macro d(x) %}{{ x }}{{ x }}{% endmacro %}{{ " + "d(" * 30 + "'a'" + ")" * 30 + " }}",
+        "{% set a = 'aaaa' %}" + "{% set a = a|join(a) %}" * 5,
     ],
     ids=lambda text: text[:30],
 )  # fmt: skip
@@ -386,6 +390,9 @@ def test_chat_templates_in_use_are_not_refused():
         "{%- for m in messages %}{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
         "{{ raise_exception('roles must alternate') }}{% endif %}{% generation %}{{ m['content'] | "
         "trim }}{% endgeneration %}{% if loop.last %}{% break %}{% endif %}{% endfor %}",
+        "{%- set n = namespace(i=0, text='') %}{%- for m in messages %}{%- for p in m['content'] %}"
+        "{%- set n.text = n.text ~ p['text'] ~ '\\n' %}{%- set n.i = n.i + 1 %}{%- endfor %}{%- set t ="
+        " n.text.split('</think>')[-1].lstrip('\\n') %}{{ t if n.i % 2 else t|tojson }}{%- endfor %}",
     ]
     for template in used:
         check_template(template, Path("chat_template.jinja"))
