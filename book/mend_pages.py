@@ -48,7 +48,7 @@ def mend_page(html: str) -> str:
 
 
 def add_policy(html: str) -> str:
-    """Add a Content-Security-Policy that allows the inline scripts of a finished page, and no others.
+    """Add a Content-Security-Policy that allows the inline scripts of a finished page only.
 
     Example:
         >>> page = add_policy('<head><meta charset="utf-8"><script>start()</script></head>')

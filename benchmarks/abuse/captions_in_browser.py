@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import uvicorn
 from browser import find_chromium
 from mend_pages import mend_page
@@ -27,7 +28,8 @@ PAYLOADS = [
     f"<script>{RUN}</script>", f"</script><img src=x onerror={RUN}>", f"<img src=x onerror={RUN}>",
     f'"><svg onload={RUN}>', f"'-{RUN}-'", f"javascript:{RUN}", f"</style><script>{RUN}</script>",
     f"<!--<script>{RUN}//-->", f"${{{RUN}}}`", f"<iframe srcdoc='<script>parent.{RUN}</script>'>",
-    f"\u2028{RUN}//\u2029", f"<a href=javascript:{RUN}>a</a>", f"]]></noscript><script>{RUN}</script>",
+    f"\u2028{RUN}//\u2029", f"<a href=javascript:{RUN}>a</a>",
+    f"]]></noscript><script>{RUN}</script>",
     "<link rel=stylesheet href=http://evil.test/a.css><base href=http://evil.test/>",
 ]  # fmt: skip
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -133,8 +135,6 @@ def search_page(effort: Effort, folder: Path, page: Page) -> Row:
         folder / name, 128, [(1, 1), (8, 16)], model=model, model_name=name, credit=PAYLOADS[1]
     )
     ids = ["".join(c for c in payload if c.isprintable()) for payload in PAYLOADS]
-    import pandas as pd
-
     metadata = pd.DataFrame({"text": PAYLOADS, "note": PAYLOADS})
     index.add_from(model, PAYLOADS, ids, metadata, progress=False)
     with running(create_app(Searcher(index, model))) as address:

@@ -2,68 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import torch
 from nbclient import NotebookClient
 
 from abuse.tally import Effort, Row
-from abuse.things import ROOT, start
-
-# Prints a hash per value. Values are named, so that a difference has a name.
-PROGRAM = """
-import hashlib, json, os, sys
-import torch
-torch.set_num_threads(int(sys.argv[1]))
-from abuse.things import be_quiet, small, tiny, rows
-from metaembed_lite import load_task, maxsim, sweep, train
+from abuse.things import ROOT, be_quiet, environment, rows, small, start, tiny
+from metaembed_lite import items, load_task, maxsim, sweep, train
 from metaembed_lite.data import SUITES
-be_quiet()
-values = {}
-def keep(name, tensor):
-    values[name] = hashlib.sha256(torch.as_tensor(tensor).contiguous().numpy().tobytes()).hexdigest()
-names = [n for n in SUITES if n not in ("image_folder", "mmeb")][:int(sys.argv[2])]
-for name in names:
-    task = load_task(name, n_queries=6, n_train=6)
-    values[name] = hashlib.sha256(repr([q if isinstance(q, str) else str(q)[:9] for q in task.queries]).encode()
-        + task.relevance.tobytes() + repr(task.train[0]["query"])[:40].encode()[:1]).hexdigest()
-task = load_task("stickers", n_queries=6, n_train=0)
-queries = torch.stack(tiny().encode_query(task.queries)).cpu()
-candidates = torch.stack(tiny().encode_document(task.candidates, batch_size=4)).cpu()
-keep("queries", queries); keep("candidates", candidates); keep("maxsim", maxsim(queries, candidates))
-keep("ranking", maxsim(queries, candidates).argsort(dim=1, descending=True))
-table = sweep(tiny(), task)
-keep("sweep", table[["p_at_1", "ndcg_at_5", "mrr_at_10"]].to_numpy())
-for name, more in (("train", {}), ("train cached", {"mini_batch_size": 2})):
-    model = small()
-    curve = train(model, rows(), steps=2, batch_size=4, log_steps=1, **more)
-    keep(name, torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]))
-    keep(name + ", loss", curve.loss.to_numpy())
-print("VALUES" + json.dumps(values))
-"""
+
 ALL_SUITES = 99
-SAME_IN_ANY_NUMBER_OF_THREADS = ("ranking", "sweep")
+NEED_DATA = ("image_folder", "mmeb")  # suites of files that are not in the repository
+THREADS_MAY_CHANGE = ("queries", "candidates", "maxsim", "train")  # sums in another order
 NOTEBOOKS = ("02_late_interaction", "03_meta_tokens")
 
 
 def abuse(effort: Effort, folder: Path) -> list[Row]:
     """Two processes, two numbers of threads, two runs in one kernel."""
-    return [processes(effort), run_all_twice(effort)]
+    rows = [processes(effort)]
+    return rows if effort.is_short else [*rows, run_all_twice(effort)]
 
 
-def measure(threads: int, suites: int, seed: int) -> dict[str, str]:
-    """The hashes that a new process prints. Its hashes of texts are seeded differently."""
-    program = f"import os\nos.environ['PYTHONHASHSEED'] = '{seed}'\n{PROGRAM}"
-    child = start(program, str(threads), str(suites))
+def measure(threads: int, n_suites: int, hash_seed: int) -> dict[str, str]:
+    """The hashes that a new process computes. Python's own hashes are seeded differently there."""
+    program = f"from abuse.determinism import print_hashes; print_hashes({threads}, {n_suites})"
+    child = start(program, PYTHONHASHSEED=str(hash_seed))
     output, errors = child.communicate()
-    line = next((line for line in output.splitlines() if line.startswith("VALUES")), None)
-    if line is None:
+    if child.returncode:
         raise RuntimeError(errors[-1000:])
-    values: dict[str, str] = json.loads(line.removeprefix("VALUES"))
+    values: dict[str, str] = json.loads(output.splitlines()[-1])
     return values
+
+
+def print_hashes(threads: int, n_suites: int) -> None:
+    """Print a hash per value, by name, so that a difference has a name."""
+    be_quiet()
+    torch.set_num_threads(threads)
+    hashes = {}
+    for name in [name for name in SUITES if name not in NEED_DATA][:n_suites]:
+        hashes[f"suite {name}"] = hash_task(load_task(name, n_queries=6, n_train=6))
+    task = load_task("stickers", n_queries=6, n_train=0)
+    queries = torch.stack(tiny().encode_query(task.queries))
+    candidates = torch.stack(tiny().encode_document(task.candidates, batch_size=4))
+    scores = maxsim(queries, candidates)
+    table = sweep(tiny(), task)
+    values = {
+        "queries": queries, "candidates": candidates, "maxsim": scores,
+        "ranking": scores.argsort(dim=1, descending=True),
+        "sweep": torch.tensor(table[["p_at_1", "ndcg_at_5", "mrr_at_10"]].to_numpy()),
+    }  # fmt: skip
+    for name, settings in (("train", {}), ("train, cached", {"mini_batch_size": 2})):
+        model = small()
+        with contextlib.redirect_stdout(io.StringIO()):
+            curve = train(model, rows(), steps=2, batch_size=4, log_steps=1, **settings)
+        trained = [p.detach().flatten() for p in model.parameters() if p.requires_grad]
+        values |= {name: torch.cat(trained), f"{name}, loss": torch.tensor(curve.loss.to_numpy())}
+    hashes |= {name: hash_bytes(value.cpu().numpy().tobytes()) for name, value in values.items()}
+    print(json.dumps(hashes))
+
+
+def hash_task(task: Any) -> str:
+    """A hash of all items and grades of a task."""
+    trained = [item for row in task.train for item in (row["query"], row["positive"])]
+    keys = [items.key(items.read(item)) for item in [*task.queries, *task.candidates, *trained]]
+    return hash_bytes(repr(keys).encode() + task.relevance.tobytes())
+
+
+def hash_bytes(data: bytes) -> str:
+    """The SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def processes(effort: Effort) -> Row:
@@ -75,7 +90,7 @@ def processes(effort: Effort) -> Row:
         row.check(f"{name}, two processes", second[name] == value, "it differs")
     if not effort.is_short:
         threads = measure(2, suites, 3)
-        for name in [n for n in first if n in SAME_IN_ANY_NUMBER_OF_THREADS or "/" in n]:
+        for name in [n for n in first if not n.startswith(THREADS_MAY_CHANGE)]:
             row.check(f"{name}, two threads", threads[name] == first[name], "it differs")
     row.planned = row.tried
     return row
@@ -84,7 +99,7 @@ def processes(effort: Effort) -> Row:
 def run_all_twice(effort: Effort) -> Row:
     """Run All, and again in the same kernel: no error, and the same texts."""
     row = Row("Run All twice in one kernel: every output of text is the same", 0)
-    for name in NOTEBOOKS[: effort.count(2, 0)]:
+    for name in NOTEBOOKS[: effort.count(2, 1)]:
         path = ROOT / "notebooks" / f"{name}.ipynb"
         notebook = nbformat.read(path, as_version=4)
         client = NotebookClient(
@@ -92,7 +107,7 @@ def run_all_twice(effort: Effort) -> Row:
             resources={"metadata": {"path": str(path.parent)}},
         )  # fmt: skip
         outputs: list[list[Any]] = []
-        with client.setup_kernel(env=_environment()):
+        with client.setup_kernel(env=environment() | {"METAEMBED_PROFILE": "smoke"}):
             for _ in range(2):
                 for i, cell in enumerate(notebook.cells):
                     if cell.cell_type == "code" and "skip-execution" not in cell.metadata.get(
@@ -105,12 +120,6 @@ def run_all_twice(effort: Effort) -> Row:
                 row.check(f"{name}, cell {i}", once == twice, f"{once} then {twice}")
     row.planned = row.tried
     return row
-
-
-def _environment() -> dict[str, str]:
-    from abuse.things import environment
-
-    return environment() | {"METAEMBED_PROFILE": "smoke"}
 
 
 def _texts(cell: Any) -> list[str]:

@@ -2,54 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import resource
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from abuse.tally import Effort, Row
-from abuse.things import BUDGETS, DIM, answer, contents, saved, start, unit
-from metaembed_lite import MetaIndex, load
-
-# Each program takes a folder, fails or not, and prints what its error says.
-WRITERS = {
-    "save to a new folder": "save(small(1), folder / 'new')",
-    "save over a model": "save(small(1), folder / 'model', overwrite=True)",
-    "train": "train(small(1), rows(), steps=2, batch_size=4, save_steps=1, output=folder / 'run')",
-    "train over a model": "train(small(1), rows(), steps=2, batch_size=4, save_steps=1, "
-    "output=folder / 'model', overwrite=True)",
-    "add to an index": "index.add([f'new {i}' for i in range(3000)], unit(3000, 6, DIM))",
-    "upsert": "index.upsert([f'{i}' for i in range(3000)], unit(3000, 6, DIM))",
-    "delete": "index.delete(['0', '1'])",
-    "optimize": "index.optimize()",
-    "a new index": "MetaIndex.create(folder / 'new-index', DIM, BUDGETS)",
-    "write_whole": "write_whole(folder / 'result.json', 'x' * 200_000)",
-}  # fmt: skip
-SHORT = "save over a model"  # the writer that the short form tries on a full disk
-PROGRAM = """
-import os, resource, signal, sys, traceback
-from pathlib import Path
-from abuse.tally import find_problem
-from abuse.things import BUDGETS, DIM, be_quiet, rows, small, unit
-from metaembed_lite import MetaIndex, save, train
+from abuse.tally import Effort, Row, find_problem
+from abuse.things import (
+    BUDGETS,
+    DIM,
+    answer,
+    be_quiet,
+    contents,
+    rows,
+    saved,
+    small,
+    start,
+    unit,
+)
+from metaembed_lite import MetaIndex, load, save, train
 from metaembed_lite.locking import write_whole
-be_quiet()
-folder, limit = Path(sys.argv[1]), int(sys.argv[2])
-index = MetaIndex.open(folder / "index")
-rows(), small(1)
-if limit:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-for line in sys.stdin.read().splitlines():
-    sys.stdout.flush()
-    try:
-        exec(line)
-        print("VERDICT done", flush=True)
-    except Exception as error:
-        problem = find_problem(error, [str(folder)])
-        print("VERDICT", "clear" if problem is None else "unclear " + repr(problem), flush=True)
-"""
+
+SETTINGS = {"steps": 2, "batch_size": 4, "save_steps": 1}
+MORE = 3000  # candidates
+
+
+def train_to(output: Path, **modes: bool) -> None:
+    """Train a new model into a folder."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(small(1), rows(), output=output, **SETTINGS, **modes)
+
+
+WRITERS: dict[str, Callable[[Path, MetaIndex], Any]] = {
+    "save to a new folder": lambda folder, index: save(small(1), folder / "new"),
+    "save over a model": lambda folder, index: save(small(1), folder / "model", overwrite=True),
+    "train": lambda folder, index: train_to(folder / "run"),
+    "train over a model": lambda folder, index: train_to(folder / "model", overwrite=True),
+    "add to an index": lambda folder, index: index.add(
+        [f"new {i}" for i in range(MORE)], unit(MORE, 6, DIM)
+    ),
+    "upsert": lambda folder, index: index.upsert(list(map(str, range(MORE))), unit(MORE, 6, DIM)),
+    "delete": lambda folder, index: index.delete(["0", "1"]),
+    "optimize": lambda folder, index: index.optimize(),
+    "a new index": lambda folder, index: MetaIndex.create(folder / "new-index", DIM, BUDGETS),
+    "write_whole": lambda folder, index: write_whole(folder / "result.json", "x" * 200_000),
+}
+SHORT = "save over a model"  # the writer that the short form tries on a full disk
+RUN = "import sys; from abuse.disks import run_writers; run_writers(*sys.argv[1:])"
+
+
+def run_writers(path: str, limit: str, *names: str) -> None:
+    """Run some of ``WRITERS`` in a folder, and print a verdict for each."""
+    be_quiet()
+    folder = Path(path)
+    index = MetaIndex.open(folder / "index")
+    rows(), small(1)  # what is read at first use
+    if int(limit):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+    for name in names:
+        try:
+            WRITERS[name](folder, index)
+            verdict = "done"
+        except Exception as error:
+            problem = find_problem(error, [path])
+            verdict = "clear" if problem is None else f"unclear {problem!r}"
+        print("VERDICT", verdict, flush=True)
 
 
 def abuse(effort: Effort, folder: Path) -> list[Row]:
@@ -75,8 +99,8 @@ class Work:
 
     def run(self, names: list[str], limit: int = 0) -> dict[str, str]:
         """The verdict of each writer: "done", "clear" or "unclear", and why. All in one process."""
-        child = start(PROGRAM, self.folder, str(limit), stdin=subprocess.PIPE)
-        output, errors = child.communicate("\n".join(WRITERS[n] for n in names), timeout=300)
+        child = start(RUN, self.folder, str(limit), *names)
+        output, errors = child.communicate(timeout=600)
         lines = [line for line in output.splitlines() if line.startswith("VERDICT ")]
         verdicts = [line.removeprefix("VERDICT ") for line in lines]
         verdicts += [f"ended: {errors[-300:]}"] * (len(names) - len(verdicts))
@@ -94,9 +118,9 @@ class Work:
         index.check()
         expected = set(self.ids)
         if "upsert" in done:
-            expected |= {str(i) for i in range(3000)}
+            expected |= {str(i) for i in range(MORE)}
         if "add to an index" in done:
-            expected |= {f"new {i}" for i in range(3000)}
+            expected |= {f"new {i}" for i in range(MORE)}
         if "delete" in done:
             expected -= {"0", "1"}
         if index.ids() != expected:

@@ -60,7 +60,7 @@ while True:
     for model in models:
         save(model, sys.argv[1], overwrite=True)
         print("saved", flush=True)
-"""
+"""  # two models, again and again
 
 
 def saving(effort: Effort, folder: Path) -> Row:
@@ -125,8 +125,8 @@ def tiny_book(folder: Path) -> Path:
     cells = [
         {"cell_type": "markdown", "id": "t", "metadata": {}, "source": "# One\n\nA chapter."},
         *(
-            {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "source": f"{i} + 1",
-             "execution_count": None}
+            {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [],
+             "source": f"{i} + 1", "execution_count": None}
             for i in range(BUILD_CELLS)
         ),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Model folders: what a hostile checkpoint may hold. Loading it runs no code, and writes nothing."""
+"""Model folders of an attacker. Loading one runs no code, and writes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from abuse.tally import Effort, Row
-from abuse.things import answer, saved, small
+from abuse.things import answer, saved
 from metaembed_lite import load, save
 from metaembed_lite.model_folder import MARKER, write_marker
 
@@ -38,7 +38,7 @@ GROWING = (  # a template that gives a text of a gigabyte, or runs for minutes
     "{% set f = '%' ~ '999999999s' %}{{ f % 'a' }}",
     "{% set a = 'aaaa' %}" + "{% set a = '%s%s'|string % (a, a) %}" * 28 + "{{ a }}",
     "{% set a = 'aaaa' %}" + "{% set a = [a, a]|join %}" * 28 + "{{ a }}",
-    "{% set a = 'aaaa' %}" + "{% filter string %}{% endfilter %}{% set a = a ~ (a if a else a) %}" * 28,
+    "{% set a = 'aaaa' %}" + "{% set a = a ~ (a if a else a) %}" * 28 + "{{ a }}",
 )  # fmt: skip
 
 
@@ -53,16 +53,16 @@ class Payload:
 
 
 def abuse(effort: Effort, folder: Path) -> list[Row]:
-    """Copies of two saved models, one change each, with a marker that fits, as an attacker has it."""
+    """Copies of two saved models, one change each. An attacker writes a marker that fits."""
     bench = Bench(folder)
     return [
         bench.run("pickles in place of weights or next to them", list(pickles(bench)), effort, 6),
         bench.run("settings that run code, write files or fetch", list(settings()), effort, 12),
         bench.run("lists of modules: classes, paths, names", list(modules()), effort, 6),
         bench.run("adapters: patterns, ranks, other backbones", list(adapters()), effort, 6),
-        bench.run("chat templates that fill memory or time", list(templates()), effort, len(GROWING)),
+        bench.run("chat templates that fill memory or time", list(templates()), effort, 30),
         bench.run("links, devices and pipes in place of files", list(links()), effort, 4),
-        bench.run("weights missing, renamed, of NaN, or of another shape", list(weights()), effort, 5),
+        bench.run("weights missing, renamed, NaN, of another shape", list(weights()), effort, 5),
     ]  # fmt: skip
 
 
@@ -93,9 +93,10 @@ class Bench:
             change(copy)
             if not any(path.is_symlink() or path.is_fifo() for path in copy.rglob("*")):
                 write_marker(copy)
+            right = self.right[name] if may_load else None
             row.attempt(
                 case, lambda copy=copy: answer(load(copy, device="cpu")), names=[str(copy)],
-                is_right=lambda got, name=name, ok=may_load: ok and torch.equal(got, self.right[name]),
+                is_right=lambda got, right=right: right is not None and torch.equal(got, right),
                 seconds=30,
             )  # fmt: skip
             if self.marker.exists() or (self.folder / "written").exists():
@@ -193,8 +194,10 @@ def settings() -> Iterator[Change]:
         yield f"{file}: auto_map", "adapter", edit(file, **code), True
     call = {"text": {"method": "save_pretrained", "method_output_name": None}}
     yield "a method of the model", "whole", edit(TRANSFORMER, modality_config=call), False
-    for name in (TRANSFORMER, "config_sentence_transformers.json", "tokenizer_config.json",
-                 "2_Normalize/config.json", "1_Dense/config.json", "processor_config.json"):  # fmt: skip
+    for name in (
+        TRANSFORMER, "config_sentence_transformers.json", "tokenizer_config.json",
+        "2_Normalize/config.json", "1_Dense/config.json", "processor_config.json",
+    ):  # fmt: skip
         for text in ("", "[", "[]", "null", "\udcff", "[" * 100_000, '{"a": 1'):
             yield f"{name} is {text[:9]!r}", "whole", write(name, text), False
     yield (
@@ -243,7 +246,8 @@ def adapters() -> Iterator[Change]:
         {"modules_to_save": ["visual"]}, {"use_dora": True}, {"base_model_name_or_path": None},
         {"base_model_name_or_path": 7}, {"base_model_name_or_path": "/etc"},
         {"base_model_name_or_path": "."}, {"base_model_name_or_path": "no/such"},
-        {"rank_pattern": {"(.*.*)*x": 9}}, {"alpha_pattern": {"a": "b"}}, {"loftq_config": {"a": 1}},
+        {"rank_pattern": {"(.*.*)*x": 9}}, {"alpha_pattern": {"a": "b"}},
+        {"loftq_config": {"a": 1}},
         {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 9999]]}, {"bias": "all"},
         {tokens: {"language_model.embed_tokens": ["a"]}}, {tokens: [1]}, {tokens: 3},
         {tokens: {"language_model.embed_tokens": [10**9]}},

@@ -153,9 +153,10 @@ def indexes(effort: Effort, folder: Path) -> Row:
                 "tiny", s, folder / n, ["n_queries=2"], progress=False), names=[name],
         )  # fmt: skip
     for source in ("empty", "missing", "a file"):
+        at = str(folder / source)
         row.attempt(
             f"build_index of {source}", names=[source],
-            call=lambda s=source: build_index("tiny", str(folder / s), folder / "new", progress=False),
+            call=lambda at=at: build_index("tiny", at, folder / "new", progress=False),
         )  # fmt: skip
     row.attempt("open where none is", lambda: MetaIndex.open(folder / "new"), names=["new"])
     same = {name: contents(folder / name) for name in before} == before

@@ -50,11 +50,11 @@ def modes(effort: Effort) -> Row:
         "uint8 array": (gradient(40, 30), rgb, 0), "float array": (gradient(40, 30) / 255, rgb, 1),
         "uint16 array": (gradient(40, 30).astype(np.uint16) * 257, rgb, 1),
         "(H, W, 1)": (np.asarray(gray)[:, :, None], gray, 0),
-        "a turned array": (gradient(30, 40).transpose(1, 0, 2), None, 0),
-        "a reversed array": (gradient(40, 30)[::-1], rgb.transpose(Image.Transpose.FLIP_TOP_BOTTOM), 0),
     }  # fmt: skip
-    turned = Image.fromarray(np.ascontiguousarray(gradient(30, 40).transpose(1, 0, 2)))
-    cases["a turned array"] = (cases["a turned array"][0], turned, 0)
+    flipped = rgb.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    turned = rgb.transpose(Image.Transpose.TRANSPOSE)
+    cases["a reversed array"] = (gradient(40, 30)[::-1], flipped, 0)
+    cases["a turned array"] = (gradient(40, 30).transpose(1, 0, 2), turned, 0)
     row = Row("pictures of every mode and type of array, against their RGB form", len(cases) + 8)
     for name, (source, expected, most) in cases.items():
         row.attempt(
@@ -62,8 +62,9 @@ def modes(effort: Effort) -> Row:
             is_right=lambda got, expected=expected, most=most: is_near(got, expected, most),
         )  # fmt: skip
     for size in ((1, 1), (1, 3000), (3000, 1), (2, 2), (7, 5), (500, 3), (640, 480), (49, 47)):
+        image = Image.fromarray(gradient(*size))
         row.attempt(
-            f"size {size}", lambda size=size: tiny().encode_document(Image.fromarray(gradient(*size))),
+            f"size {size}", lambda image=image: tiny().encode_document(image),
             is_right=lambda v: bool(torch.isfinite(v).all()),
             names=["item 0"],
         )  # fmt: skip
@@ -155,7 +156,8 @@ def objects(effort: Effort, folder: Path) -> Row:
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9)).save(buffer, "PNG")
     odd: dict[str, Any] = {
-        "BytesIO": buffer, "an open file": (folder / "file").open("wb"), "int64": np.ones((9, 9), int),
+        "BytesIO": buffer, "an open file": (folder / "file").open("wb"),
+        "int64": np.ones((9, 9), int),
         "int32": np.ones((9, 9, 3), np.int32), "complex": np.ones((9, 9), complex), "NaN":
         np.full((9, 9), np.nan), "above 1": np.full((9, 9), 7.5), "objects": np.array([[None]]),
         "texts": np.array(["a"]), "no pixels": np.zeros((0, 9), np.uint8), "channels first":

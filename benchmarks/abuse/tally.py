@@ -36,7 +36,8 @@ class Effort:
         is_short: the form for ``make test``. Defaults to False.
 
     Example:
-        >>> [effort.count(1000, short=5) for effort in (Effort(), Effort(0.1), Effort(is_short=True))]
+        >>> efforts = Effort(), Effort(0.1), Effort(is_short=True)
+        >>> [effort.count(1000, short=5) for effort in efforts]
         [1000, 100, 5]
     """
 

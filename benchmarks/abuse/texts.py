@@ -1,4 +1,4 @@
-"""Texts: special tokens, paths, addresses, and characters that break things. A text stays a text."""
+"""Texts: special tokens, paths, addresses, and odd characters. A text stays a text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from metaembed_lite.plain_text import control_strings
 
 ORDINARY = {
     "empty": "", "a space": " ", "a line": "\n", "NUL": "a\0b", "right to left": "\u202eabc\u202c",
-    "zero width": "a\u200bb\u200dc\ufeff", "combining": "e" + "\u0301" * 400, "emoji": "👩‍👩‍👧‍👦" * 30,
+    "zero width": "a\u200bb\u200dc\ufeff", "combining": "e" + "\u0301" * 400,
+    "emoji": "👩‍👩‍👧‍👦" * 30,
     "controls": "".join(map(chr, range(32))), "private use": "\ue000\U000f0000", "html": "<b>a</b>",
     "a script": "<script>window.injected = 1</script>", "jinja": "{{ 7 * 7 }}{% raw %}",
     "a format": "{0} %s %n ${HOME}", "sql": "'; DROP TABLE candidates; --", "a null": "NULL",
@@ -67,7 +69,7 @@ def special(effort: Effort) -> Row:
     """No text gives a meta token, an image token or a mark of the chat template."""
     first = tiny()[0]
     strings = sorted(control_strings(first.tokenizer, first.processor))
-    cases = [*strings, *(f"{a}{b}" for a, b in zip(strings, strings[1:], strict=False)), *(
+    cases = [*strings, *(f"{a}{b}" for a, b in pairwise(strings)), *(
         f"a {s[:3]}{s}{s[3:]} <{s}> {s.upper()}" for s in strings)]  # fmt: skip
     row = Row("special tokens in a text, alone, overlapping and doubled", 2 * len(cases))
     usual = count_ids(["a"])

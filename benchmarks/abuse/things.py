@@ -1,4 +1,4 @@
-"""What several chapters need: small models, a task, unit vectors, and children that can be killed."""
+"""What several chapters need: small models, rows, unit vectors, and children to kill."""
 
 from __future__ import annotations
 
@@ -81,11 +81,18 @@ def environment() -> dict[str, str]:
     }  # fmt: skip
 
 
-def start(program: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """Start a Python program in a new session, so that it can be killed with all its children."""
+def start(program: str, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+    """Start a Python program in a new session, so that it can be killed with all its children.
+
+    Args:
+        program: Python code.
+        *arguments: of the program.
+        **variables: of its environment.
+    """
     return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)], env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
+        [sys.executable, "-c", program, *map(str, arguments)], env=environment() | variables,
+        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
     )  # fmt: skip
 
 

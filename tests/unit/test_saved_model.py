@@ -391,8 +391,9 @@ def test_chat_templates_in_use_are_not_refused():
         "{{ raise_exception('roles must alternate') }}{% endif %}{% generation %}{{ m['content'] | "
         "trim }}{% endgeneration %}{% if loop.last %}{% break %}{% endif %}{% endfor %}",
         "{%- set n = namespace(i=0, text='') %}{%- for m in messages %}{%- for p in m['content'] %}"
-        "{%- set n.text = n.text ~ p['text'] ~ '\\n' %}{%- set n.i = n.i + 1 %}{%- endfor %}{%- set t ="
-        " n.text.split('</think>')[-1].lstrip('\\n') %}{{ t if n.i % 2 else t|tojson }}{%- endfor %}",
+        "{%- set n.text = n.text ~ p['text'] ~ '\\n' %}{%- set n.i = n.i + 1 %}{%- endfor %}"
+        "{%- set t = n.text.split('</think>')[-1].lstrip('\\n') %}"
+        "{{ t if n.i % 2 else t|tojson }}{%- endfor %}",
     ]
     for template in used:
         check_template(template, Path("chat_template.jinja"))
