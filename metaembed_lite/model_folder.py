@@ -397,13 +397,19 @@ def recover(folder: Path) -> None:
     if not stage.is_dir() or stage.is_symlink():
         raise ValueError(f"{stage} is in the way of saving {folder}: move it away")
     new, old = stage / "new", stage / "old"
+    removed = {kept: stage / f"removed-{kept.name}" for kept in (new, old)}
+    for half in removed.values():  # its process was killed while it removed them
+        if half.is_dir():
+            shutil.rmtree(half)
     if not folder.exists() and (new / MARKER).is_file():  # interrupted before the last rename
         os.replace(new, folder)
     elif not folder.exists() and old.is_dir():
         os.replace(old, folder)
     if (old / CHECKPOINTS).is_dir() and not (folder / CHECKPOINTS).exists():
         os.replace(old / CHECKPOINTS, folder / CHECKPOINTS)
-    unknown = {path.name for path in stage.iterdir()} - {"new", "old"}
+    unknown = {path.name for path in stage.iterdir()} - {
+        kept.name for pair in removed.items() for kept in pair
+    }
     if unknown:
         raise ValueError(
             f"{stage} holds {sorted(unknown)[0]}, which metaembed_lite did not write: move it away"
@@ -413,4 +419,7 @@ def recover(folder: Path) -> None:
             f"{old} holds {strange_entry(old)}, which appeared while the model was saved: move it "
             "away, then remove the folder"
         )
+    for kept, half in removed.items():  # so that half of a model is never taken for a user's files
+        if kept.exists():
+            os.replace(kept, half)
     shutil.rmtree(stage)

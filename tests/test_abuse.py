@@ -13,7 +13,7 @@ from abuse.tally import Effort, Row, find_problem
 
 from metaembed_lite.budget import Budget
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)  # a chapter takes half a minute on an idle core
 
 
 @pytest.mark.parametrize("name", runner.CHAPTERS)

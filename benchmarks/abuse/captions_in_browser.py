@@ -17,8 +17,8 @@ from browser import find_chromium
 from mend_pages import mend_page
 from playwright.sync_api import Page, sync_playwright
 
+from abuse.models import tiny
 from abuse.tally import Effort, Row
-from abuse.things import tiny
 from metaembed_lite import BudgetExplorer, MetaIndex, RetrievalTask
 from metaembed_lite.search_app.app import create_app
 from metaembed_lite.search_app.searcher import Searcher

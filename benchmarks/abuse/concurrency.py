@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import shutil
-import time
 from pathlib import Path
 
 import torch
 
-from abuse.kills import MAKE, SAVE, find_book_problem, tiny_book
+from abuse.index_users import vectors_of
+from abuse.kills import find_book_problem, make, save_for_ever, tiny_book
+from abuse.models import answer, rows, small
 from abuse.tally import Effort, Row
-from abuse.things import BUDGETS, DIM, answer, kill, rows, small, start, unit
-from metaembed_lite import MetaIndex, load, maxsim, save, train
+from abuse.things import BUDGETS, DIM, Fork, kill, start
+from metaembed_lite import MetaIndex, load, save, train
 
 READERS = 3
 
@@ -27,45 +26,6 @@ def abuse(effort: Effort, folder: Path) -> list[Row]:
     ]  # fmt: skip
 
 
-def vectors_of(name: str) -> torch.Tensor:
-    """The vectors of a candidate follow from its id, so a reader can check what it finds."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    return unit(6, DIM, seed=seed)
-
-
-def write_for_ever(path: str) -> None:
-    """Add, replace and delete candidates without end."""
-    index = MetaIndex.open(path)
-    for i in itertools.count():
-        ids = [f"{i} {j}" for j in range(40)]
-        index.add(ids, torch.stack([vectors_of(name) for name in ids]))
-        index.upsert(ids[:20], torch.stack([vectors_of(name) for name in ids[:20]]))
-        index.delete(ids[:35])
-        if i % 10 == 9:
-            index.optimize()
-
-
-def read_for_a_while(path: str, seconds: float, seed: int) -> None:
-    """Search, compare every score with MaxSim, and print a report."""
-    index = MetaIndex.open(path)
-    query, searches, problems = unit(4, DIM, seed=seed), 0, []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            found = index.search(query, k=30)
-        except Exception as error:
-            problems.append(f"{type(error).__name__}: {error}")
-            continue
-        searches += 1
-        expected = maxsim(query[None], [vectors_of(name).half().float() for name in found.id])[0]
-        off = float((expected - torch.tensor(found.score.to_numpy())).abs().max())
-        ordered = found.score.is_monotonic_decreasing and found.id.is_unique
-        stored = set(index.search(query, k=100_000).id)
-        if off > 1e-4 or not ordered or not {f"fixed {i}" for i in range(50)} <= stored:
-            problems.append(f"scores off by {off}, ordered: {ordered}, stored: {len(stored)}")
-    print(json.dumps({"searches": searches, "problems": problems}))
-
-
 def readers(effort: Effort, folder: Path) -> Row:
     """Three readers and a writer on one index, for a minute."""
     row = Row("three readers and a writer on an index for a minute, each search against MaxSim", 0)
@@ -74,9 +34,9 @@ def readers(effort: Effort, folder: Path) -> Row:
     index = MetaIndex.create(path, DIM, BUDGETS)
     ids = [f"fixed {i}" for i in range(50)]
     index.add(ids, torch.stack([vectors_of(name) for name in ids]))
-    writer = start(f"from abuse.concurrency import write_for_ever; write_for_ever({str(path)!r})")
+    writer = start(f"from abuse.index_users import write_for_ever; write_for_ever({str(path)!r})")
     n_readers = 1 if effort.is_short else READERS
-    read = "from abuse.concurrency import read_for_a_while as read; read"
+    read = "from abuse.index_users import read_for_a_while as read; read"
     children = [start(f"{read}({str(path)!r}, {seconds}, {i})") for i in range(n_readers)]
     for child in children:
         output, errors = child.communicate()
@@ -103,16 +63,15 @@ def loading(effort: Effort, folder: Path) -> Row:
     target.parent.mkdir()
     save(small(), target)
     rights = [answer(small(seed)) for seed in (0, 1)]
-    saver = start(SAVE, target)
-    assert saver.stdout is not None
-    saver.stdout.readline()
+    saver = Fork(save_for_ever, target)
+    saver.receive()
     for i in range(effort.count(row.planned, 4)):
         row.attempt(
             f"load {i}", lambda: answer(load(target, device="cpu")), names=[str(target)],
             is_right=lambda got: any(torch.equal(got, right) for right in rights),
         )  # fmt: skip
-    row.check("the saver", saver.poll() is None, "it has ended")
-    kill(saver)
+    row.check("the saver", saver.is_alive(), "it has ended")
+    saver.kill()
     return row
 
 
@@ -155,11 +114,11 @@ def builds(effort: Effort, folder: Path) -> Row:
         place = folder / f"builds-{i}"
         place.mkdir()
         clone = tiny_book(place)
-        children = [start(MAKE, clone) for _ in range(2)]
+        children = [make(clone, effort) for _ in range(2)]
         outputs = [child.communicate() for child in children]
         codes = sorted(child.returncode for child in children)
         told = any("in use by" in errors for _, errors in outputs)
-        problem = find_book_problem(clone) if codes == [0, 1] and told else None
+        problem = find_book_problem(clone, effort) if codes == [0, 1] and told else None
         fine = problem is None and (codes == [0, 0] or (codes == [0, 1] and told))
         row.check(f"build {i}", fine, f"{codes}: {problem} {outputs[1][1][-200:]}")
         shutil.rmtree(place)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from abuse.models import answer, rows, saved, small
 from abuse.pictures import damage
 from abuse.tally import Effort, Row
-from abuse.things import BUDGETS, DIM, answer, rows, saved, small, unit
+from abuse.things import BUDGETS, DIM, unit
 from metaembed_lite import MetaIndex, load, train
 from metaembed_lite.results import load_result
 

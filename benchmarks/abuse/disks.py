@@ -13,19 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from abuse.models import answer, rows, saved, small
 from abuse.tally import Effort, Row, find_problem
-from abuse.things import (
-    BUDGETS,
-    DIM,
-    answer,
-    be_quiet,
-    contents,
-    rows,
-    saved,
-    small,
-    start,
-    unit,
-)
+from abuse.things import BUDGETS, DIM, Fork, contents, unit
 from metaembed_lite import MetaIndex, load, save, train
 from metaembed_lite.locking import write_whole
 
@@ -54,26 +44,23 @@ WRITERS: dict[str, Callable[[Path, MetaIndex], Any]] = {
     "write_whole": lambda folder, index: write_whole(folder / "result.json", "x" * 200_000),
 }
 SHORT = "save over a model"  # the writer that the short form tries on a full disk
-RUN = "import sys; from abuse.disks import run_writers; run_writers(*sys.argv[1:])"
 
 
-def run_writers(path: str, limit: str, *names: str) -> None:
-    """Run some of ``WRITERS`` in a folder, and print a verdict for each."""
-    be_quiet()
-    folder = Path(path)
+def run_writers(send: Callable[[str], None], folder: Path, limit: int, names: list[str]) -> None:
+    """Run some of ``WRITERS`` in a folder, and send a verdict for each."""
     index = MetaIndex.open(folder / "index")
     rows(), small(1)  # what is read at first use
-    if int(limit):
+    if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     for name in names:
         try:
             WRITERS[name](folder, index)
             verdict = "done"
         except Exception as error:
-            problem = find_problem(error, [path])
+            problem = find_problem(error, [str(folder)])
             verdict = "clear" if problem is None else f"unclear {problem!r}"
-        print("VERDICT", verdict, flush=True)
+        send(verdict)
 
 
 def abuse(effort: Effort, folder: Path) -> list[Row]:
@@ -99,11 +86,14 @@ class Work:
 
     def run(self, names: list[str], limit: int = 0) -> dict[str, str]:
         """The verdict of each writer: "done", "clear" or "unclear", and why. All in one process."""
-        child = start(RUN, self.folder, str(limit), *names)
-        output, errors = child.communicate(timeout=600)
-        lines = [line for line in output.splitlines() if line.startswith("VERDICT ")]
-        verdicts = [line.removeprefix("VERDICT ") for line in lines]
-        verdicts += [f"ended: {errors[-300:]}"] * (len(names) - len(verdicts))
+        child = Fork(run_writers, self.folder, limit, names)
+        verdicts = []
+        for _ in names:
+            try:
+                verdicts.append(child.receive())
+            except EOFError:
+                verdicts.append("the process has ended")
+        child.kill()
         return dict(zip(names, verdicts, strict=True))
 
     def find_harm(self, done: set[str]) -> str | None:

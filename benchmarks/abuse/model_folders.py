@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from abuse.models import answer, saved, small
 from abuse.tally import Effort, Row
-from abuse.things import answer, saved
 from metaembed_lite import load, save
 from metaembed_lite.model_folder import MARKER, write_marker
 
@@ -76,7 +76,7 @@ class Bench:
         self.folder = folder
         self.marker = folder / "code has run"
         self.models = {"adapter": saved(folder)}
-        save(small_whole(), folder / "whole")
+        save(small(1, lora_rank=None), folder / "whole")
         self.models["whole"] = folder / "whole"
         self.right = {
             name: answer(load(model, device="cpu")) for name, model in self.models.items()
@@ -104,14 +104,6 @@ class Bench:
                 self.marker.unlink(missing_ok=True)
             shutil.rmtree(copy)
         return row
-
-
-def small_whole() -> Any:
-    """A small model without an adapter."""
-    from metaembed_lite import build
-
-    torch.manual_seed(1)
-    return build(r_q=2, r_c=4, lora_rank=None, dim=8, device="cpu")
 
 
 def edit(name: str, **values: Any) -> Callable[[Path], None]:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from abuse.models import rows, saved, small
 from abuse.tally import Effort, Row
-from abuse.things import BUDGETS, DIM, contents, rows, saved, small
+from abuse.things import BUDGETS, DIM, contents
 from metaembed_lite import MetaIndex, save, train
 from metaembed_lite.indexing import build_index
 from metaembed_lite.model_folder import check_output

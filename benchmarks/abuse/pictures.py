@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from abuse.models import tiny
 from abuse.tally import Effort, Row
-from abuse.things import tiny
 from metaembed_lite import items
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from abuse.models import tiny
 from abuse.tally import Effort, Row
-from abuse.things import tiny
 from metaembed_lite.plain_text import control_strings
 
 ORDINARY = {

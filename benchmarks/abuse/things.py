@@ -1,62 +1,34 @@
-"""What several chapters need: small models, rows, unit vectors, and children to kill."""
+"""What several chapters need and takes no time to import: vectors, files, and children to kill."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metaembed_lite import build, load, save
-from metaembed_lite.data.handwriting import training_rows
-
 ROOT = Path(__file__).resolve().parents[2]
 DIM = 16
 BUDGETS = [(1, 1), (2, 3), (4, 6)]
+PRELOADED = ["abuse.models", "metaembed_lite.training", "metaembed_lite.index", "sklearn.datasets"]
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
     """Random vectors of length 1."""
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(values, dim=-1)
-
-
-@cache
-def tiny() -> Any:
-    """The bundled model."""
-    return load("tiny", device="cpu")
-
-
-def small(seed: int = 0) -> Any:
-    """A new, small model with LoRA. Its weights depend on the seed."""
-    torch.manual_seed(seed)
-    return build(r_q=2, r_c=4, lora_rank=2, dim=8, device="cpu")
-
-
-@cache
-def saved(folder: Path) -> Path:
-    """A saved small model in a folder."""
-    save(small(), folder / "adapter")
-    return folder / "adapter"
-
-
-@cache
-def rows() -> Any:
-    """A few training rows."""
-    return training_rows(24)
-
-
-def answer(model: Any) -> Tensor:
-    """What a model says of two fixed items: all its vectors."""
-    queries = model.encode_query(["7 center", "3 left"], show_progress_bar=False)
-    return torch.stack([vectors.cpu() for vectors in queries])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -82,7 +54,7 @@ def environment() -> dict[str, str]:
 
 
 def start(program: str, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
-    """Start a Python program in a new session, so that it can be killed with all its children.
+    """Start a new Python in a new session, so that it can be killed with all its children.
 
     Args:
         program: Python code.
@@ -91,8 +63,7 @@ def start(program: str, *arguments: str | Path, **variables: str) -> subprocess.
     """
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)], env=environment() | variables,
-        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
 
@@ -101,6 +72,63 @@ def kill(child: subprocess.Popen[str]) -> None:
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
+
+
+@cache
+def prepare_forks() -> ForkServerContext:
+    """A server that has imported the package, so that its children start at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    before = dict(os.environ)
+    os.environ.update(environment())  # which the server and its children get
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
+class Fork:
+    """A child that runs a function, and sends what the function passes to its first argument.
+
+    Args:
+        function: of the module, called as ``function(send, *arguments)``.
+        *arguments: that can be pickled.
+    """
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        context = prepare_forks()
+        self.messages, sender = context.Pipe(duplex=False)
+        self.process: BaseProcess = context.Process(
+            target=run_quietly, args=(function, sender, *arguments)
+        )
+        self.process.start()
+        sender.close()
+
+    def receive(self) -> Any:
+        """The next message. EOFError if the child has ended."""
+        return self.messages.recv()
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self.process.is_alive()
+
+    def kill(self) -> None:
+        """SIGKILL the child, if it still runs."""
+        self.process.kill()
+        self.process.join()
+        self.messages.close()
+
+
+def run_quietly(function: Callable[..., Any], sender: Any, *arguments: Any) -> None:
+    """Run a function in this process, in one thread and without output."""
+    be_quiet()
+    torch.set_num_threads(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    function(sender.send, *arguments)
 
 
 def be_quiet() -> None:

@@ -1,9 +1,7 @@
-"""A write is all or nothing: also when it is killed, given nonsense, or the disk is full."""
+"""A write is all or nothing. tests/test_abuse.py also kills writers and fills disks."""
 
 import errno
 import multiprocessing
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -212,36 +210,6 @@ def error_in_a_thread(call):
     """The error that ``call`` raises in another thread."""
     with ThreadPoolExecutor() as pool:
         return pool.submit(call).exception()
-
-
-def test_a_killed_writer_leaves_the_finished_writes_and_no_others():
-    """Real SIGKILLs at random moments. benchmarks/kill_index.py runs this 100 times."""
-    command = [sys.executable, "benchmarks/kill_index.py", "--kills", "30", "--no-write"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "After each of 30 kills the index held exactly its finished writes" in done.stdout
-
-
-FULL_DISK = """
-import resource, signal, sys, torch
-from metaembed_lite import MetaIndex
-index = MetaIndex.open(sys.argv[1])
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-vectors = torch.nn.functional.normalize(torch.randn(3000, 6, 16), dim=2)
-try:
-    index.add([str(i) for i in range(3000)], vectors)
-except OSError as error:
-    print(error)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_disk_that_takes_no_more_is_named(unchanged):
-    command = [sys.executable, "-c", FULL_DISK, unchanged.path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert f"index {unchanged.path}: " in done.stdout, done.stderr
-    assert "File too large" in done.stdout
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
