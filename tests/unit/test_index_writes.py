@@ -13,7 +13,7 @@ from filelock import FileLock
 from metaembed_lite import MetaIndex
 from metaembed_lite.index import meta_index
 from metaembed_lite.index.header import Header
-from metaembed_lite.index.meta_index import VERSION
+from metaembed_lite.index.storage import VERSION
 
 ROOT = Path(__file__).parents[2]
 BUDGETS = [(1, 1), (2, 3), (4, 6)]
