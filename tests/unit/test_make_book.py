@@ -73,7 +73,7 @@ def test_unchanged_parts_are_not_built_again(executed, monkeypatch, capsys):
     assert main(monkeypatch) == 0
     assert executed == ["notebook", "site"]
     assert "unchanged" in capsys.readouterr().out
-    assert (make_book.BUILD / "html/index.html").read_text() == "whole"
+    assert (make_book.BUILD / "html/index.html").read_text().endswith("whole")
 
 
 @pytest.mark.parametrize("damage", [b"", b"0" * 30, b"\xff\xfe\x00", b"a b c d", b"{}"])
