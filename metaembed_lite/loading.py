@@ -72,6 +72,8 @@ def load(
                 raise
         else:
             if _identify(path) == before:
+                is_folder = path == Path(name_or_path)
+                model.loaded_from = path.name if is_folder else str(name_or_path)
                 return model
         _find_folder(path)  # another process saves there: some files may be of another model
     raise BlockingIOError(
@@ -120,7 +122,6 @@ def _load(
         similarity_fn_name=config.get("similarity_fn_name", "maxsim"),
     )
     _check_loaded(model, path)
-    model.loaded_from = path.name if path == Path(name_or_path) else str(name_or_path)
     model.loaded_card = _read_note(path / "README.md")
     model.loaded_recipe = _read_note(path / "recipe.yaml")
     configure(model)
