@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env book student slides pdf address test browser lab lock clean
+.PHONY: help env book student slides pdf address test abuse browser lab lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,7 @@ help:
 	@echo "make pdf      print the built site into _build/metaembed-lite.pdf (needs make book, and Chromium)"
 	@echo "make address  write the repository's address of _config.yml into the notebooks, for Colab"
 	@echo "make test     run every test: unit, packaging, lint and types, notebooks, site in a real browser"
+	@echo "make abuse    hostile, damaged and odd input, kills, full disks: prints what survived (SECONDS=300 for a part)"
 	@echo "make lab      open JupyterLab in notebooks/"
 	@echo "make env      create the environment in $(VENV) (PYTHON=python3.12 to choose the interpreter)"
 	@echo "make lock     resolve requirements.lock again from pyproject.toml (UPGRADE=--upgrade for newer pins)"
@@ -64,6 +65,10 @@ address: $(READY)
 # One thread per process: threads of several processes would wait for each other.
 test: $(READY) browser
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadgroup --no-loadscope-reorder
+
+# A short form of it is part of make test.
+abuse: $(READY) browser
+	@cd benchmarks && PYTHONPATH=.:../book:.. HF_HUB_OFFLINE=1 ../$(BIN)/python -m abuse $(if $(SECONDS),--seconds $(SECONDS))
 
 # The site is tested in Chromium. As root on a Debian-like machine, this installs it. Elsewhere it prints how to install
 # it: the other tests still run, and the site's tests fail with the same advice.

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import yaml
 from address import check_install_cells, read_config, site_config
-from mend_pages import MENDED, mend_pages
+from mend_pages import MENDED, POLICY, mend_pages
 
 from metaembed_lite.locking import lock, write_whole
 from metaembed_lite.model_folder import sha256
@@ -201,7 +201,9 @@ def _build_site(profile: str) -> Path:
     html, stamp = tree / "_build" / "html", tree / "stamps" / "site"
     sources = [tree / "_config.yml", tree / "_toc.yml", *files(tree / "book")]
     sources += [tree / "notebooks" / f"{name}.ipynb" for name in notebooks()]
-    sources_digest = digest([*sources, ROOT / "requirements.lock"], sys.version, repr(MENDED))
+    sources_digest = digest(
+        [*sources, ROOT / "requirements.lock"], sys.version, repr(MENDED), POLICY
+    )
     if read_stamp(stamp, 1) == [sources_digest] and (html / "index.html").exists():
         print("   site: unchanged", flush=True)
         return html

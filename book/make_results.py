@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from abuse_tables import render_abuse
 from make_book import notebooks
 from results_tables import (
     NOT_MEASURED,
@@ -54,7 +55,7 @@ from metaembed_lite.results import load_findings, load_pretraining_log, load_res
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
-PAGES = ("README.md", "book/results.md", "book/your_own_data.md")
+PAGES = ("README.md", "book/results.md", "book/your_own_data.md", "book/security.md")
 CELL_FILES = ("findings", "tiny")
 SHIPPED = {  # the bundled model of each cell in tiny.json
     ("stickers", "MMR"): "tiny",
@@ -266,6 +267,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "efficiency": ("efficiency", render_efficiency),
     "explorer": ("explorer", render_explorer),
     "timings": ("timings", render_timings),
+    "abuse": ("abuse", render_abuse),
 }
 
 

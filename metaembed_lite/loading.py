@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,16 @@ from metaembed_lite.attention_clustering import AttentionClusterTransformer
 from metaembed_lite.encoder import MultiVectorEncoder, configure
 from metaembed_lite.item_transformer import ItemTransformer
 from metaembed_lite.meta_tokens import MetaTokenTransformer
-from metaembed_lite.model_folder import interrupted
+from metaembed_lite.model_folder import MODULES, interrupted, staging
 from metaembed_lite.pooling import (
     LinearPooling,
     PrefixPooling,
     SingleVectorPooling,
     WardPooling,
 )
+
+ATTEMPTS = 10  # to read a model that other processes replace meanwhile
+RENAME_SECONDS = 1.0  # how long a folder may be missing while a save renames it
 
 
 def load(
@@ -36,7 +41,8 @@ def load(
 
     A checkpoint is data, never code. Classes come from a fixed list, and weights from safetensors
     files. A file that requests anything else, is damaged or is missing raises an error with its
-    name.
+    name. While another process saves to the folder, the old model is read or the new one, never
+    parts of both.
 
     Args:
         name_or_path: a bundled name such as "tiny", a folder, or a hub id.
@@ -47,6 +53,7 @@ def load(
 
     Raises:
         FileNotFoundError: if a folder holds no saved model, or a file or the backbone is missing.
+        BlockingIOError: if other processes replace the model again and again while it is read.
         OSError: if the name is neither a folder nor bundled and cannot be fetched from the hub.
         ValueError: naming the file that is damaged or requests what ``load`` does not do.
 
@@ -55,14 +62,54 @@ def load(
         >>> model.encode_query("violin, red apple").shape  # (R_q, D)
         torch.Size([8, 128])
     """
+    path = _find_folder(name_or_path)
+    for _ in range(ATTEMPTS):
+        before = _identify(path)
+        try:
+            model = _load(path, device, dtype, backbone)
+        except (ValueError, OSError):
+            if _identify(path) == before:
+                raise
+        else:
+            if _identify(path) == before:
+                is_folder = path == Path(name_or_path)
+                model.loaded_from = path.name if is_folder else str(name_or_path)
+                return model
+        _find_folder(path)  # another process saves there: some files may be of another model
+    raise BlockingIOError(
+        f"{path} was replaced {ATTEMPTS} times while it was read: wait until the process that "
+        "saves there ends, then load again"
+    )
+
+
+def _find_folder(name_or_path: str | Path) -> Path:
+    """The folder of a model, which may be missing for a moment while another process saves."""
     path = checkpoints.folder(str(name_or_path)) or Path(name_or_path)
-    if not path.exists():
-        if interrupted(path):
-            raise FileNotFoundError(
-                f"{path} was being saved when its process ended: save there again, or "
-                "train(..., resume=True), to repair it"
-            )
-        path = hub.fetch(str(name_or_path), "model", checkpoints.MODELS)
+    end = time.monotonic() + RENAME_SECONDS
+    while not path.exists() and staging(path).exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    if path.exists():
+        return path
+    if interrupted(path):
+        raise FileNotFoundError(
+            f"{path} was being saved when its process ended: save there again, or "
+            "train(..., resume=True), to repair it"
+        )
+    return hub.fetch(str(name_or_path), "model", checkpoints.MODELS)
+
+
+def _identify(path: Path) -> tuple[int, ...] | None:
+    """Numbers that differ between two models saved at one path. None if there is none."""
+    try:
+        status = os.stat(path / MODULES)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _load(
+    path: Path, device: str | None, dtype: str | None, backbone: str | Path | None
+) -> MultiVectorEncoder:
     modules = _load_modules(path, dtype, backbone)
     config = saved_model.read_json(path / saved_model.MODEL)
     small = list(modules.values())[1:]
@@ -75,7 +122,6 @@ def load(
         similarity_fn_name=config.get("similarity_fn_name", "maxsim"),
     )
     _check_loaded(model, path)
-    model.loaded_from = path.name if path == Path(name_or_path) else str(name_or_path)
     model.loaded_card = _read_note(path / "README.md")
     model.loaded_recipe = _read_note(path / "recipe.yaml")
     configure(model)
@@ -110,12 +156,17 @@ def _load_modules(
                 model_kwargs=dict(model_kwargs),
                 init_defaults={"backbone": str(backbone)} if takes_backbone else None,
             )
-        except (ValueError, OSError):
-            raise
-        except Exception as error:  # what transformers makes of odd configurations
+        except Exception as error:  # transformers raises many classes on odd configurations
+            place, kind = path / entry["path"], type(error).__name__
+            if isinstance(error, ValueError | OSError):
+                if str(error).startswith(str(path)):
+                    raise
+                known = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+                raised = known if isinstance(error, OSError) else ValueError
+                raise raised(f"{place}: {error}") from error
             raise ValueError(
-                f"{path / entry['path']}: {entry['type']} cannot be made from its files "
-                f"({type(error).__name__}: {error}): they are damaged, or of another version"
+                f"{place}: {entry['type']} cannot be made from its files ({kind}: {error}): they "
+                "are damaged, or of another version"
             ) from error
     return modules
 

@@ -46,12 +46,12 @@ def lock(path: str | Path, what: str, wait: float = 0) -> Iterator[None]:
     try:
         reserved.acquire(timeout=wait)
     except Timeout:
+        _check_writable(file.parent)  # filelock waits for a file that it cannot make, too
         raise BlockingIOError(
             f"{target} is in use by {_owner(file)}: wait until it ends, or stop it, then try again"
         ) from None
     except OSError as error:  # it may not name the file
-        reason = f"{error.strerror}: this folder cannot be written, so choose another one"
-        raise OSError(error.errno, reason, str(file.parent)) from error
+        raise _explain(error, file.parent) from error
     outermost = reserved.lock_counter == 1
     try:
         if outermost:
@@ -64,6 +64,19 @@ def lock(path: str | Path, what: str, wait: float = 0) -> Iterator[None]:
             with suppress(OSError):  # Windows: an open file cannot be removed
                 file.unlink()
         reserved.release()
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _explain(error, folder) from error
+
+
+def _explain(error: OSError, folder: Path) -> OSError:
+    reason = f"{error.strerror}: this folder cannot be written, so choose another one"
+    return OSError(error.errno, reason, str(folder))
 
 
 def _owner(file: Path) -> str:
@@ -81,7 +94,7 @@ def write_whole(path: Path, text: str) -> None:
         text: its content.
 
     Raises:
-        OSError: if the file cannot be written. The old file stays.
+        OSError: naming the file, if it cannot be written. The old file stays.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +102,10 @@ def write_whole(path: Path, text: str) -> None:
         ...     Path(folder, "result.json").read_text()
         '{}'
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        partial = Path(scratch) / path.name
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            partial = Path(scratch) / path.name
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+    except OSError as error:  # it may name no file, or one that is gone
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -6,6 +6,7 @@ found before anything is loaded, and a folder that holds other files is never re
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 MARKER = "metaembed_lite.json"
 MODULES = "modules.json"  # sentence-transformers' name
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
@@ -27,6 +30,7 @@ LOGS = frozenset({"runs", "emissions.csv"})  # in CHECKPOINTS: of tensorboard an
 # These are written or changed after the model is saved, so they are not hashed.
 NOTES = frozenset({MARKER, "README.md", "recipe.yaml", "training_curve.csv"})
 LARGEST_JSON = 64 * 2**20  # bytes, where the largest tokenizers have 35 million
+UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -115,6 +119,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
 
     Raises:
         FileNotFoundError: naming the file, if it is missing.
+        OSError: naming the file, if it cannot be read.
         ValueError: naming the file, if it holds something else.
 
     Example:
@@ -130,6 +135,8 @@ def read_json(file: Path, kind: type = dict) -> Any:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} is missing: the saved model is incomplete") from error
+    except OSError as error:  # it may not name the file
+        raise OSError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
         raise ValueError(f"{file} is not JSON ({error}): it is damaged") from error
     if not isinstance(content, kind):
@@ -255,6 +262,8 @@ def check_output(folder: Path) -> None:
     """
     refused = f"output {str(folder)!r}"
     remedy = "name a new folder for the model"
+    if "\0" in str(folder):
+        raise ValueError(f"{refused} holds a NUL character, which no path can: {remedy}")
     if not os.path.lexists(folder):
         return
     if folder.is_symlink():
@@ -327,6 +336,32 @@ def replacing(folder: Path) -> Iterator[Path]:
         recover(folder)
 
 
+@contextmanager
+def naming(folder: str | Path) -> Iterator[None]:
+    """Name the folder in the errors of libraries that write there, such as on a full disk.
+
+    Raises:
+        OSError: for the errors inside that say that a file could not be written.
+
+    Example:
+        >>> with naming("my-model"):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        OSError: my-model could not be written: [Errno 28] No space left on device. Make room, ...
+    """
+    try:
+        yield
+    except (SafetensorError, OSError, RuntimeError) as error:
+        of_system = isinstance(error, OSError) and error.errno in UNWRITABLE
+        of_torch = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
+        if not (of_system or of_torch or isinstance(error, SafetensorError)):
+            raise
+        raise OSError(
+            f"{folder} could not be written: {error}. Make room, or choose another folder"
+        ) from error
+
+
 def staging(folder: Path) -> Path:
     """Where a model is written before it takes a folder's place, on the same disk.
 
@@ -362,13 +397,19 @@ def recover(folder: Path) -> None:
     if not stage.is_dir() or stage.is_symlink():
         raise ValueError(f"{stage} is in the way of saving {folder}: move it away")
     new, old = stage / "new", stage / "old"
+    removed = {kept: stage / f"removed-{kept.name}" for kept in (new, old)}
+    for half in removed.values():  # its process was killed while it removed them
+        if half.is_dir():
+            shutil.rmtree(half)
     if not folder.exists() and (new / MARKER).is_file():  # interrupted before the last rename
         os.replace(new, folder)
     elif not folder.exists() and old.is_dir():
         os.replace(old, folder)
     if (old / CHECKPOINTS).is_dir() and not (folder / CHECKPOINTS).exists():
         os.replace(old / CHECKPOINTS, folder / CHECKPOINTS)
-    unknown = {path.name for path in stage.iterdir()} - {"new", "old"}
+    unknown = {path.name for path in stage.iterdir()} - {
+        kept.name for pair in removed.items() for kept in pair
+    }
     if unknown:
         raise ValueError(
             f"{stage} holds {sorted(unknown)[0]}, which metaembed_lite did not write: move it away"
@@ -378,4 +419,7 @@ def recover(folder: Path) -> None:
             f"{old} holds {strange_entry(old)}, which appeared while the model was saved: move it "
             "away, then remove the folder"
         )
+    for kept, half in removed.items():  # so that half of a model is never taken for a user's files
+        if kept.exists():
+            os.replace(kept, half)
     shutil.rmtree(stage)

@@ -1,7 +1,7 @@
 """Checks the files of a saved model before any of them is loaded.
 
 A checkpoint is data, never code. Settings that would reach ``from_pretrained`` are refused. Module
-classes come from a list. A chat template may not multiply, count or call itself.
+classes come from a list. Chat templates are checked by ``chat_templates``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metaembed_lite import adapter
+from metaembed_lite.chat_templates import LONGEST_TEMPLATE, check_template
 from metaembed_lite.model_folder import MODULES, check_hashes, read_json
 
 MODEL = "config_sentence_transformers.json"
@@ -26,15 +27,6 @@ ACTIVATIONS = tuple(
     f"torch.nn.modules.{name}"
     for name in ("linear.Identity", "activation.Tanh", "activation.ReLU", "activation.GELU")
 )
-LONGEST_TEMPLATE = 100_000  # characters, where the longest known templates have 20,000
-DEEPEST_LOOP = 3  # over messages, their parts, and the tools or calls of a part
-# Jinja functions, filters and methods that return more text than they are given.
-GROWING = frozenset(
-    {
-        "range", "lipsum", "format", "center", "ljust", "rjust", "zfill", "expandtabs", "indent",
-        "batch", "slice", "map", "attr", "wordwrap", "xmlattr",
-    }
-)  # fmt: skip
 
 
 def check(folder: Path, classes: Collection[str]) -> list[dict[str, str]]:
@@ -179,7 +171,10 @@ def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
                 f"{file} is not a file of at most {LONGEST_TEMPLATE * 4:,} bytes, so it is not "
                 "read as a chat template"
             )
-        yield file, file.read_text(encoding="utf-8", errors="replace")
+        try:
+            yield file, file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise OSError(f"{file} cannot be read: {error.strerror or error}") from error
     for file in sorted(folder.glob("*.json")):
         if file.name not in ("modules.json", "tokenizer.json", "vocab.json"):
             templates = read_json(file).get("chat_template")
@@ -188,100 +183,3 @@ def _templates(folder: Path) -> Iterator[tuple[Path, str]]:
             elif templates:  # a list of {"name", "template"}, or a dict of them
                 for template in re.findall(r'"(?:[^"\\]|\\.)*"', json.dumps(templates)):
                     yield file, json.loads(template)
-
-
-def check_template(template: str, file: Path) -> None:
-    """Refuse a chat template that multiplies, counts or calls itself.
-
-    Templates run in a sandbox, which stops code but not arithmetic. So a short template can fill
-    memory. Published templates only copy texts. The simple ways to make a text longer are refused
-    here. A template can still take long on a long input.
-
-    Args:
-        template: Jinja.
-        file: the file that it comes from, for the error.
-
-    Raises:
-        ValueError: naming the file and the line.
-
-    Example:
-        >>> check_template("{% for m in messages %}{{ m['content'] }}{% endfor %}", Path("chat"))
-        >>> check_template("{{ 'A' * 10**9 }}", Path("chat"))  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ...
-        ValueError: chat, line 1: the chat template multiplies, counts or calls itself, ...
-    """
-    from jinja2 import Environment, TemplateSyntaxError, nodes
-
-    if len(template) > LONGEST_TEMPLATE:
-        raise ValueError(
-            f"{file}: the chat template has {len(template):,} characters; at most "
-            f"{LONGEST_TEMPLATE:,} are read"
-        )
-    plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)  # transformers' own tag
-    try:
-        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
-    except TemplateSyntaxError as error:
-        raise ValueError(f"{file}: the chat template does not parse ({error})") from error
-    macros = {macro.name for macro in tree.find_all(nodes.Macro)}
-    for node in tree.find_all(nodes.Node):
-        if _grows(node) or _calls_itself(node, macros) or _loop_depth(node) > DEEPEST_LOOP:
-            raise ValueError(
-                f"{file}, line {node.lineno}: the chat template multiplies, counts or calls "
-                "itself, which can fill memory, so it is refused. If you trust it, use "
-                "MultiVectorEncoder(path, trust_remote_code=True)"
-            )
-
-
-def _grows(node: Any) -> bool:
-    """Whether a node of a template can make a text longer than its input."""
-    from jinja2 import nodes
-
-    if isinstance(node, nodes.Call):
-        if not isinstance(node.node, nodes.Name | nodes.Getattr):
-            return True
-        function = node.node.name if isinstance(node.node, nodes.Name) else node.node.attr
-        return function in GROWING or (function == "replace" and _lengthens(node.args))
-    if isinstance(node, nodes.Filter):
-        grows = node.name == "replace" and _lengthens(node.args)
-        return node.name in GROWING or grows or (node.name == "tojson" and _indents(node))
-    if isinstance(node, nodes.Name | nodes.Getattr):  # also under another name
-        return getattr(node, "name", None) in GROWING or getattr(node, "attr", None) in GROWING
-    if isinstance(node, nodes.Const) and isinstance(node.value, str):
-        return node.value in GROWING or re.search(r"%[-0# +]*\d", node.value) is not None
-    if isinstance(node, nodes.Mod):  # of a text: "%9999999s" % x
-        return not isinstance(node.left, nodes.Getattr | nodes.Name)
-    return isinstance(node, nodes.Mul | nodes.Pow)
-
-
-def _indents(node: Any) -> bool:
-    """Whether ``tojson`` gets an argument that can indent by more than 16 characters."""
-    values = [*node.args, *(pair.value for pair in node.kwargs)]
-    return any(not isinstance(getattr(v, "value", v), bool | int) or v.value > 16 for v in values)
-
-
-def _lengthens(arguments: list[Any]) -> bool:
-    """Whether replacing the first text by the second can make the whole longer."""
-    texts = [getattr(argument, "value", None) for argument in arguments[:2]]
-    match texts:
-        case [str(old), str(new)]:
-            return len(new) > len(old)
-    return True
-
-
-def _calls_itself(node: Any, macros: set[str]) -> bool:
-    """Whether a node is a macro that calls a macro, or a recursive loop."""
-    from jinja2 import nodes
-
-    if isinstance(node, nodes.Macro):
-        return any(getattr(call.node, "name", None) in macros for call in node.find_all(nodes.Call))
-    return isinstance(node, nodes.For) and (node.recursive or isinstance(node.iter, nodes.Const))
-
-
-def _loop_depth(node: Any) -> int:
-    """The number of nested loops, counting this one. 0 for a node that is not a loop."""
-    from jinja2 import nodes
-
-    if not isinstance(node, nodes.For):
-        return 0
-    return 1 + max((_loop_depth(inner) for inner in node.find_all(nodes.For)), default=0)

@@ -10,7 +10,7 @@ import torch
 
 from metaembed_lite.encoder import MultiVectorEncoder
 from metaembed_lite.locking import lock
-from metaembed_lite.model_folder import check_output, is_finished, replacing
+from metaembed_lite.model_folder import check_output, is_finished, naming, replacing
 
 
 def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -28,6 +28,7 @@ def save(model: MultiVectorEncoder, folder: str | Path, *, overwrite: bool = Fal
         ValueError: if the folder holds a saved model and ``overwrite`` is False. Also if it holds
             anything that this project did not write, or if a weight is not finite.
         BlockingIOError: if another process writes to the folder.
+        OSError: if the disk is full or cannot be written. What was in the folder has not changed.
 
     Example:
         >>> import tempfile
@@ -81,6 +82,7 @@ def write_model(
 
     Raises:
         ValueError: if a weight is not finite.
+        OSError: naming the folder, if it cannot be written. It has not changed.
 
     Example:
         >>> import tempfile
@@ -97,7 +99,7 @@ def write_model(
                 f"{folder} has not changed. Lower the learning rate, or train again from an "
                 "earlier checkpoint"
             )
-    with replacing(folder) as new:
+    with naming(folder), replacing(folder) as new:
         model.save_pretrained(str(new))
         card = getattr(model, "loaded_card", "")
         trained = "generated_from_trainer" in model.model_card_data.tags

@@ -335,6 +335,8 @@ def _scoring_type(queries: Tensor, candidates: Tensor, products: str) -> torch.d
         ValueError: if whole numbers would be rounded.
     """
     sides = {"queries": queries, "candidates": candidates}
+    if not isinstance(products, str):
+        raise ValueError(f"products {products!r:.80}: choose 'exact' or 'bfloat16'")
     if products == "bfloat16":
         for name, side in sides.items():
             if side.dtype in (*WHOLE_TYPES, torch.float64):

@@ -26,7 +26,7 @@ from metaembed_lite.data.rows import check_rows
 from metaembed_lite.locking import lock
 from metaembed_lite.losses import CachedMatryoshkaMultiVectorLoss, MatryoshkaMultiVectorLoss
 from metaembed_lite.model_card import remove_examples
-from metaembed_lite.model_folder import CHECKPOINTS
+from metaembed_lite.model_folder import CHECKPOINTS, naming
 from metaembed_lite.progress import ProgressBar, choose_loggers
 from metaembed_lite.saving import check_not_backbone, write_model
 from metaembed_lite.schedule import check_schedule, count_steps, training_arguments
@@ -375,7 +375,8 @@ def _run(trainer: ValidatingTrainer, checkpoint: Path | None, steps: int) -> lis
         read_weights(model, checkpoint)
         history = training_run.read_json(checkpoint / "trainer_state.json")["log_history"]
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with naming(trainer.args.output_dir):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         history = trainer.state.log_history
         # The model would otherwise go on to encode in the precision of the training.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "metaembed_lite"
 
 # From bottom to top. A module may import from the layers below its own and from no other.
 LAYERS = [
-    "arguments timing locking results exercises canvas thumbnails progress",
+    "arguments timing locking results exercises canvas thumbnails progress chat_templates",
     "budget items backbones model_folder schedule trainable",
     "scoring plain_text checkpoints settings hub",
     "data adapter clustering index",

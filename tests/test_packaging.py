@@ -22,7 +22,7 @@ STATED = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line
 
 # The top level has only what README.md and the book name, so readers find their way.
 REQUIRED = {
-    "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff",
+    "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "SECURITY.md",
     "pyproject.toml", "requirements.lock", "environment.yml", "Makefile",
     "_config.yml", "_toc.yml", "book", "notebooks", "metaembed_lite", "tests",
     ".ci", ".github", ".gitignore", ".pre-commit-config.yaml",

@@ -57,11 +57,11 @@ class RingColumns:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dim", whole_number(self.dim, "dim"))
         object.__setattr__(self, "budgets", check_nested(self.budgets))
-        if self.dtype not in STORED:
-            raise ValueError(f"dtype {self.dtype!r}: choose from {', '.join(STORED)}")
-        if self.rescore not in (None, "float32", "float16"):
+        if not isinstance(self.dtype, str) or self.dtype not in STORED:
+            raise ValueError(f"dtype {self.dtype!r:.80}: choose from {', '.join(STORED)}")
+        if self.rescore is not None and str(self.rescore) not in ("float32", "float16"):
             raise ValueError(
-                f"rescore {self.rescore!r}: choose float16 or float32, or leave it out"
+                f"rescore {self.rescore!r:.80}: choose float16 or float32, or leave it out"
             )
         if self.rescore and self.dtype in ("float32", "float16"):
             raise ValueError(

@@ -54,14 +54,21 @@ class Header:
         """The header that ``to_json`` wrote.
 
         Raises:
-            ValueError: if a newer version of the package wrote it.
+            ValueError: if it is damaged, or a newer version of the package wrote it.
         """
-        values = json.loads(text)
-        if values["format"] > FORMAT:
+        try:
+            values = json.loads(text)
+            newest = int(values["format"])
+            if newest <= FORMAT:
+                budgets = as_budgets(values["budgets"])
+                columns = RingColumns(values["dim"], budgets, values["dtype"], values["rescore"])
+                return cls(columns, values["model"], values["fingerprint"], values.get("credit"))
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"index {path} has format {values['format']}, and this version of metaembed_lite "
-                f"reads up to {FORMAT}: update the package"
-            )
-        budgets = as_budgets(values["budgets"])
-        columns = RingColumns(values["dim"], budgets, values["dtype"], values["rescore"])
-        return cls(columns, values["model"], values["fingerprint"], values.get("credit"))
+                f"index {path}: what it says about itself cannot be read "
+                f"({type(error).__name__}: {error}): it is damaged"
+            ) from error
+        raise ValueError(
+            f"index {path} has format {newest}, and this version of metaembed_lite reads up to "
+            f"{FORMAT}: update the package"
+        )

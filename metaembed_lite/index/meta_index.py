@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import chain, islice
@@ -27,7 +27,7 @@ from metaembed_lite.index.incoming import Metadata
 from metaembed_lite.index.qdrant import create_collection, upload
 from metaembed_lite.index.snapshot import Snapshot, explained
 from metaembed_lite.index.stages import plan, rescore, scan
-from metaembed_lite.index.storage import TABLE, among, commit, connect, is_local
+from metaembed_lite.index.storage import TABLE, among, commit, connect, is_local, record_version
 from metaembed_lite.index.stored import StoredCandidates
 from metaembed_lite.locking import lock
 from metaembed_lite.scoring import as_embeddings, check_reduce
@@ -411,9 +411,15 @@ class MetaIndex(StoredCandidates):
         create_collection(client, collection, self.columns)
         upload(client, collection, self.batches(rows=128), self.columns)
 
-    def _writing(self, what: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
         """One writer at a time. In an object store, LanceDB's commits alone keep writers apart."""
-        return lock(self.path, what, wait=LOCK_SECONDS) if is_local(self.path) else nullcontext()
+        if not is_local(self.path):
+            yield
+            return
+        with lock(self.path, what, wait=LOCK_SECONDS):
+            yield
+            record_version(self.path, self._table().version)
 
     def _check_queries(self, queries: Any) -> Tensor:
         full, dim = self.columns.full_budget, self.columns.dim

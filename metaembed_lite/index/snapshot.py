@@ -27,7 +27,7 @@ def explained(path: str) -> Iterator[None]:
     """LanceDB's errors as an ``OSError`` of one line that names the index.
 
     Raises:
-        OSError: for every ``RuntimeError``, ``ValueError`` or ``OSError`` inside.
+        OSError: for every error inside, because damaged files can make LanceDB raise any kind.
 
     Example:
         >>> with explained("my-index"):
@@ -38,9 +38,18 @@ def explained(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OSError(f"index {path}: {reason}") from error
+
+
+class FilterError(ValueError):
+    """A filter that LanceDB does not understand.
+
+    Example:
+        >>> str(FilterError("where='color =': ..."))
+        "where='color =': ..."
+    """
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Snapshot:
         """Check that LanceDB understands the filter.
 
         Raises:
-            ValueError: naming the filter, and the columns that there are.
+            FilterError: a ValueError that names the filter, and the columns that there are.
         """
         if self.where is None:
             return
@@ -78,7 +87,7 @@ class Snapshot:
             self.table.search().where(self.where).select(["id"]).limit(1).to_batches()
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"where={self.where!r}: {reason}") from error
+            raise FilterError(f"where={self.where!r}: {reason}") from error
 
     def scan(self, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows that pass the filter, with ``_rowid``, in batches."""

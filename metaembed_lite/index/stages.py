@@ -18,6 +18,7 @@ from metaembed_lite.scoring import best_similarities
 
 BATCH_BYTES = 4 << 20  # of vectors per Arrow batch
 OVERSAMPLE = 4  # candidates of an int8 or binary scan that are rescored, per result
+PAIRS = "pairs of a budget and how many candidates to keep, for example [((1, 1), 1000)]"
 
 
 class Rows(Protocol):
@@ -70,12 +71,11 @@ def plan(
     full = columns.full_budget
     k = whole_number(k, "k", reason="it counts results; ")
     stages = []
+    if not isinstance(prefetch, Sequence):
+        raise ValueError(f"prefetch={prefetch!r:.80}: give a list of {PAIRS}")
     for entry in prefetch:
         if not isinstance(entry, Sequence) or len(entry) != 2 or isinstance(entry, str):
-            raise ValueError(
-                f"prefetch holds {entry!r}: give pairs of a budget and how many candidates to "
-                "keep, for example [((1, 1), 1000)]"
-            )
+            raise ValueError(f"prefetch holds {entry!r}: give {PAIRS}")
         stages.append(Stage(as_budget(entry[0]), whole_number(entry[1], "prefetch: candidates")))
     last = full if budget is None else as_budget(budget)
     if columns.rescore and not stages:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lancedb
@@ -10,8 +12,10 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from metaembed_lite.index.snapshot import explained
+from metaembed_lite.locking import write_whole
 
 TABLE = "candidates"
+VERSION = f"{TABLE}.version"  # a file next to the table: the number of its last write
 
 
 def connect(path: str, storage_options: Mapping[str, str] | None = None) -> Any:
@@ -34,6 +38,62 @@ def is_local(path: str) -> bool:
         (True, False)
     """
     return "://" not in path
+
+
+def open_newest(database: Any, path: str) -> Any:
+    """The table at its newest version. The handle stays on it, whatever other processes write.
+
+    LanceDB opens the newest version that it finds. If files of a later write are missing, that is
+    an older one, with fewer candidates.
+
+    Args:
+        database: from ``connect``.
+        path: of the index.
+
+    Raises:
+        OSError: if the table cannot be opened, or is older than the last write.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     database = connect(folder)
+        ...     table = database.create_table(TABLE, schema=pa.schema({"id": pa.string()}))
+        ...     record_version(folder, table.version + 1)
+        ...     open_newest(database, folder)
+        Traceback (most recent call last):
+        ...
+        OSError: index ... is at version 1, and version 2 was written: ...
+    """
+    written = _recorded_version(path) if is_local(path) else 0
+    with explained(path):
+        table = database.open_table(TABLE)
+    if table.version < written:
+        raise OSError(
+            f"index {path} is at version {table.version}, and version {written} was written: files "
+            "of it are missing or damaged. Restore the folder, or index again"
+        )
+    return table
+
+
+def record_version(path: str, version: int) -> None:
+    """Remember which version was written last. If the disk is full, an older record stays.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     record_version(folder, 3)
+        ...     Path(folder, VERSION).read_text()
+        '3\\n'
+    """
+    with suppress(OSError):  # the write is done, and an older record is still true
+        write_whole(Path(path, VERSION), f"{version}\n")
+
+
+def _recorded_version(path: str) -> int:
+    try:
+        return int(Path(path, VERSION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # an index that an older version of the package wrote has none
+        return 0
 
 
 def among(ids: Sequence[str]) -> str:

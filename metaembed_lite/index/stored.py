@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from metaembed_lite.arguments import whole_number
 from metaembed_lite.index import incoming
 from metaembed_lite.index.header import Header
 from metaembed_lite.index.snapshot import Snapshot, explained
-from metaembed_lite.index.storage import TABLE, among
+from metaembed_lite.index.storage import among, open_newest
 
 
 class StoredCandidates:
@@ -91,6 +91,9 @@ class StoredCandidates:
             ValueError: if an id is not in the index, or there is no such column.
         """
         stored = self._metadata_names(self._table())
+        if columns is not None and (isinstance(columns, str) or not isinstance(columns, Iterable)):
+            raise ValueError(f"columns={columns!r:.80}: give a list of metadata columns")
+        columns = None if columns is None else list(columns)
         for name in columns or ():
             if name not in stored:
                 raise ValueError(
@@ -159,8 +162,7 @@ class StoredCandidates:
 
     def _table(self) -> Any:
         """The newest version. This handle stays on it, whatever other processes write."""
-        with explained(self.path):
-            return self._database.open_table(TABLE)
+        return open_newest(self._database, self.path)
 
     def _rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Some columns of some candidates, in the order of ``ids``."""

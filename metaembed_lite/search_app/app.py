@@ -19,10 +19,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from metaembed_lite.budget import as_budget
+from metaembed_lite.index.snapshot import FilterError
 from metaembed_lite.index.stages import plan
 from metaembed_lite.search_app.guard import Guard, json_response
 from metaembed_lite.search_app.page import bundle_js, render_page
-from metaembed_lite.search_app.request import FIELDS, SearchRequest, read_json, read_request
+from metaembed_lite.search_app.request import (
+    FIELDS,
+    RequestError,
+    SearchRequest,
+    checking_the_request,
+    read_json,
+    read_request,
+)
 from metaembed_lite.search_app.searcher import Searcher, UnknownError, to_records
 
 if TYPE_CHECKING:
@@ -40,7 +48,8 @@ def create_app(searcher: Searcher) -> ASGIApp:
     - ``GET /match/{id}?query=TOKEN&budget=4x8``: which vector each query vector matched.
     - ``GET /attention/{id}``: where the candidate's vectors attend in its image.
 
-    An error is ``{"error": "..."}``.
+    An error is ``{"error": "..."}``, with status 400 for a mistake in the request, 404 for an
+    unknown id, 503 for files that cannot be read, and 500 for a bug.
 
     Args:
         searcher: an index and its model.
@@ -70,7 +79,8 @@ def create_app(searcher: Searcher) -> ASGIApp:
         exception_handlers={
             HTTPException: _explain_http,
             UnknownError: _explain(404),
-            ValueError: _explain(400),
+            RequestError: _explain(400),
+            FilterError: _explain(400),
             OSError: _explain(503),
             Exception: _explain(500, "this is a bug: the terminal shows where"),
         },
@@ -92,7 +102,9 @@ async def _script(request: Request) -> Response:
 
 async def _search(request: Request) -> Response:
     """The best candidates, what the search cost, and a token of the query for more requests."""
-    wanted = read_request(await _read_fields(request))
+    fields = await _read_fields(request)
+    with checking_the_request():
+        wanted = read_request(fields)
     return json_response(await run_in_threadpool(_find, _searcher(request), wanted))
 
 
@@ -107,7 +119,7 @@ async def _match(request: Request) -> Response:
     """Similarities of all vectors of a query and a candidate, and the picks at a budget."""
     token, budget = request.query_params.get("query"), request.query_params.get("budget")
     if not token:
-        raise ValueError("query is missing: give the token that /search answers with")
+        raise RequestError("query is missing: give the token that /search answers with")
     content = await run_in_threadpool(
         _compare, _searcher(request), request.path_params["id"], token, budget
     )
@@ -127,7 +139,8 @@ def _searcher(request: Request) -> Searcher:
 
 def _find(searcher: Searcher, wanted: SearchRequest) -> dict[str, Any]:
     columns = searcher.index.columns
-    plan(columns, wanted.k, wanted.budget, wanted.prefetch)  # before the work of encoding
+    with checking_the_request():
+        plan(columns, wanted.k, wanted.budget, wanted.prefetch)  # before the work of encoding
     query = searcher.recall(wanted.token) if wanted.token else searcher.encode(wanted.item)
     results = searcher.search(
         query, wanted.k, wanted.budget, prefetch=wanted.prefetch, where=wanted.where
@@ -150,7 +163,8 @@ def _find(searcher: Searcher, wanted: SearchRequest) -> dict[str, Any]:
 
 def _compare(searcher: Searcher, name: str, token: str, budget: str | None) -> dict[str, Any]:
     full = searcher.index.columns.full_budget
-    chosen = (as_budget(budget) if budget else full).check(full.r_q, full.r_c)
+    with checking_the_request():
+        chosen = (as_budget(budget) if budget else full).check(full.r_q, full.r_c)
     similarities = searcher.similarities(searcher.recall(token), name)
     best = similarities[: chosen.r_q, : chosen.r_c].max(dim=1)
     return {
@@ -168,7 +182,9 @@ def _compare(searcher: Searcher, name: str, token: str, budget: str | None) -> d
 async def _read_fields(request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return read_json(await request.body())
+        body = await request.body()
+        with checking_the_request():
+            return read_json(body)
     if kind != "multipart/form-data":
         raise HTTPException(
             415, f"content type {kind!r}: use application/json, or a form for images"
@@ -177,7 +193,7 @@ async def _read_fields(request: Request) -> dict[str, Any]:
     async with request.form(max_files=1, max_fields=len(FIELDS)) as form:
         for name, value in form.multi_items():
             if name in fields:
-                raise ValueError(f"{name} is given twice")
+                raise RequestError(f"{name} is given twice")
             fields[name] = await value.read() if isinstance(value, UploadFile) else value
     return fields
 

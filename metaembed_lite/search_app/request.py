@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,35 @@ from metaembed_lite.search_app.guard import IMAGE_LIMIT
 
 MOST_RESULTS = 200
 FIELDS = ("text", "image", "query", "budget", "k", "where", "prefetch")
+
+
+class RequestError(ValueError):
+    """A mistake in a request, which its sender can correct. Any other ``ValueError`` is a bug.
+
+    Example:
+        >>> str(RequestError("k=0: use a whole number from 1 up"))
+        'k=0: use a whole number from 1 up'
+    """
+
+
+@contextmanager
+def checking_the_request() -> Iterator[None]:
+    """Turn a ``ValueError`` into a ``RequestError``. Only checks of what was sent stand inside.
+
+    Raises:
+        RequestError: for every ``ValueError`` inside.
+
+    Example:
+        >>> with checking_the_request():
+        ...     as_budget("4")
+        Traceback (most recent call last):
+        ...
+        metaembed_lite.search_app.request.RequestError: budget '4': write it as r_q x r_c, ...
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from metaembed_lite.explorer.display import attention_to_json
 from metaembed_lite.index import MetaIndex
 from metaembed_lite.items import ItemError
 from metaembed_lite.loading import load
+from metaembed_lite.search_app.request import RequestError, checking_the_request
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -119,9 +120,10 @@ class Searcher:
             item: a text, an image, or a dict with both.
 
         Raises:
-            ValueError: if the item cannot be read.
+            RequestError: if the item cannot be read.
         """
-        parts = items.read(item)
+        with checking_the_request():
+            parts = items.read(item)
         token = f"{items.key(parts):016x}"
         with self._encoding:
             query = self._queries.get(token)
@@ -130,7 +132,7 @@ class Searcher:
                 try:
                     vectors = self.model.encode_query(parts, show_progress_bar=False)
                 except ItemError as error:
-                    raise ValueError(error.problem) from error
+                    raise RequestError(error.problem) from error
                 r_q = self.index.columns.full_budget.r_q
                 seconds = time.perf_counter() - start
                 query = Query(token, vectors[:r_q].float().cpu(), seconds)

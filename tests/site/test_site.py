@@ -144,3 +144,37 @@ def test_a_quiz_opens_with_the_keyboard(page, address):
     choice.locator("summary").focus()
     page.keyboard.press("Enter")
     assert explanation.is_visible()
+
+
+INJECT = """async () => {
+    const seen = [];
+    document.addEventListener("securitypolicyviolation", (e) => seen.push(e.effectiveDirective));
+    const script = document.createElement("script");
+    script.textContent = "window.injected = 1";
+    document.body.append(script);
+    const image = "<img src='data:,' onerror='window.injected = 2'>";
+    document.body.insertAdjacentHTML("beforeend", image);
+    await fetch("http://evil.test/").catch(() => {});
+    setTimeout(() => { try { eval("window.injected = 3"); } catch {} }); // later, as a page does
+    await new Promise((done) => setTimeout(done, 200));
+    return [window.injected ?? null, [...new Set(seen)].sort()];
+}"""
+
+
+@pytest.mark.parametrize("name", ["book/intro", "notebooks/07_budget_sliders"])
+def test_a_page_runs_no_script_but_its_own_and_reads_no_other_host(name, page, address):
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    injected, violations = page.evaluate(INJECT)
+    assert injected is None
+    assert violations == ["connect-src", "script-src", "script-src-attr", "script-src-elem"]
+
+
+def test_every_page_of_the_site_has_one_policy_without_inline_scripts(site):
+    for path in site.rglob("*.html"):
+        policies = re.findall(
+            r'Content-Security-Policy" content="([^"]*)"', path.read_text("utf-8")
+        )
+        assert len(policies) == 1, path
+        scripts = re.search(r"script-src ([^;]*)", policies[0])[1]
+        assert "unsafe-inline" not in scripts
+        assert "http" not in policies[0]

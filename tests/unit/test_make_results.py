@@ -33,7 +33,7 @@ def project(tmp_path, monkeypatch):
 
 
 LOGS = [f"metaembed_lite/checkpoints/{name}/pretraining_log.json" for name in checkpoints.BACKBONES]
-PAGES = ["README.md", "book/results.md", "book/your_own_data.md"]
+PAGES = ["README.md", "book/results.md", "book/your_own_data.md", "book/security.md"]
 
 
 def change(project, function, name="findings"):
@@ -87,7 +87,7 @@ def test_a_suite_or_system_that_nobody_measured_is_not_listed(project):
         result["systems"]["new-system"] = "a new system"
 
     change(project, add)
-    _, results, _ = run(project)
+    _, results, *_ = run(project)
     assert "`codesearch`:" in results
     assert not re.search("new-suite|new-system|a new system|not measured:", results, re.IGNORECASE)
 
@@ -130,7 +130,7 @@ def test_a_row_over_more_seeds_names_their_number_and_range(project, system, qua
                 point["p_at_1"] = p_at_1
 
     change(project, add)
-    readme, results, _ = run(project)
+    readme, results, *_ = run(project)
     labels = ["MetaEmbed with MMR", "MetaEmbed without MMR"]
     many, one = labels if system == "MMR" else reversed(labels)
     for page, name in ((readme, "results"), (results, "rivals"), (results, "systems")):
@@ -244,7 +244,7 @@ def test_text_from_json_is_never_markup_and_never_a_cell(project):
     change(project, spoil_search, "search")
     change(project, lambda result: result.update(shape=HOSTILE), "efficiency_tiny")
     before = (ROOT / "book/results.md").read_text()
-    readme, results, _ = run(project)
+    readme, results, *_ = run(project)
     for page in (readme, results):
         assert "<script" not in page
         assert (

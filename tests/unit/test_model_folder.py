@@ -222,6 +222,31 @@ def test_a_save_killed_between_its_renames_is_repaired(
     assert not staging(folder).exists()
 
 
+@pytest.mark.parametrize("name", [MARKER, "1_Dense/config.json"])
+def test_a_save_killed_while_it_removes_the_old_model_does_not_prevent_the_next(
+    name, model, other, tmp_path, monkeypatch
+):
+    """What is left of the old model is not taken for files of the user."""
+    folder = tmp_path / "model"
+    save(model, folder)
+
+    class Killed(BaseException):
+        pass
+
+    def remove_one_file(path):
+        (file,) = path.rglob(name)
+        file.unlink()
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("metaembed_lite.model_folder.shutil.rmtree", remove_one_file)
+        with pytest.raises(Killed):
+            save(other, folder, overwrite=True)
+    assert torch.equal(load(folder).encode_query("a").cpu(), other.encode_query("a").cpu())
+    save(model, folder, overwrite=True)
+    assert not staging(folder).exists()
+
+
 def test_a_file_that_appears_while_a_model_is_saved_is_not_lost(
     model, other, tmp_path, monkeypatch
 ):

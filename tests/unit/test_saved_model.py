@@ -17,7 +17,6 @@ from sentence_transformers import MultiVectorEncoder
 
 from metaembed_lite import build, checkpoints, load, save
 from metaembed_lite.model_folder import MARKER, write_marker
-from metaembed_lite.saved_model import check_template
 
 
 @pytest.fixture(scope="module")
@@ -352,43 +351,13 @@ def test_no_pattern_of_a_checkpoint_is_run(hostile, saved):
     assert torch.equal(loaded.encode_query("7 B2"), right.encode_query("7 B2"))
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ 'A' * 10**9 }}", "{{ 2 ** 10**9 }}", "{% for i in range(99999999) %}a{% endfor %}",
-        "{{ '%999999999s' % 'a' }}", "{{ '%999999999s'|format('a') }}", "{{ 'a'.ljust(10000000) }}",
-        "{{ 'a'|center(999999999) }}", "{{ '{:999999999}'.format('a') }}", "{% if %}",
-        "a" * 200_000, "{{ 'a'" + ".replace('a', 'aaaaaaaaaa')" * 12 + " }}",
-        "{% for a in 'xxxxxxxxxx' %}a{% endfor %}", "{% for a in m %}" * 4 + "{% endfor %}" * 4,
-        "{% macro a(n) %}{{ a(n) }}{{ a(n) }}{% endmacro %}{{ a(1) }}",
-        "{{ 'a'['ljust'](50000000) }}", "{{ ('a'|attr('ljust'))(50000000) }}",
-        "{% set r = range %}{{ r(99999) }}", "{% set f='%50000000s' %}{{ f % 'a' }}",
-        "{{ lipsum(n=1000000) }}", "{{ ['a']|batch(500000000, 'x')|list }}",
-        "{{ ['a']|map('center', 50000000)|list }}", "{{ 'a'|tojson(indent=50000000) }}",
-        "{{ 'a'|slice(500000000)|list }}",
-    ],
-    ids=lambda text: text[:30],
-)  # fmt: skip
-def test_a_chat_template_that_could_hang_is_refused(template, hostile):
-    (hostile / "whole" / "chat_template.jinja").write_text(template)
-    started = time.monotonic()
-    with pytest.raises(ValueError, match=r"chat_template\.jinja.*chat template"):
-        load(hostile / "whole")
-    assert time.monotonic() - started < 10
-
-
-def test_chat_templates_in_use_are_not_refused():
-    from metaembed_lite import backbones
-
-    used = [
-        (checkpoints.HERE / "tiny-vlm" / "chat_template.jinja").read_text(),
-        *backbones.CHAT_TEMPLATES.values(),
-        "{%- for m in messages %}{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('roles must alternate') }}{% endif %}{% generation %}{{ m['content'] | "
-        "trim }}{% endgeneration %}{% if loop.last %}{% break %}{% endif %}{% endfor %}",
-    ]
-    for template in used:
-        check_template(template, Path("chat_template.jinja"))
+def test_a_chat_template_is_checked_in_each_file_that_holds_one(hostile):
+    growing = "{{ 'A' * 10**9 }}"
+    edit(hostile / "adapter" / "tokenizer_config.json", chat_template=growing)
+    (hostile / "whole" / "chat_template.jinja").write_text(growing)
+    for name, file in (("adapter", "tokenizer_config.json"), ("whole", "chat_template.jinja")):
+        with pytest.raises(ValueError, match=rf"{file}.*chat template multiplies"):
+            load(hostile / name, device="cpu")
 
 
 @pytest.mark.parametrize("path", ["/etc", "../../x", "..", "a/b", "1_Dense\x00", "\\\\host\\x"])

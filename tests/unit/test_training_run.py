@@ -463,18 +463,6 @@ except BlockingIOError as error:
     assert load(tmp_path / "run", device="cpu")
 
 
-def test_a_run_that_is_killed_several_times_ends_with_the_same_weights_bit_by_bit():
-    """Real SIGKILLs at random moments. benchmarks/kill_training.py runs this 100 times."""
-    run = subprocess.run(
-        [sys.executable, "benchmarks/kill_training.py", "--kills", "10", "--no-write"],
-        cwd=ROOT, capture_output=True, text=True, timeout=280,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
-    expected = "After 10 kills every resumed run ended with the expected weights, bit by bit"
-    assert expected in run.stdout
-
-
 # Which weights train
 
 
