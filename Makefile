@@ -40,10 +40,11 @@ $(READY): requirements.lock pyproject.toml
 	@echo "== environment: $$($(PYTHON) -V) in $(VENV), $$(grep -c '==' requirements.lock) pinned packages"
 	@echo "   the first time this takes several minutes and about 6 GB, mostly for PyTorch"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock | awk '\
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes \
+	  -r requirements.lock | awk '\
 	  /^Collecting /   { n++; printf "   %3d %s\n", n, $$2; fflush() } \
 	  /^Installing /   { print "   installing them, a minute or two"; fflush() }'
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 	@echo "== environment ready"
 
@@ -84,10 +85,11 @@ lab: $(READY)
 	@echo "== JupyterLab in notebooks/ (Ctrl+C twice stops it)"
 	@cd notebooks && ../$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
-# torch comes from the standard index. --universal pins for every platform and every Python from 3.11 on.
+# torch comes from the standard index. --universal pins for every platform and every Python from 3.11 on. The hashes are
+# those that the index names for each file, so pip refuses a file that was exchanged.
 lock: $(READY)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
-	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras $(UPGRADE) \
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes $(UPGRADE) \
 	  pyproject.toml -o requirements.lock
 	@echo "== requirements.lock: $$(grep -c '==' requirements.lock) pins. The next make installs what changed"
 

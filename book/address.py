@@ -30,7 +30,7 @@ if "google.colab" in sys.modules:
         address = "{url}"
         subprocess.run([*clone, address, BOOK], check=True)
         install = [sys.executable, "-m", "pip", "install", "--quiet"]
-        subprocess.run([*install, BOOK, "myst-nb"], check=True)
+        subprocess.run([*install, f"{{BOOK}}[index,plots]", "myst-nb"], check=True)
     os.chdir(f"{{BOOK}}/notebooks")"""
 
 

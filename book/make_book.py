@@ -24,10 +24,13 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import typer
 import yaml
 from address import check_install_cells, read_config, site_config
 from mend_pages import MENDED, POLICY, mend_pages
+from typer.cli import get_docs_for_click
 
+from metaembed_lite.cli import app
 from metaembed_lite.locking import lock, write_whole
 from metaembed_lite.model_folder import sha256
 
@@ -185,6 +188,16 @@ def copy_explorer(tree: Path) -> None:
                         write_whole(tree / "book" / "explorer.html", "".join(html))
 
 
+def describe_commands(tree: Path) -> None:
+    """Write the help of every command to `book/api/commands.md`, for the API reference."""
+    command = typer.main.get_command(app)
+    context = typer.Context(command, info_name="metaembed-lite")
+    text = get_docs_for_click(obj=command, ctx=context, name="metaembed-lite")
+    _, _, text = text.partition("\n")  # the page has its own title
+    (tree / "book" / "api").mkdir(exist_ok=True)
+    write_whole(tree / "book" / "api" / "commands.md", text)
+
+
 def build_site(profile: str) -> Path:
     """Build the site from the executed notebooks and return its folder. Warnings are errors.
 
@@ -199,8 +212,10 @@ def build_site(profile: str) -> Path:
 def _build_site(profile: str) -> Path:
     tree = stage(profile)
     html, stamp = tree / "_build" / "html", tree / "stamps" / "site"
+    describe_commands(tree)
     sources = [tree / "_config.yml", tree / "_toc.yml", *files(tree / "book")]
     sources += [tree / "notebooks" / f"{name}.ipynb" for name in notebooks()]
+    sources += files(ROOT / "metaembed_lite")  # its docstrings
     sources_digest = digest(
         [*sources, ROOT / "requirements.lock"], sys.version, repr(MENDED), POLICY
     )

@@ -1,6 +1,7 @@
 """The command line of the package.
 
 metaembed-lite recipes
+metaembed-lite recipes tiny
 metaembed-lite check-data my-images
 metaembed-lite train tiny --output my-model train.steps=100
 accelerate launch -m metaembed_lite.cli train qwen2.5-vl-7b --output my-model
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from metaembed_lite import data_commands, doctor_command, search_commands
+from metaembed_lite import __version__, data_commands, doctor_command, search_commands
+from metaembed_lite.extras import extra
 from metaembed_lite.model_folder import files
 
 if TYPE_CHECKING:
@@ -97,10 +99,7 @@ class Commands(TyperGroup):
             raise
 
 
-app = typer.Typer(
-    cls=Commands, help="MetaEmbed's flexible late interaction.", no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)  # fmt: skip
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_once(line: str) -> None:
@@ -109,15 +108,38 @@ def _print_once(line: str) -> None:
         typer.echo(line)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"metaembed-lite {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                           help="Print the version and exit.")
+    ] = False,
+) -> None:  # fmt: skip
+    """MetaEmbed's flexible late interaction."""
+
+
 @app.command()
-def recipes() -> None:
-    """List the bundled recipes, and where the values of the paper's recipes come from."""
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="Print this recipe with its comments. Defaults to a list.")
+    ] = None,
+) -> None:
+    """List the bundled recipes, or print one to copy and change."""
     from metaembed_lite import recipes
 
-    for name in recipes.list_names():
-        recipe = recipes.read(name)
-        typer.echo(f"{name:22} {recipe.model['backbone']} on {recipe.data['name']}")
-    typer.echo(f"\n{recipes.PAPER_NOTE}")
+    if name is not None:
+        typer.echo(recipes.read_text(name), nl=False)
+        return
+    for each in recipes.list_names():
+        sections = recipes.read_sections(each)
+        typer.echo(f"{each:22} {sections['model']['backbone']} on {sections['data']['name']}")
+    typer.echo(f"\n{recipes.PAPER_NOTE}\n\nmetaembed-lite recipes NAME prints one.")
 
 
 @app.command()
@@ -230,6 +252,8 @@ def evaluate(
         encoded = encode(loaded, task, **at_once)
         table = measure(encoded, within)
     else:
+        with extra("benchmarks"):
+            import mteb  # noqa: F401  before the model is loaded
         from metaembed_lite.mteb_bridge import evaluate as on_mteb
 
         table = on_mteb(load(model), benchmark, budgets, output, name=model, **at_once)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from metaembed_lite.model_card import describe_origin
 from metaembed_lite.model_folder import (
     ADAPTER_CONFIG,
     NOTES,
@@ -144,6 +145,8 @@ def push(
             config["base_model_name_or_path"] = backbone
             (Path(scratch) / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
             write_marker(Path(scratch))
+            if "README.md" in files:
+                describe_origin(scratch)
         try:
             api = HfApi()
             api.create_repo(name, private=private, exist_ok=True)

@@ -289,7 +289,8 @@ def claim_vocabulary(tokenizer: Any, model: Any, r_q: int, r_c: int) -> list[int
     In order of preference:
 
     1. the entries of a saved model
-    2. entries that the backbone reserves ([unusedN], <unusedN>, <|reserved_special_token_N|>)
+    2. entries that the backbone reserves (``[unusedN]``, ``<unusedN>``,
+       ``<|reserved_special_token_N|>``)
     3. embedding rows beyond the tokenizer's vocabulary, which Qwen2.5-VL has
     4. new rows
 

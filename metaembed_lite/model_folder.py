@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 MARKER = "metaembed_lite.json"
 MODULES = "modules.json"  # sentence-transformers' name
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
+BUNDLED_PREFIX = "metaembed_lite/"  # of the name of a bundled backbone in it, not a path
 CHECKPOINTS = "checkpoints"  # of training, below the folder of the model
 WHOLE = "whole.json"  # in a checkpoint, written last: the size of each of its files
 RUN = "run.json"  # in CHECKPOINTS: the settings of the training run

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metaembed_lite.arguments import whole_number
 from metaembed_lite.budget import Budget, BudgetLike, Budgets, as_budget
+from metaembed_lite.extras import extra
 from metaembed_lite.meta_tokens import choose_budgets, full_budget
 from metaembed_lite.scoring import as_embeddings, maxsim
 
@@ -267,12 +268,8 @@ def evaluate(
 
 
 def _mteb() -> Any:
-    try:
+    with extra("benchmarks"):
         import mteb
-    except ImportError as error:
-        raise ImportError(
-            "mteb is not installed: pip install 'metaembed-lite[benchmarks]'"
-        ) from error
     return mteb
 
 

@@ -11,12 +11,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from metaembed_lite.arguments import is_finite_number, whole_number
 from metaembed_lite.canvas import (
@@ -32,6 +27,14 @@ from metaembed_lite.canvas import (
     use_style,
 )
 from metaembed_lite.data.named_cells import find_named_cells
+from metaembed_lite.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
 if TYPE_CHECKING:
     import pandas as pd

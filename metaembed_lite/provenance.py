@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.base.modules import Dense
 
-from metaembed_lite import checkpoints
 from metaembed_lite.budget import Budget
 from metaembed_lite.meta_tokens import MetaTokenTransformer
+from metaembed_lite.model_folder import BUNDLED_PREFIX
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -126,6 +126,6 @@ def name_source(name: str) -> str:
         >>> name_source("/home/me/models/mine")
         'mine'
     """
-    name = name.removeprefix(checkpoints.PREFIX)
+    name = name.removeprefix(BUNDLED_PREFIX)
     path = Path(name)
     return path.name if path.is_absolute() or path.is_dir() else name

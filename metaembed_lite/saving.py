@@ -10,6 +10,7 @@ import torch
 
 from metaembed_lite.encoder import MultiVectorEncoder
 from metaembed_lite.locking import lock
+from metaembed_lite.model_card import describe_origin
 from metaembed_lite.model_folder import check_output, is_finished, naming, replacing
 
 
@@ -101,13 +102,15 @@ def write_model(
             )
     with naming(folder), replacing(folder) as new:
         model.save_pretrained(str(new))
-        card = getattr(model, "loaded_card", "")
         trained = "generated_from_trainer" in model.model_card_data.tags
-        if card and not trained:  # the loaded card still describes the weights
-            (new / "README.md").write_text(card, encoding="utf-8")
         recipe = getattr(model, "trained_recipe", "")  # of train()
         if not recipe and not trained:
             recipe = getattr(model, "loaded_recipe", "")
         texts = {"recipe.yaml": recipe} if recipe else {}
         for name, text in {**texts, **(notes or {})}.items():
             (new / name).write_text(text, encoding="utf-8")
+        card = getattr(model, "loaded_card", "")
+        if card and not trained:  # the loaded card still describes the weights
+            (new / "README.md").write_text(card, encoding="utf-8")
+        else:
+            describe_origin(new, getattr(model[0], "backbone_name", None))

@@ -10,14 +10,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "metaembed_lite"
 
 # From bottom to top. A module may import from the layers below its own and from no other.
 LAYERS = [
+    "extras",
     "arguments timing locking results exercises canvas thumbnails progress chat_templates",
     "budget items backbones model_folder schedule trainable",
+    "model_card",
     "scoring plain_text checkpoints settings hub",
     "data adapter clustering index",
     "saved_model",
     "item_transformer",
     "meta_tokens pooling",
-    "false_negatives model_card attention_clustering",
+    "false_negatives attention_clustering",
     "encoder",
     "losses model loading saving interpretability",
     "baselines evaluation training_run memory provenance",

@@ -18,12 +18,18 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-STATED = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+EVERY = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+STATED = [line for line in EVERY if Requirement(line).name != PROJECT["name"]]
+BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"][
+    "requires"
+]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 # The top level has only what README.md and the book name, so readers find their way.
 REQUIRED = {
     "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "SECURITY.md",
-    "pyproject.toml", "requirements.lock", "environment.yml", "Makefile",
+    "pyproject.toml", "requirements.lock", "environment.yml", "postBuild", "Makefile",
     "_config.yml", "_toc.yml", "book", "notebooks", "metaembed_lite", "tests",
     ".ci", ".github", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
@@ -32,17 +38,21 @@ ALLOWED = REQUIRED | {"benchmarks", ".gitattributes"}
 
 def pins() -> dict[str, str]:
     """Package -> version for this Python on this platform, from `requirements.lock`."""
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     versions = {}
-    for line in lines:
-        if not line or line.lstrip().startswith("#"):
-            continue
+    for line in locked():
         pin = Requirement(line)
         if pin.marker is None or pin.marker.evaluate():
             (exact,) = pin.specifier
             assert exact.operator == "==", f"{line} is not an exact pin"
             versions[canonicalize_name(pin.name)] = exact.version
     return versions
+
+
+def locked() -> dict[str, list[str]]:
+    """Requirement -> the hashes of its files, from `requirements.lock`."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", "")
+    entries = [line.split(" --hash=") for line in text.splitlines() if line.lstrip(" ")[:1] != "#"]
+    return {words[0].strip(): [word.strip() for word in words[1:]] for words in entries if words[0]}
 
 
 def files_of_the_project() -> list[str]:
@@ -72,8 +82,37 @@ def test_every_package_that_the_module_imports_is_a_stated_dependency():
                 imported.add((node.module or "").split(".")[0])
     imported -= {*sys.stdlib_module_names, "metaembed_lite"}
     needed = {canonicalize_name(distributions[name][0]) for name in imported}
-    stated = [*PROJECT["dependencies"], *EXTRAS["benchmarks"], *EXTRAS["qdrant"]]
+    offered = ["benchmarks", "index", "plots", "qdrant"]
+    stated = [*PROJECT["dependencies"], *(line for extra in offered for line in EXTRAS[extra])]
     assert needed <= {canonicalize_name(Requirement(line).name) for line in stated}
+
+
+def test_every_pin_has_the_hashes_of_its_files():
+    without = [pin for pin, hashes in locked().items() if not hashes]
+    assert not without, "make lock"
+    wrong = {h for hashes in locked().values() for h in hashes if not HASH.fullmatch(h)}
+    assert not wrong
+    installs = [line for line in MAKEFILE.splitlines() if "-r requirements.lock" in line]
+    assert installs
+    assert MAKEFILE.count("--require-hashes") == len(installs)
+
+
+def test_the_environment_installs_nothing_without_a_pin():
+    """The build of the package itself takes setuptools from the lock, not from the index."""
+    names = {canonicalize_name(Requirement(line).name) for line in locked()}
+    assert {canonicalize_name(Requirement(line).name) for line in BUILD} <= names
+    for text in (MAKEFILE, (ROOT / "postBuild").read_text(encoding="utf-8")):
+        assert "--no-build-isolation --no-deps -e ." in text
+
+
+def test_every_action_of_a_workflow_is_pinned_to_a_commit():
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / ".github/workflows").iterdir()]
+    actions = re.findall(r"uses: (.*)", "\n".join(texts))
+    assert len(actions) >= 7
+    loose = [
+        action for action in actions if not re.fullmatch(r"\S+@[0-9a-f]{40}  # v[\d.]+", action)
+    ]
+    assert not loose, "name the commit, and its version in a comment"
 
 
 def test_conda_gets_python_from_the_same_range_and_the_rest_from_the_same_pins():
@@ -82,7 +121,8 @@ def test_conda_gets_python_from_the_same_range_and_the_rest_from_the_same_pins()
     python = next(entry for entry in conda if entry.startswith("python"))
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
     assert set(conda) == {python, "pip"}
-    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+    assert pip == {"pip": ["-r requirements.lock"]}
+    assert (ROOT / "postBuild").stat().st_mode & 0o111, "Binder runs it"
 
 
 def test_no_lock_or_configuration_names_a_package_index():

@@ -10,11 +10,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from metaembed_lite.model_folder import sha256
+from metaembed_lite.model_folder import BUNDLED_PREFIX, sha256
 
 BACKBONES = ("tiny-vlm",)  # for build()
 MODELS = ("tiny", "tiny-no-mmr", "tiny-single", "tiny-handwriting")  # for load()
-PREFIX = "metaembed_lite/"  # before the name of a bundled backbone in an adapter, not a path
 HERE = Path(__file__).parent
 SUMS = HERE / "SHA256SUMS"
 REMEDY = "install metaembed-lite again"
@@ -32,7 +31,7 @@ def folder(name: str) -> Path | None:
         >>> folder("huge") is None
         True
     """
-    name = name.removeprefix(PREFIX)
+    name = name.removeprefix(BUNDLED_PREFIX)
     return _verify(HERE / name) if name in BACKBONES + MODELS else None
 
 
@@ -44,7 +43,7 @@ def portable_name(path: str) -> str:
         ('metaembed_lite/tiny-vlm', 'Qwen/Qwen2.5-VL-3B-Instruct')
     """
     if Path(path).is_dir():
-        bundled = (PREFIX + name for name in BACKBONES if HERE / name == Path(path))
+        bundled = (BUNDLED_PREFIX + name for name in BACKBONES if HERE / name == Path(path))
         return next(bundled, str(Path(path).resolve()))
     return path
 

@@ -6,6 +6,11 @@ tiny backbone is pretrained. They share the boxes, arrows and labels of ``canvas
 Queries are blue, candidates are orange, and what is right is green in every drawing.
 """
 
+from metaembed_lite.extras import extra
+
+with extra("plots"):
+    import matplotlib  # noqa: F401
+
 from metaembed_lite.drawings.curriculum import draw_curriculum
 from metaembed_lite.drawings.game import draw_game
 from metaembed_lite.drawings.network import draw_architectures, draw_lora, draw_sequence

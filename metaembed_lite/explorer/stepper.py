@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import anywidget
 import numpy as np
-import traitlets
 from PIL import Image
 
 from metaembed_lite.arguments import is_count, whole_number
 from metaembed_lite.explorer.display import image_to_data_url
 from metaembed_lite.explorer.page import bundle_js, render_html
+from metaembed_lite.extras import extra
+
+with extra("plots"):
+    import anywidget
+    import traitlets
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-import anywidget
 import numpy as np
 import pandas as pd
-import traitlets
 
 from metaembed_lite.arguments import whole_number
 from metaembed_lite.budget import Budget, Budgets, as_budget
@@ -22,7 +20,12 @@ from metaembed_lite.data.task import RetrievalTask
 from metaembed_lite.evaluation import EncodedTask
 from metaembed_lite.explorer.page import bundle_js, check_size, noscript_table, render_html
 from metaembed_lite.explorer.state import build_state
+from metaembed_lite.extras import extra
 from metaembed_lite.scoring import maxsim
+
+with extra("plots"):
+    import anywidget
+    import traitlets
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder

@@ -11,6 +11,11 @@ import os
 # What one scan may read ahead. LanceDB would take 2 GiB, and reads the setting when it is imported.
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(64 << 20))
 
+from metaembed_lite.extras import extra
+
+with extra("index"):
+    import lancedb  # noqa: F401
+
 from metaembed_lite.index.meta_index import MetaIndex
 
 __all__ = ["MetaIndex"]

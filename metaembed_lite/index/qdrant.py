@@ -15,6 +15,7 @@ import pandas as pd
 from torch import Tensor
 
 from metaembed_lite.budget import Budget, BudgetLike
+from metaembed_lite.extras import extra
 from metaembed_lite.index.columns import RingColumns
 from metaembed_lite.index.stages import Stage, plan
 
@@ -49,7 +50,8 @@ def create_collection(client: QdrantClient, collection: str, columns: RingColumn
         >>> sorted(client.get_collection("sheets").config.params.vectors)
         ['first_1', 'first_8']
     """
-    from qdrant_client import models
+    with extra("qdrant"):
+        from qdrant_client import models
 
     if client.collection_exists(collection):
         raise FileExistsError(f"Qdrant has a collection {collection!r}: choose another name")
@@ -93,7 +95,8 @@ def upload(
         >>> client.count("sheets").count
         1
     """
-    from qdrant_client import models
+    with extra("qdrant"):
+        from qdrant_client import models
 
     for ids, embeddings, metadata in batches:
         vectors = embeddings.numpy()
@@ -151,7 +154,8 @@ def search_qdrant(
         >>> search_qdrant(client, "sheets", torch.ones(2, 4), columns).score.item()
         8.0
     """
-    from qdrant_client import models
+    with extra("qdrant"):
+        from qdrant_client import models
 
     stages = plan(columns, k, budget, prefetch)
     vectors = query.detach().float().cpu().numpy()

@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from metaembed_lite import checkpoints
-from metaembed_lite.data import find_suite
 from metaembed_lite.data.image_folder import changed_split
-from metaembed_lite.model import build
 from metaembed_lite.recipes.start import continue_from
 from metaembed_lite.settings import check, parameters, parse
-from metaembed_lite.training import train
 
 FOLDER = Path(__file__).parent
 SECTIONS = ("model", "data", "train")
@@ -67,6 +64,33 @@ def list_names() -> list[str]:
         True
     """
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def read_text(name: str) -> str:
+    """The text of a bundled recipe, with its comments.
+
+    Raises:
+        ValueError: if there is no bundled recipe of that name.
+
+    Example:
+        >>> read_text("tiny").startswith("# Sheets of stickers on tiny-vlm")
+        True
+    """
+    if name not in list_names():
+        raise ValueError(f"no recipe {name!r}: the bundled recipes are {', '.join(list_names())}")
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def read_sections(name: str) -> dict[str, dict[Any, Any]]:
+    """The three sections of a bundled recipe, as they are written. ``read`` also checks them.
+
+    Reading them takes no time, while checking them imports PyTorch.
+
+    Example:
+        >>> read_sections("tiny")["model"]["r_q"]
+        8
+    """
+    return _read_sections(FOLDER / f"{name}.yaml")
 
 
 def read(
@@ -146,6 +170,8 @@ def read_suite_settings(name: str, assignments: Sequence[str], **defaults: Any) 
         >>> read_suite_settings("stickers", ["n_queries=1e3"], n_train=0)
         {'n_train': 0, 'n_queries': 1000}
     """
+    from metaembed_lite.data import find_suite  # imports PyTorch, which takes seconds
+
     values = {**defaults, **dict(map(parse_assignment, assignments))}
     return check(find_suite(name), values, f"suite {name!r}")
 
@@ -262,6 +288,10 @@ def _read_sections(file: Path) -> dict[str, dict[Any, Any]]:
 
 
 def _check_sections(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
+    from metaembed_lite.data import find_suite  # these import PyTorch, which takes seconds
+    from metaembed_lite.model import build
+    from metaembed_lite.training import train
+
     owner = f"recipe {name}"
     settings = dict(sections["data"])
     suite = settings.pop("name", None)

@@ -4,3 +4,10 @@
 ``guard.py`` decides which requests are answered, ``request.py`` reads them, and ``page.py`` with
 ``js/`` is the page.
 """
+
+from metaembed_lite.extras import extra
+
+with extra("index"):
+    import python_multipart  # noqa: F401  starlette reads uploads with it
+    import starlette  # noqa: F401
+    import uvicorn  # noqa: F401

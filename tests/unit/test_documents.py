@@ -1,8 +1,11 @@
 """What README.md, CONTRIBUTING.md, CHANGELOG.md, llms.txt and the model cards say is true."""
 
+import importlib.metadata
 import re
 import shlex
+import subprocess
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import make_book
@@ -10,7 +13,9 @@ import pytest
 import torch
 import typer
 import yaml
+from packaging.requirements import Requirement
 
+import metaembed_lite
 from metaembed_lite import checkpoints, load, load_task, maxsim, recipes, save
 from metaembed_lite.cli import app
 from metaembed_lite.model_card import TEMPLATE
@@ -178,6 +183,112 @@ def test_llms_txt_lists_every_page_of_the_book_once():
 def test_the_site_gets_llms_txt_at_its_root():
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     assert config["sphinx"]["config"]["html_extra_path"] == ["book/llms.txt"]
+
+
+# The API reference
+
+
+def documented() -> list[str]:
+    """The modules on the pages of the API reference, without the package's name."""
+    pages = [page for page in make_book.pages() if page.startswith("book/api/")]
+    text = "".join((ROOT / f"{page}.md").read_text(encoding="utf-8") for page in pages)
+    return re.findall(r"^\.\. automodule:: metaembed_lite\.(\S+)$", text, re.M)
+
+
+def test_every_public_name_is_described_once_in_the_api_reference():
+    modules = documented()
+    assert len(modules) == len(set(modules))
+    for name in metaembed_lite.__all__:
+        value = getattr(metaembed_lite, name)
+        home = getattr(value, "__module__", "metaembed_lite.budget")  # of a constant
+        assert home.removeprefix("metaembed_lite.") in modules, name
+
+
+def test_the_overview_of_the_api_reference_lists_the_public_names_on_the_pages_of_their_modules():
+    overview = (ROOT / "book/api/overview.md").read_text(encoding="utf-8")
+    listed = {}
+    for page, names in re.findall(r"^\| \[.*?\]\((\w+\.md)\) \|(.*)\|$", overview, re.M):
+        listed |= dict.fromkeys(re.findall(r"`(\w+)`", names), page)
+    assert set(listed) == set(metaembed_lite.__all__)
+    for name, page in listed.items():
+        home = getattr(getattr(metaembed_lite, name), "__module__", "metaembed_lite.budget")
+        assert f":: {home}\n" in (ROOT / "book/api" / page).read_text(encoding="utf-8"), name
+
+
+def test_the_page_on_the_command_line_has_the_help_of_every_command(tmp_path):
+    (tmp_path / "book").mkdir()
+    make_book.describe_commands(tmp_path)
+    text = (tmp_path / "book/api/commands.md").read_text(encoding="utf-8")
+    names = [c.name or c.callback.__name__ for c in app.registered_commands]
+    assert re.findall(r"^## `metaembed-lite (\w+)`$", text, re.M) == names
+    assert not text.startswith("# "), "the page has its own title"
+    page = (ROOT / "book/api/command_line.md").read_text(encoding="utf-8")
+    assert "{include} commands.md" in page
+
+
+# Dependencies and origins
+
+
+DEPENDENCIES = (ROOT / "book" / "dependencies.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LISTED_ABOVE = {"test": {"mteb", "qdrant-client"}, "book": {PROJECT["name"]}}  # in their own extras
+
+
+def section(title: str) -> list[list[str]]:
+    """The rows of the table below a heading of the page on dependencies, cell by cell."""
+    (text,) = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", DEPENDENCIES, re.M | re.S)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[1:]]
+
+
+def names_of(lines: list[str]) -> set[str]:
+    return {Requirement(line).name for line in lines}
+
+
+def test_the_tables_of_dependencies_list_exactly_those_of_the_project():
+    assert {row[0] for row in section("Core")} == names_of(PROJECT["dependencies"])
+    extras = PROJECT["optional-dependencies"]
+    headings = re.findall(r"^## Extra `(\w+)`$", DEPENDENCIES, re.M)
+    assert sorted(headings) == sorted(extras)
+    for name in headings:
+        rows = section(f"Extra `{name}`")
+        expected = names_of(extras[name]) - LISTED_ABOVE.get(name, set())
+        assert sorted(row[0] for row in rows) == sorted(expected)
+    assert all(
+        len(row) == 5 and all(row) for name in headings for row in section(f"Extra `{name}`")
+    )
+
+
+def stated_license(name: str) -> str:
+    """All that a package says about its license: metadata, description and license files."""
+    package = importlib.metadata.distribution(name)
+    fields = ("License-Expression", "License", "Classifier")
+    texts = [text for field in fields for text in package.metadata.get_all(field, [])]
+    texts.append(package.metadata.get_payload() or "")
+    files = [file for file in package.files or [] if file.name.lower().startswith("license")]
+    readable = [Path(file.locate()) for file in files if file.suffix in ("", ".txt", ".md", ".rst")]
+    return " ".join([*texts, *(file.read_text("utf-8", "replace") for file in readable)])
+
+
+def test_a_dependency_has_the_license_that_it_states():
+    titles = ["Core", *(f"Extra `{name}`" for name in PROJECT["optional-dependencies"])]
+    families = ("Apache", "BSD", "MIT", "MPL", "CC-BY-SA", "CC BY", "Python Software Foundation")
+    for name, _, _, license, _ in (row for title in titles for row in section(title)):
+        stated = stated_license(name).replace("CC-BY 4", "CC BY 4").replace("Mozilla", "MPL")
+        named = [family for family in families if family in license.partition(", axe-core")[0]]
+        assert named, f"{name}: {license}"
+        assert [f for f in named if not re.search(rf"\b{f}\b", stated)] == [], name
+
+
+def test_every_file_of_the_project_has_an_origin_and_a_license():
+    patterns = [p for row in section("Origin of the files") for p in re.findall(r"`(\S+)`", row[0])]
+    git = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "ls-files", "-z"]
+    names = subprocess.run(git, check=True, capture_output=True, text=True).stdout.split("\0")
+    files = [name for name in names if name]
+    without = [name for name in files if not any(fnmatch(name, p) for p in patterns)]
+    assert without == []
+    unused = [p for p in patterns if not any(fnmatch(name, p) for name in files)]
+    assert unused == []
 
 
 # Model cards

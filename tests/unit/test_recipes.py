@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from metaembed_lite import Budget, build, checkpoints, load, recipes, sweep
+from metaembed_lite import Budget, __version__, build, checkpoints, load, recipes, sweep
 from metaembed_lite.budget import BudgetLike, Budgets, check_nested
 from metaembed_lite.cli import app
 from metaembed_lite.data import codesearch
@@ -257,6 +257,53 @@ def test_a_budget_and_budgets_are_recognized_by_their_types():
     ):
         with pytest.raises(ValueError, match=expected):
             check(score, {name: value}, "it")
+
+
+@pytest.mark.parametrize("name", recipes.list_names())
+def test_a_recipe_is_printed_with_its_comments_to_copy_and_change(name, tmp_path):
+    done = run("recipes", name)
+    assert done.exit_code == 0
+    assert done.stdout == (recipes.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(done.stdout, encoding="utf-8")
+    mine, theirs = recipes.read(tmp_path / "mine.yaml"), recipes.read(name)
+    assert (mine.model, mine.data, mine.train) == (theirs.model, theirs.data, theirs.train)
+
+
+def test_an_unknown_recipe_is_not_printed_and_a_list_says_which_there_are():
+    done = run("recipes", "../recipes/tiny")
+    assert done.exit_code == 2
+    assert "no recipe '../recipes/tiny'" in done.stderr
+    assert "smolvlm-256m" in done.stderr
+
+
+def test_the_command_line_says_its_version():
+    done = run("--version")
+    assert (done.exit_code, done.stdout) == (0, f"metaembed-lite {__version__}\n")
+
+
+FAST = """
+import sys, time
+from typer.testing import CliRunner
+from metaembed_lite.cli import app
+names = [c.name or c.callback.__name__ for c in app.registered_commands]
+calls = [["--help"], ["--version"], ["recipes"], ["recipes", "tiny"]]
+calls += [[name, "--help"] for name in names]
+for call in calls:
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0 and done.stdout, (call, done.output)
+slow = {"torch", "transformers", "pandas", "datasets", "lancedb"} & set(sys.modules)
+print(len(names), sorted(slow), time.process_time())
+"""
+
+
+def test_help_the_version_and_the_recipes_come_in_less_than_a_second():
+    """All of them together, in one process, in processor time. None imports a slow package."""
+    done = subprocess.run([sys.executable, "-c", FAST], capture_output=True, text=True, check=True)
+    commands, rest = done.stdout.split(maxsplit=1)
+    assert int(commands) >= 7
+    slow, seconds = rest.rsplit(maxsplit=1)
+    assert slow == "[]"
+    assert float(seconds) < 1
 
 
 def test_the_command_line_trains_saves_and_evaluates(tmp_path):
