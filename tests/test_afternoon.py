@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import metaembed_lite
-from metaembed_lite import load, load_task, train
+from metaembed_lite import explain, load, load_task, save, train
 from metaembed_lite.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -315,19 +315,43 @@ def test_the_programs_of_the_page_on_your_own_data_run(
 ):
     page = (ROOT / "book" / "your_own_data.md").read_text(encoding="utf-8")
     programs = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
-    assert len(programs) == 2
+    assert len(programs) == 3
+    photo = next(folder.rglob("img_20.*")).relative_to(folder).as_posix()
     (tmp_path / "my-images").symlink_to(folder)
     (tmp_path / "my-model").symlink_to(model)
     monkeypatch.chdir(tmp_path)
     for program in programs:
+        program = program.replace("garden/chairs.jpg", photo)
         exec(compile(program, "your_own_data.md", "exec"), {})
-    assert re.search(r"from [\d.]+ on: [\d.]+% of the wrong pairs", capsys.readouterr().out)
+    assert "Threshold(score=" in capsys.readouterr().out
     assert load("my-model-2", device="cpu")
 
 
-# `metaembed-lite doctor` and `explain` belong here, once they are on main: doctor ends with 0 on
-# `model` and with another status on a model whose adapter is spoiled, and the parts that explain
-# returns for the best result of a search add up to its printed score.
+def test_the_doctor_finds_no_failure_in_the_model_and_one_in_a_spoiled_copy(
+    folder, model, tmp_path
+):
+    done = CliRunner().invoke(app, ["doctor", str(model), str(folder), "--items", "8"])
+    assert done.exit_code == 0, done.output
+    assert "0 failed" in done.output
+    spoiled = load(model, device="cpu")
+    with torch.no_grad():
+        for name, parameter in spoiled.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()[:] = 1e4  # every vector becomes the same
+    save(spoiled, tmp_path / "spoiled")
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path / "spoiled"), str(folder)])
+    assert done.exit_code == 1, done.output
+    assert "failed" in done.output
+
+
+def test_the_parts_of_an_explanation_add_up_to_the_score_of_the_search(folder, model, index):
+    query, photo = "picture number 20", next(folder.rglob("img_20.*"))
+    printed = succeed("search", index, query, "--budget", "2x4", "--k", N_IMAGES)
+    line = next(line for line in printed.splitlines() if photo.name in line)
+    score = float(re.search(r"-?\d+\.\d+", line).group())
+    explanation = explain(load(model, device="cpu"), query, photo, "2x4")
+    assert explanation.matches.adds.sum() == pytest.approx(explanation.score, abs=1e-5)
+    assert explanation.score == pytest.approx(score, abs=2e-3)  # the index stores float16
 
 
 def test_an_upload_without_a_hub_ends_with_one_clear_line(model):
