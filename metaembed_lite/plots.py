@@ -121,7 +121,7 @@ def show_rankings(
     Example:
         >>> images, scores = [np.zeros((8, 8))] * 3, {"before": [3, 2, 1], "after": [1, 9, 1]}
         >>> figure = show_rankings(images, [0, 1, 0], scores, k=2)
-        >>> [text.get_text() for text in figure.axes[0].texts if "rank" in text.get_text()]
+        >>> [text.get_text() for text in figure.axes[0].texts if "first" in text.get_text()]
         ['first right: rank 2', 'first right: rank 1']
     """
     k = min(whole_number(k, "k"), max(len(images), 1))
