@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import metaembed_lite
-from metaembed_lite import load, load_task, train
+from metaembed_lite import MetaIndex, explain, load, load_task, train
 from metaembed_lite.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -315,19 +315,39 @@ def test_the_programs_of_the_page_on_your_own_data_run(
 ):
     page = (ROOT / "book" / "your_own_data.md").read_text(encoding="utf-8")
     programs = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
-    assert len(programs) == 2
+    assert len(programs) == 3
     (tmp_path / "my-images").symlink_to(folder)
     (tmp_path / "my-model").symlink_to(model)
     monkeypatch.chdir(tmp_path)
     for program in programs:
         exec(compile(program, "your_own_data.md", "exec"), {})
-    assert re.search(r"from [\d.]+ on: [\d.]+% of the wrong pairs", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    (found,) = re.findall(r"from -?[\d.]+ on: ([\d.]+)% of the right pairs", printed)
+    assert float(found) >= 90
     assert load("my-model-2", device="cpu")
 
 
-# `metaembed-lite doctor` and `explain` belong here, once they are on main: doctor ends with 0 on
-# `model` and with another status on a model whose adapter is spoiled, and the parts that explain
-# returns for the best result of a search add up to its printed score.
+def test_doctor_finds_nothing_in_the_model_and_names_an_image_that_is_broken(
+    folder, model, tmp_path
+):
+    printed = succeed("doctor", model, folder, "--items", 8, "--round-trip")
+    assert f"on 8 items of {N_IMAGES:,} in {folder}" in printed
+    assert "0 failed" in printed
+    (tmp_path / "cut.png").write_bytes(next(folder.rglob("*.png")).read_bytes()[:60])
+    result = invoke("doctor", model, tmp_path)
+    assert result.exit_code == 1
+    assert "failed   items" in result.output
+    assert "cut.png" in result.output
+
+
+def test_the_parts_of_an_explanation_add_up_to_the_score_of_the_search(folder, model, index):
+    loaded = load(model, device="cpu")
+    query = loaded.encode_query("picture number 30")
+    best = MetaIndex.open(index).search(query, k=1, budget="4x8").iloc[0]
+    explanation = explain(loaded, "picture number 30", folder / best.id, budget="4x8")
+    assert explanation.matches.adds.sum() == pytest.approx(explanation.score, abs=1e-5)
+    assert explanation.score == pytest.approx(best.score, abs=5e-3)  # stored in float16
+    assert explanation.attention is not None
 
 
 def test_an_upload_without_a_hub_ends_with_one_clear_line(model):
