@@ -82,7 +82,7 @@ def choose_items(
         (10, "of the suite 'stickers'")
     """
     from metaembed_lite.data import SUITES, load_task
-    from metaembed_lite.indexing import find_images
+    from metaembed_lite.data.image_files import find_images
     from metaembed_lite.recipes import read_suite_settings
 
     if source is not None and source not in SUITES:

@@ -93,7 +93,8 @@ def explain(
     Example:
         >>> from metaembed_lite import load
         >>> explanation = explain(load("tiny", device="cpu"), "violin", "violin, red apple")
-        >>> len(explanation.matches), round(explanation.matches.adds.sum() / explanation.score, 4)
+        >>> parts = explanation.matches.adds.tolist()
+        >>> len(parts), round(sum(parts) / explanation.score, 4)
         (8, 1.0)
     """
     for item in (query, candidate):

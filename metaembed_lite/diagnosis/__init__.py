@@ -1,8 +1,8 @@
 """doctor(): the project's own traps, checked on your model and your items.
 
 ``examination.py`` runs the checks. ``subject.py`` holds the model, your items and generated ones.
-The checks are in ``inputs.py``, ``batching.py``, ``embeddings.py``, ``weights.py`` and
-``precision.py``.
+The checks are in ``inputs.py``, ``batching.py``, ``embeddings.py``, ``weights.py``,
+``precision.py`` and ``round_trip.py``.
 """
 
 from metaembed_lite.diagnosis.examination import doctor, examine

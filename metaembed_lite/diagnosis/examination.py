@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from metaembed_lite.diagnosis import batching, embeddings, inputs, precision, weights
-from metaembed_lite.diagnosis.finding import FAILED, SKIPPED, Finding, judge
-from metaembed_lite.diagnosis.subject import TASKS, Subject, difference
-from metaembed_lite.encoder import MultiVectorEncoder as OurEncoder
-from metaembed_lite.loading import load
-from metaembed_lite.saving import save
+from metaembed_lite.diagnosis.finding import FAILED, SKIPPED, Finding
+from metaembed_lite.diagnosis.round_trip import check_round_trip
+from metaembed_lite.diagnosis.subject import Subject
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -78,6 +74,7 @@ def doctor(
             not a list.
 
     Example:
+        >>> from metaembed_lite import load
         >>> table = doctor(load("tiny", device="cpu"), ["violin", "red apple"])
         >>> table[table.result == "failed"].empty
         True
@@ -100,6 +97,7 @@ def examine(
         The name of a check, and what it found.
 
     Example:
+        >>> from metaembed_lite import load
         >>> name, finding = next(examine(load("tiny", device="cpu")))
         >>> name, finding.result
         ('finite weights', 'ok')
@@ -127,32 +125,6 @@ def _examine(subject: Subject, round_trip: bool) -> Iterator[tuple[str, Finding]
         yield "save and load", Finding(SKIPPED, "it was not asked for: pass round_trip=True")
     else:
         yield "save and load", _skip(broken) if broken else _run(check_round_trip, subject)
-
-
-def check_round_trip(subject: Subject) -> Finding:
-    """A saved and loaded model gives the same vectors.
-
-    Example:
-        >>> check_round_trip(Subject(load("tiny", device="cpu"), [])).result
-        'ok'
-    """
-    model = subject.model
-    if not isinstance(model, OurEncoder):
-        return Finding(SKIPPED, "the model is not from build() or load()")
-    with TemporaryDirectory() as folder:
-        save(model, Path(folder) / "model")
-        size = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
-        loaded = Subject(load(Path(folder) / "model", device=str(model.device)), [])
-        largest = max(
-            difference(subject.embeddings[task], loaded.encode(subject.samples, task))
-            for task in TASKS
-        )
-    return judge(
-        largest,
-        subject.tolerance,
-        f"{size / 2**20:.1f} MiB saved and loaded, and vectors differ by {largest:.1e}",
-        "something outside of the saved weights changes the vectors",
-    )
 
 
 def _run(check: Check, subject: Subject) -> Finding:

@@ -50,7 +50,7 @@ def check_lengths(subject: Subject) -> Finding:
     Example:
         >>> from metaembed_lite import load
         >>> check_lengths(Subject(load("tiny", device="cpu"), ["violin", "7 " * 2000])).measured
-        '1 of 2 items is cut: the longest, item 1, has ... tokens, and there is room for 2,024'
+        '1 of 2 items is cut: the longest, item 1, has 2,006 tokens, and there is room for 488'
     """
     transformer = subject.transformer
     if not subject.own:

@@ -9,7 +9,7 @@ import torch
 from metaembed_lite import backbones
 from metaembed_lite.diagnosis.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from metaembed_lite.diagnosis.subject import Subject
-from metaembed_lite.training import describe_trained
+from metaembed_lite.trainable import describe_trained
 
 RELOAD = "load the model again with metaembed_lite.load, or build it with metaembed_lite.build"
 
