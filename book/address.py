@@ -30,7 +30,8 @@ if "google.colab" in sys.modules:
         address = "{url}"
         subprocess.run([*clone, address, BOOK], check=True)
         install = [sys.executable, "-m", "pip", "install", "--quiet"]
-        subprocess.run([*install, f"{{BOOK}}[index,plots]", "myst-nb"], check=True)
+        package = f"{{BOOK}}[index,plots]"
+        subprocess.run([*install, package, "myst-nb"], check=True)
     os.chdir(f"{{BOOK}}/notebooks")"""
 
 

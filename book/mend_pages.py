@@ -2,7 +2,8 @@
 
 They give an empty header to the index of a table, a deprecated role to an entry of the
 bibliography, and no landmark to the top of the side bar. And a wide table can only be scrolled by
-mouse. A budget such as (1, 1) at the start of a row stays in one line.
+mouse. The parameters of a long signature, and some lists in the API reference, are not valid HTML.
+A budget such as (1, 1) at the start of a row stays in one line.
 
 Each page gets a Content-Security-Policy. A browser then runs only the scripts that the page was
 built with, which are named by their hash, and loads nothing from another host.
@@ -23,6 +24,13 @@ MENDED = [
         re.compile(r'<div class="(sidebar-primary-items__start[^"]*)">'),
         r'<div class="\1" role="region" aria-label="Side bar">',
     ),
+    # A long signature has its parameters in a list of definitions without terms.
+    (re.compile(r'<dl>\n(?=<dd><em class="sig-param">)'), '<span class="sig-params">\n'),
+    (re.compile(r'<dd>(<em class="sig-param">.*)</dd>'), r"<span>\1</span>"),
+    (re.compile(r'</dl>(\s*<span class="sig-paren">\))'), r"</span>\1"),
+    # A return value whose description starts with a list has it in a paragraph.
+    (re.compile(r'<p>(<ul class="simple">)'), r"\1"),
+    (re.compile(r"(</ul>\n)</p>\n"), r"\1"),
 ]
 # Styles may be inline: MathJax, pandas and the explorer write them. Scripts may not.
 POLICY = (

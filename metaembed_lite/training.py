@@ -291,6 +291,7 @@ def train(
         if keep_best:
             curve.attrs["best_step"] = restore_best(trainer, history, is_main)
         model.trained_recipe = recipe_text
+        trainer.accelerator.wait_for_everyone()  # others may still read a checkpoint
         if target is not None and is_main:
             _finish(model, target, settings, curve)
     return curve

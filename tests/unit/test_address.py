@@ -106,7 +106,7 @@ def test_in_colab_the_cell_fetches_this_address_and_installs_the_package(monkeyp
     assert clone[:2] == ["git", "clone"]
     assert clone[-3:] == ["--branch=spring", GITHUB.url, "/content/some-book"]
     assert install[:4] == [sys.executable, "-m", "pip", "install"]
-    assert "/content/some-book" in install
+    assert "/content/some-book[index,plots]" in install  # what the chapters import
     assert folders == ["/content/some-book/notebooks"]
 
 
