@@ -80,7 +80,12 @@ def doctor(
         True
     """
     rows = [
-        {"check": name, **finding._asdict()}
+        {
+            "check": name,
+            "result": finding.result,
+            "measured": finding.measured,
+            "remedy": finding.remedy,
+        }
         for name, finding in examine(model, items, round_trip=round_trip)
     ]
     return pd.DataFrame(rows)
