@@ -148,11 +148,11 @@ def test_a_suite_without_a_validation_split_is_named():
 def test_evaluate_encodes_as_many_items_at_a_time_as_requested(monkeypatch):
     seen = []
 
-    def record(model, task, budgets, **options):
+    def record(model, task, **options):
         seen.append(options)
         raise ValueError("stop here")
 
-    monkeypatch.setattr("metaembed_lite.sweep", record)
+    monkeypatch.setattr("metaembed_lite.evaluation.encode", record)
     for option in ([], ["--batch-size", 3]):
         invoke("evaluate", "tiny", "--queries", 2, *option)
     assert seen == [{}, {"batch_size": 3}]
