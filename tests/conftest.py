@@ -19,13 +19,12 @@ def group_of(file: Path) -> str:
     return "book" if name.startswith(BOOK) else name
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Name the group of a test. xdist reads it when all tests are collected."""
+    item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group the tests, if several processes run them."""
-    if not hasattr(config, "workerinput"):
-        return
-    items.sort(
-        key=lambda item: group_of(item.path) != "book"
-    )  # stable: the others keep their order
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
+    """Put the book first, if several processes run the tests. The others keep their order."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: group_of(item.path) != "book")
