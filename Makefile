@@ -13,6 +13,8 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+ALL_TESTS = tests/unit $(wildcard tests/test_*.py) tests/site
+BOOK_TESTS = tests/test_notebooks.py tests/site
 UV := $(BIN)/uv
 
 help:
@@ -63,9 +65,17 @@ pdf: $(READY)
 address: $(READY)
 	@$(BIN)/python book/address.py
 
-# One thread per process: threads of several processes would wait for each other.
+# Two runs at once, of one thread each: threads of several processes would wait for each other. The output of each run
+# is printed when it ends. Only test-book builds the book, because one process at a time may.
 test: $(READY) browser
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadgroup --no-loadscope-reorder
+	@echo "== two test runs at once. Each prints its output when it ends"
+	@OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --output-sync=target --keep-going --no-print-directory test-code test-book
+
+test-code: $(READY)
+	@$(BIN)/python -m pytest $(filter-out $(BOOK_TESTS),$(ALL_TESTS))
+
+test-book: $(READY)
+	@$(BIN)/python -m pytest $(BOOK_TESTS)
 
 # A short form of it is part of make test.
 abuse: $(READY) browser
