@@ -152,6 +152,17 @@ def test_the_landing_page_gets_the_explorer_of_a_chapter(executed, monkeypatch):
         ("<thead><tr></tr></thead>", "<thead><tr></tr></thead>"),
         ('<div id="a" role="doc-biblioentry">', '<div id="a" role="listitem">'),
         (
+            '(</span>\n<dl>\n<dd><em class="sig-param">x</em>,</dd>\n'
+            '</dl>\n<span class="sig-paren">)',
+            '(</span>\n<span class="sig-params">\n<span><em class="sig-param">x</em>,</span>\n'
+            '</span>\n<span class="sig-paren">)',
+        ),
+        ('<dl class="py">\n<dd><p>x</p></dd>\n</dl>', '<dl class="py">\n<dd><p>x</p></dd>\n</dl>'),
+        (
+            '<dd><p><ul class="simple">\n<li>x</li>\n</ul>\n</p>\n</dd>',
+            '<dd><ul class="simple">\n<li>x</li>\n</ul>\n</dd>',
+        ),
+        (
             '<div class="sidebar-primary-items__start x">',
             '<div class="sidebar-primary-items__start x" role="region" aria-label="Side bar">',
         ),
