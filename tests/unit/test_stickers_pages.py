@@ -51,7 +51,8 @@ def make_cell(system, seed, budgets, qualities, label=None):
     size = f"({r_q:.3g}, {r_c:.3g}) x 128"
     return {
         "suite": "stickers", "system": system, "label": label or f"label of {system}",
-        "seed": seed, "train": {"steps": 750}, "rows": 48000, "train_seconds": 1800,
+        "seed": seed, "train": {"steps": 750, "batch_size": 64, "precision": "bf16"},
+        "rows": 48000, "train_seconds": 1800,
         "validation": [{"step": step, size: step / 1000} for step in STEPS],
         "points": [*points, *unseen], "environment": ENVIRONMENT,
     }  # fmt: skip
@@ -412,7 +413,7 @@ def project(tmp_path, monkeypatch):
     """A copy of pages and results without cells of stickers, for the script to work on."""
     folders = [f"metaembed_lite/checkpoints/{name}" for name in checkpoints.BACKBONES]
     logs = [f"{folder}/pretraining_log.json" for folder in folders]
-    for path in ("README.md", "book/results.md", "book/results", *logs):
+    for path in (*make_results.PAGES, "book/results", *logs):
         source, target = ROOT / path, tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
