@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from results_tables import format_environment, format_table, to_plain_text
+from results_tables import format_environment, format_table, join_words, to_plain_text
 
 COUNTS = ("tried", "survived", "unclear", "failed")
 
@@ -32,8 +32,13 @@ def describe_share(abuse: dict[str, Any]) -> str:
     rows = [row for chapter in chapters for row in chapter["rows"]]
     short = [row for row in rows if row["tried"] < row["planned"]]
     text = f"It took {minutes:.0f} minutes."
+    if abuse["not_run"]:
+        names = join_words([name.replace("_", " ") for name in abuse["not_run"]])
+        text += (
+            f" These chapters were not run in the long form: {names}. The tests run them, shorter."
+        )
     if not short:
-        return f"This is the long form. {text}"
+        return text if abuse["not_run"] else f"This is the long form. {text}"
     parts = [f"{to_plain_text(r['what'])}: {r['tried']:,} of {r['planned']:,}" for r in short]
     return f"{text} These rows are shorter than the long form:\n\n" + "\n".join(
         f"- {part}" for part in parts

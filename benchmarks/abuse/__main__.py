@@ -127,7 +127,8 @@ def write_result(done: dict[str, Chapter], keep: bool) -> None:
         name: {"seconds": c.seconds, "share": c.share, "rows": c.rows} for name, c in done.items()
     }
     ordered = {name: chapters[name] for name in CHAPTERS if name in chapters}
-    write("abuse", {"chapters": ordered})
+    not_run = [name for name in CHAPTERS if name not in ordered]
+    write("abuse", {"chapters": ordered, "not_run": not_run})
 
 
 if __name__ == "__main__":
