@@ -24,6 +24,10 @@ MENDED = [
         re.compile(r'<div class="(sidebar-primary-items__start[^"]*)">'),
         r'<div class="\1" role="region" aria-label="Side bar">',
     ),
+    (
+        re.compile(r'<summary>(?=<span class="toctree-toggle")'),
+        '<summary aria-label="Pages of this part">',
+    ),
     # A long signature has its parameters in a list of definitions without terms.
     (re.compile(r'<dl>\n(?=<dd><em class="sig-param">)'), '<span class="sig-params">\n'),
     (re.compile(r'<dd>(<em class="sig-param">.*)</dd>'), r"<span>\1</span>"),

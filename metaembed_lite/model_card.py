@@ -85,7 +85,7 @@ def describe_origin(folder: str | Path, backbone: str | None = None) -> None:
         card.data["datasets"] = [recipe["data"].get("path", "TIGER-Lab/MMEB-train")]
     origin = _origin(folder, backbone, recipe)
     card.text = _put_section(card.text, "Origin", origin, before="Architecture")
-    _write_card(folder, card)
+    (folder / CARD).write_text(_format_card(card), encoding="utf-8")
 
 
 def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) -> None:
@@ -136,7 +136,7 @@ def add_to_card(folder: str | Path, task: RetrievalTask, table: pd.DataFrame) ->
     parts = [f"Suite `{task.name}`, {split} split: {sizes}.", "\n".join(lines), about]
     body = "\n\n".join(part for part in parts if part)
     card.text = _put_section(card.text, "Quality at every budget", body, before="Origin")
-    _write_card(folder, card)
+    write_whole(folder / CARD, _format_card(card))
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -226,6 +226,6 @@ def _put_section(text: str, title: str, body: str, before: str) -> str:
     return f"{start.rstrip()}\n\n## {title}\n\n{body}\n\n{heading}{rest}"
 
 
-def _write_card(folder: Path, card: ModelCard) -> None:
+def _format_card(card: ModelCard) -> str:
     text = card.text.rstrip("\n") + "\n"
-    write_whole(folder / CARD, f"---\n{card.data.to_yaml()}\n---\n{text}")
+    return f"---\n{card.data.to_yaml()}\n---\n{text}"
