@@ -41,7 +41,7 @@ def files(folder: Path) -> list[Path]:
     Example:
         >>> from metaembed_lite import checkpoints
         >>> [path.as_posix() for path in files(checkpoints.HERE / "tiny-vlm")][:2]
-        ['chat_template.jinja', 'config.json']
+        ['README.md', 'chat_template.jinja']
     """
     paths = []
     for parent, folders, names in os.walk(folder):
