@@ -152,8 +152,8 @@ class Row:
 def find_problem(error: Exception, names: Collection[str] = ()) -> str | None:
     """What is unclear about an error, or None.
 
-    An error is clear if this package raised it as one of its own kinds, or the operating system
-    did and it names the file. Its message must name the value.
+    An error is clear if this package raised it, with a type that the package uses, or if the
+    operating system raised it and the message names the file. The message must name the value.
 
     Args:
         error: with its traceback.

@@ -1,17 +1,15 @@
 """A checkpoint is data: its code never runs, it writes nothing, and damaged files are refused."""
 
-import io
 import json
 import os
-import pickle
 import random
 import shutil
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from abuse.model_folders import pickled
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder
 
@@ -48,40 +46,20 @@ def remove(file: Path, *keys):
     file.write_text(json.dumps({k: v for k, v in config.items() if k not in keys}))
 
 
-class Payload:
-    """Unpickling this writes a file, which proves that code has run."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (open, (str(self.marker), "w"))
-
-
-def pickled_weights(file: Path, marker: Path):
-    """A file in torch's zip format whose pickle runs code."""
-    body = io.BytesIO()
-    pickle.Pickler(body, protocol=2).dump(Payload(marker))
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", body.getvalue())
-        archive.writestr("archive/version", "3\n")
-        archive.writestr("archive/byteorder", "little")
-
-
 # Five ways in which a pickle was once run (the fifth is in test_only_data_is_downloaded_from_a_hub)
 
 
 def a_whole_model_without_safetensors(models, marker):
     folder = models / "whole"
     (folder / "model.safetensors").unlink()
-    pickled_weights(folder / "pytorch_model.bin", marker)
+    pickled(folder / "pytorch_model.bin", marker)
     remove(folder / "config.json", "dtype")
     return folder
 
 
 def a_pickle_next_to_good_weights(models, marker):
     folder = models / "whole"
-    pickled_weights(folder / "pytorch_model.bin", marker)
+    pickled(folder / "pytorch_model.bin", marker)
     remove(folder / "config.json", "dtype")
     return folder
 
@@ -96,14 +74,14 @@ def an_adapter_on_a_hostile_folder(models, marker):
 def an_adapter_that_is_a_pickle(models, marker):
     folder = models / "adapter"
     (folder / "adapter_model.safetensors").unlink()
-    pickled_weights(folder / "adapter_model.bin", marker)
+    pickled(folder / "adapter_model.bin", marker)
     return folder
 
 
 def a_projection_that_is_a_pickle(models, marker):
     folder = models / "whole"
     (folder / "1_Dense" / "model.safetensors").unlink()
-    pickled_weights(folder / "1_Dense" / "pytorch_model.bin", marker)
+    pickled(folder / "1_Dense" / "pytorch_model.bin", marker)
     return folder
 
 
@@ -139,7 +117,7 @@ def test_no_pickle_of_a_checkpoint_is_run(make, settings, dtype, hostile, tmp_pa
 
 
 def test_the_payload_runs_if_nothing_stops_it(tmp_path):
-    pickled_weights(tmp_path / "weights.bin", tmp_path / "code has run")
+    pickled(tmp_path / "weights.bin", tmp_path / "code has run")
     torch.load(tmp_path / "weights.bin", weights_only=False)
     assert (tmp_path / "code has run").exists()
 
@@ -151,7 +129,7 @@ def test_only_data_is_downloaded_from_a_hub(hostile, tmp_path, monkeypatch):
     marker = tmp_path / "code has run"
     evil = hostile / "whole"
     (evil / "model.safetensors").rename(evil / "weights.dat")
-    pickled_weights(evil / "weights.dat", marker)
+    pickled(evil / "weights.dat", marker)
     (evil / "pytorch_model.bin.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": {"language_model.norm.weight": "weights.dat"}})
     )
