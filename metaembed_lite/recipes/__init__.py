@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from metaembed_lite import checkpoints
-from metaembed_lite.data.image_folder import changed_split
-from metaembed_lite.recipes.start import continue_from
 from metaembed_lite.settings import check, parameters, parse
 
 FOLDER = Path(__file__).parent
@@ -200,6 +198,8 @@ def choose_held_out(
         >>> arguments["name"], arguments["n_queries"], part
         ('stickers', 10, "the test split of the model's training")
     """
+    from metaembed_lite.data.image_folder import changed_split  # imports PyTorch
+
     file = (checkpoints.folder(str(model)) or Path(model)) / "recipe.yaml"
     sections = _read_sections(file) if file.is_file() else {"model": {}, "data": {}}
     # A training in Python can have any rows, so its recipe.yaml names no suite.
@@ -290,6 +290,7 @@ def _read_sections(file: Path) -> dict[str, dict[Any, Any]]:
 def _check_sections(name: str, sections: dict[str, dict[Any, Any]]) -> Recipe:
     from metaembed_lite.data import find_suite  # these import PyTorch, which takes seconds
     from metaembed_lite.model import build
+    from metaembed_lite.recipes.start import continue_from
     from metaembed_lite.training import train
 
     owner = f"recipe {name}"
